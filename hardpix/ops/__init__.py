@@ -1,0 +1,1 @@
+"""Pure tensor functions: the papers' equations. Knows nothing of models, data or training."""
