@@ -1,0 +1,47 @@
+"""What a dataset is: facts, splits, and decoded frames. Transforms, packing and loading build on this alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NotRequired, Protocol, TypedDict
+
+from torch import Tensor
+
+from hardpix.types import DatasetInfo
+
+
+class Sample(TypedDict):
+    """One decoded frame at its native size, before any transform; plain CPU tensors."""
+
+    image: Tensor  # [3, H, W] uint8, RGB
+    name: str  # unique in its split, usable as a file stem
+    label: NotRequired[Tensor]  # [H, W] uint8 (int64 above 255 classes), ignore_index where unlabelled
+    depth: NotRequired[Tensor]  # [H, W] float32, metres
+    depth_valid: NotRequired[Tensor]  # [H, W] bool
+    hardness: NotRequired[Tensor]  # [H, W] float32 in [0, 1]: true hardness, where the data know it
+
+
+class Frames(Protocol):
+    """One split: a sized collection that decodes one frame at a time (called from loader workers)."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+    def load(self, index: int) -> Sample:
+        """Decode frame ``index``; raises ``DataError`` that names the file and what would be right."""
+        ...
+
+
+class Source(ABC):
+    """A dataset: its facts and its splits. Constructing one touches no pixel data."""
+
+    info: DatasetInfo
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+
+    @abstractmethod
+    def frames(self, split: str, keys: frozenset[str]) -> Frames:
+        """The frames of ``split``, decoding only ``keys`` (a subset of ``info.provides``).
+
+        Lists and checks the files (all present, pairs complete) and raises ``DataError`` before any training.
+        """
