@@ -1,0 +1,147 @@
+"""The run record: what a run leaves behind and all that a table reads. Standard library only.
+
+``run.json`` lies in the run's directory. It is written at the start (``running``) and replaced atomically at
+the end (``done``, or ``failed`` with the error): a reader sees one whole record or the other, never a part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hardpix.types import HardpixError
+
+SCHEMA = 1
+READABLE_SCHEMAS = (1,)
+FILE_NAME = "run.json"
+
+Status = Literal["running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. ``factors`` decide what may be compared; ``code`` and ``host`` only ever cause a warning."""
+
+    schema: int  # bump on change; READABLE_SCHEMAS names the versions that `read` accepts
+    run_id: str
+    status: Status
+    factors: dict[str, Any]  # the resolved config, flattened: "method.temperature": 0.5
+    metrics: dict[str, float]  # "test/miou": a fraction in [0, 1]; only renderers multiply by 100
+    seed: int
+    parent: str | None  # the run whose weights this one started from
+    code: dict[str, str]  # commit, dirty flag, torch / lightning / timm versions
+    host: dict[str, str]  # device, precision; never a factor
+    started: str  # UTC, ISO 8601; duration is metrics["run/seconds"]
+    error: str | None = None  # one line, when failed
+    name: str = ""  # for people: the overrides, shortened
+    study: str = ""  # runs of one sweep share it
+
+
+def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:
+    """Put the record into ``run_dir/run.json``; an interruption at any point leaves the former file whole.
+
+    JSON has no NaN: a metric that is NaN is stored as ``null``, an infinite one as ``"inf"`` or ``"-inf"``.
+    """
+    content = asdict(record)
+    content["metrics"] = {name: _encode(value) for name, value in record.metrics.items()}
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    path = Path(run_dir) / FILE_NAME
+    # Not tempfile: its files are readable by their owner only, and colleagues make tables of one's runs.
+    temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+    return path
+
+
+def read(run_dir: str | os.PathLike[str]) -> RunRecord:
+    """The record in ``run_dir``; keys that this version does not know are passed over."""
+    path = Path(run_dir) / FILE_NAME
+    content = _load(path)
+    schema = content.get("schema")
+    if schema not in READABLE_SCHEMAS:
+        known = ", ".join(map(str, READABLE_SCHEMAS))
+        raise HardpixError(f"{path} has record schema {schema!r}, and this hardpix reads only {known}.")
+    try:
+        content["metrics"] = {key: _decode(value) for key, value in content["metrics"].items()}
+        record = RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HardpixError(f"{path} is not a complete run record ({error}); delete it or rerun.") from None
+    if record.status not in get_args(Status) or not isinstance(record.factors, dict):
+        raise HardpixError(
+            f"{path} is not a run record: status {record.status!r} is unknown or factors is no map."
+        )
+    return record
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"method": {"alpha": 0.5}}`` becomes ``{"method.alpha": 0.5}``.
+
+    Lists stay lists (with whatever is inside), an empty mapping stays as ``{}``, and floats that JSON cannot
+    hold become ``"nan"``, ``"inf"`` or ``"-inf"``, so that equal configurations compare equal.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[str(key)] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def _encode(value: float) -> float | str | None:
+    if math.isfinite(value):
+        return float(value)
+    return None if math.isnan(value) else str(float(value))
+
+
+def _decode(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise HardpixError(
+            f"{path} does not exist; a directory that `hardpix train` wrote is needed."
+        ) from None
+    except OSError as error:
+        raise HardpixError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:  # also undecodable bytes
+        raise HardpixError(f"{path} is damaged ({error}); delete it or rerun.") from None
+    if not isinstance(content, dict):
+        raise HardpixError(f"{path} is damaged: it holds a {type(content).__name__}, not a JSON object.")
+    return content
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes the rename itself survive a power cut; Windows cannot open directories and does not need it."""
+    if os.name == "nt":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
