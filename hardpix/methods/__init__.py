@@ -1,1 +1,7 @@
-""""""
+"""One file per paper, each a thin LightningModule behind one contract."""
+
+from hardpix.methods.base import Method, Parts
+from hardpix.methods.baseline import Baseline
+from hardpix.methods.hardness import HardnessLevel
+
+__all__ = ["Baseline", "HardnessLevel", "Method", "Parts"]

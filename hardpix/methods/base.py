@@ -1,0 +1,133 @@
+"""The contract of a method: what is the loss, what is the prediction.
+
+Everything that all methods share lives here: steps, logging, metrics, optimisers. A method never calls a logger,
+reads the configuration or names a dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from hardpix.metrics import SegmentationMetrics
+from hardpix.ops.resize import resize
+from hardpix.types import Batch, DatasetInfo, SegOutput
+
+
+class Parts(NamedTuple):
+    """The swappable parts that every method is assembled from."""
+
+    info: DatasetInfo
+    build_model: Callable[..., Any]  # (outputs={"label": C}, in_channels=3) -> Segmenter
+    build_head: Callable[..., Any]  # (specs, outputs) -> Head, the same head configuration
+    loss: nn.Module  # (logits [B, C, H, W], label [B, H, W]) -> scalar, from conf/loss
+    aux_loss: nn.Module  # plain cross-entropy with the same normaliser: auxiliary heads are never mined
+    aux_weight: float
+    infer: Callable[..., Tensor]  # (forward, image) -> logits: whole image or sliding window
+    build_optimizer: Callable[[dict[str, list[Parameter]]], Optimizer]
+    build_scheduler: Callable[[Optimizer, int], list[dict[str, Any]]]
+
+
+class Method(pl.LightningModule):
+    """Subclasses set ``self.model`` (a segmenter) and implement ``losses``; ``maps`` and ``forward`` if needed."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"image", "label"})
+    takes_loss: ClassVar[bool] = True  # False: built on plain cross-entropy, any other conf/loss is refused
+    model: nn.Module
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.parts, self.info = parts, parts.info
+        self.loss = parts.loss
+        sizes = parts.info.num_classes, parts.info.ignore_index
+        self.metrics = nn.ModuleDict({split: SegmentationMetrics(*sizes) for split in ("val", "test")})
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars; their sum is minimised."""
+        raise TypeError(f"{type(self).__name__} does not say what its losses are")
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """Maps ``[B, H, W]`` worth looking at, as far as the batch's keys allow; in prediction only ``image``."""
+        return {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` (RGB alone: depth is privileged) -> class logits ``[B, C, H, W]``."""
+        return self.enlarge(self.model(image).outputs["label"], image.shape[-2:])
+
+    def enlarge(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Bilinear to label size with the segmenter's own ``align_corners``."""
+        return resize(x, (size[-2], size[-1]), align_corners=bool(self.model.align_corners))
+
+    def aux_losses(self, out: SegOutput, label: Tensor) -> dict[str, Tensor]:
+        """Plain cross-entropy of every auxiliary head, times its weight (0.4 in mmsegmentation)."""
+        return {
+            f"aux_{name}": self.parts.aux_weight * self.parts.aux_loss(self.enlarge(x, label.shape), label)
+            for name, x in out.aux.items()
+        }
+
+    def parameter_groups(self) -> dict[str, list[Parameter]]:
+        """Named groups for the optimiser's configuration: one per child, the segmenter split into its parts."""
+        groups = {name: list(child.parameters()) for name, child in self.model.named_children()}
+        rest = {n: list(c.parameters()) for n, c in self.named_children() if n not in ("model", "metrics")}
+        return {name: members for name, members in (groups | rest).items() if members}
+
+    @property
+    def progress(self) -> float:
+        """Share of training done, in [0, 1]."""
+        return min(1.0, self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.losses(batch)
+        total = torch.stack([x.float() for x in losses.values()]).sum()
+        self._epoch_loss += total.detach()
+        self._epoch_steps += 1
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # logging every step costs more
+            self.log("train/loss", total.detach(), prog_bar=True)
+            self.log_dict({f"train/{name}": x.detach() for name, x in losses.items()})
+        return total
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_loss, self._epoch_steps = torch.zeros((), device=self.device), 0
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss_epoch", self._epoch_loss / max(1, self._epoch_steps), sync_dist=True)
+
+    def predict_logits(self, image: Tensor) -> Tensor:
+        """Class logits at the image's size by the configured inference (whole image, windows, scales)."""
+        return self.parts.infer(self, image)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, "test")
+
+    def _score(self, batch: Batch, split: str) -> None:
+        logits = self.predict_logits(batch["image"])
+        self.metrics[split].update(self.enlarge(logits, batch["label"].shape).argmax(1), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        metric: Any = self.metrics[split]
+        scores = metric.compute()
+        self.confusion = metric.confusion.cpu()  # summed over processes here; the run writes it to disk
+        scalars = {f"{split}/{name}": x.float() for name, x in scores.items() if x.ndim == 0}
+        self.log_dict(scalars, prog_bar=False)
+        self.log(f"{split}_miou", scores["miou"].float(), prog_bar=True, logger=False)
+        metric.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.parts.build_optimizer(self.parameter_groups())
+        steps = int(self.trainer.estimated_stepping_batches)
+        return [optimizer], self.parts.build_scheduler(optimizer, steps)

@@ -1,0 +1,74 @@
+"""HL: Not All Pixels Are Equal: Learning Pixel Hardness for Semantic Segmentation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hardpix.methods.base import Method, Parts
+from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ops.weight import hardness_weight, weighted_loss
+from hardpix.types import Batch, ConfigError
+
+
+class HardnessLevel(Method):
+    """Learn a hardness map that maximises the weighted loss the segmenter minimises.
+
+    The hardness head is a second, independently initialised instance of the segmentation head with one output,
+    on the detached pyramid; it does not exist at inference. ``alpha`` scales its loss: under SGD that is a
+    learning-rate factor, under Adam it has next to no effect (Adam is invariant to a gradient's scale).
+
+    ``normalize_over="image"`` with ``void_in_normalizer=False`` is eq. (1) over the labelled pixels of an image:
+    a constant map is exactly plain cross-entropy. ``"batch"`` with ``True`` is what the released code computes.
+    """
+
+    takes_loss = False
+
+    def __init__(
+        self, parts: Parts, *, alpha: float, c: float, normalize_over: str, void_in_normalizer: bool
+    ) -> None:
+        super().__init__(parts)
+        if alpha < 0 or c <= 0:
+            raise ConfigError(f"method: alpha={alpha} must be 0 or above and c={c} above 0")
+        if normalize_over not in ("image", "batch"):
+            raise ConfigError(f"method.normalize_over={normalize_over}: must be image or batch")
+        self.model = parts.build_model(outputs={"label": parts.info.num_classes})
+        self.hardness = parts.build_head(
+            self.model.backbone.specs, {"hardness": 1}, align_corners=self.model.align_corners
+        )
+        self.alpha, self.c = alpha, c
+        self.normalize_over, self.void_in_normalizer = normalize_over, void_in_normalizer
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        label = batch["label"]
+        pyramid = self.model.backbone(batch["image"])
+        out = self.model.decode(pyramid)
+        error = pixel_cross_entropy(
+            self.enlarge(out.outputs["label"], label.shape), label, self.info.ignore_index
+        )
+        valid = label != self.info.ignore_index
+        weight = hardness_weight(
+            self.hardness_logits(pyramid, label.shape),
+            valid,
+            c=self.c,
+            normalize_over=self.normalize_over,
+            void_in_normalizer=self.void_in_normalizer,
+        )
+        # Eqs. (3), (4): each player sees the other's map as a constant.
+        segmentation = weighted_loss(weight.detach(), error, valid, self.normalize_over)
+        hardness = -weighted_loss(weight, error.detach(), valid, self.normalize_over)
+        losses = {"segmentation": segmentation, "hardness": self.alpha * hardness}
+        return losses | self.aux_losses(out, label)
+
+    def hardness_logits(self, pyramid: list[Tensor], size: tuple[int, ...]) -> Tensor:
+        """D ``[B, 1, H, W]``: enlarged before the sigmoid; no gradient leaves towards the backbone."""
+        return self.enlarge(self.hardness([x.detach() for x in pyramid]).outputs["hardness"], size)
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """``hardness``: Z = sigmoid(D) + c, in (c, 1 + c)."""
+
+        def logits(image: Tensor) -> Tensor:
+            return self.hardness_logits(self.model.backbone(image), image.shape)
+
+        z = torch.sigmoid(self.parts.infer(logits, batch["image"]).float()) + self.c
+        return {"hardness": z[:, 0]}

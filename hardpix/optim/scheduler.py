@@ -1,0 +1,122 @@
+"""Learning-rate schedules, counted in optimiser steps, each with an optional linear warm-up.
+
+Each is called with ``(optimizer, steps)`` and returns the list of scheduler dicts that Lightning expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from hardpix.types import ConfigError
+
+
+def poly_factor(step: int, *, steps: int, base: float, power: float, min_lr: float) -> float:
+    """``lr(t) / lr0`` of ``lr(t) = (lr0 - lr_min) (1 - t/T)^power + lr_min`` (mmsegmentation)."""
+    left = 1 - min(step, steps) / max(steps, 1)
+    return ((base - min_lr) * left**power + min_lr) / base
+
+
+def warmup_factor(step: int, *, warmup_steps: int, warmup_ratio: float) -> float:
+    """Linear from ``warmup_ratio`` at step 0 to 1 at ``warmup_steps`` (mmsegmentation's linear warm-up)."""
+    if step >= warmup_steps:
+        return 1.0
+    return 1 - (1 - step / warmup_steps) * (1 - warmup_ratio)
+
+
+def checked_warmup(warmup_steps: int, warmup_ratio: float) -> Callable[[int], float]:
+    """The warm-up as a function of the step, its settings checked."""
+    if warmup_steps < 0 or not 0 <= warmup_ratio <= 1:
+        raise ConfigError("scheduler: warmup_steps must be 0 or above and warmup_ratio in [0, 1]")
+    return partial(warmup_factor, warmup_steps=warmup_steps, warmup_ratio=warmup_ratio)
+
+
+class _PerStep:
+    """A schedule that is a factor per step: the decay times the warm-up."""
+
+    def __init__(self, warmup: Callable[[int], float]) -> None:
+        self.warmup = warmup
+
+    def decay(self, step: int, *, base: float, steps: int) -> float:
+        raise TypeError("a schedule says how it decays")
+
+    def __call__(self, optimizer: Optimizer, steps: int) -> list[dict[str, Any]]:
+        factors = [self._factor(group["lr"], steps) for group in optimizer.param_groups]
+        return [{"scheduler": LambdaLR(optimizer, factors), "interval": "step", "name": "lr"}]
+
+    def _factor(self, base: float, steps: int) -> Callable[[int], float]:
+        return lambda step: self.decay(step, base=base, steps=steps) * self.warmup(step)
+
+
+class Poly(_PerStep):
+    """Polynomial decay to ``min_lr`` over all optimiser steps; ``min_lr`` holds for every parameter group."""
+
+    def __init__(
+        self, *, power: float, min_lr: float, warmup_steps: int = 0, warmup_ratio: float = 1e-6
+    ) -> None:
+        super().__init__(checked_warmup(warmup_steps, warmup_ratio))
+        if power <= 0 or min_lr < 0:
+            raise ConfigError("scheduler: power must be above 0 and min_lr 0 or above")
+        self.power, self.min_lr = power, min_lr
+
+    def decay(self, step: int, *, base: float, steps: int) -> float:
+        return poly_factor(step, steps=steps, base=base, power=self.power, min_lr=self.min_lr)
+
+
+class Constant(_PerStep):
+    """The same rate throughout, after the warm-up."""
+
+    def __init__(self, *, warmup_steps: int = 0, warmup_ratio: float = 1e-6) -> None:
+        super().__init__(checked_warmup(warmup_steps, warmup_ratio))
+
+    def decay(self, step: int, *, base: float, steps: int) -> float:
+        return 1.0
+
+
+class _ScalePlateau(ReduceLROnPlateau):
+    """Decides when to drop, and keeps the product of all drops in ``scale`` (so it is part of its state)."""
+
+    def __init__(self, optimizer: Optimizer, *, max_drops: int, **options: Any) -> None:
+        super().__init__(optimizer, mode="min", **options)
+        self.scale, self.drops, self.max_drops = 1.0, 0, max_drops
+
+    def _reduce_lr(self, epoch: int) -> None:
+        if self.drops < self.max_drops:
+            self.drops += 1
+            self.scale *= self.factor
+
+
+class Plateau:
+    """Multiply the rate by ``factor`` when the training loss (epoch mean) stops decreasing.
+
+    LWM divides by 10 "when the loss stops decreasing": factor 0.1, patience 5 epochs, relative threshold
+    1e-3, at most 3 drops. The epoch decides about drops, the step about the warm-up.
+    """
+
+    def __init__(
+        self,
+        *,
+        factor: float,
+        patience: int,
+        threshold: float,
+        max_drops: int,
+        warmup_steps: int = 0,
+        warmup_ratio: float = 1e-6,
+    ) -> None:
+        if not 0 < factor < 1 or patience < 0 or max_drops < 0:
+            raise ConfigError("scheduler: factor must lie in (0, 1), patience and max_drops be 0 or above")
+        self.options = {"factor": factor, "patience": patience, "threshold": threshold}
+        self.max_drops = max_drops
+        self.warmup = checked_warmup(warmup_steps, warmup_ratio)
+
+    def __call__(self, optimizer: Optimizer, steps: int) -> list[dict[str, Any]]:
+        plateau = _ScalePlateau(optimizer, max_drops=self.max_drops, **self.options)
+        rate = LambdaLR(optimizer, lambda step: plateau.scale * self.warmup(step))
+        return [
+            {"scheduler": rate, "interval": "step", "name": "lr"},
+            {"scheduler": plateau, "interval": "epoch", "monitor": "train/loss_epoch", "name": "plateau"},
+        ]

@@ -1,0 +1,197 @@
+"""Where the configuration lies, how it is composed, and whether it is right.
+
+``validate`` reads the constructors' signatures from source text, so a misspelt key is reported in
+milliseconds and without importing torch: the constructor's signature is the schema.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hardpix.run.signatures import Signature, find_signature
+from hardpix.types import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+# What the builder passes itself, by the first part of the dotted path: never a configuration key.
+SUPPLIED: dict[str, frozenset[str]] = {
+    "backbone": frozenset({"in_channels"}),
+    "head": frozenset({"specs", "outputs", "align_corners"}),
+    "model": frozenset({"build_backbone", "build_head", "outputs", "in_channels"}),
+    "loss": frozenset({"ignore_index", "class_counts"}),
+    "method": frozenset({"parts"}),
+    "optimizer": frozenset({"groups"}),
+    "scheduler": frozenset({"optimizer", "steps"}),
+}
+
+# Groups of plain values, and the function whose keywords they are.
+PLAIN: dict[str, tuple[str, frozenset[str]]] = {
+    "trainer": ("hardpix.run.trainer.build_trainer", frozenset({"run_dir", "callbacks", "loggers", "ema"})),
+    "callbacks": ("hardpix.run.callbacks.build_callbacks", frozenset({"run_dir", "monitor", "info"})),
+    "logger": ("hardpix.run.tracking.build_loggers", frozenset({"run_dir", "identity", "config", "resumed"})),
+}
+
+GROUPS = (
+    "data", "backbone", "head", "model", "loss", "method", "inference",
+    "optimizer", "scheduler", "trainer", "callbacks", "logger",
+)  # fmt: skip
+
+
+@dataclass
+class Root:
+    """The keys of a training configuration that are not a group's own."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
+    inference: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    aux_weight: float = 0.4
+    seed: int = 0
+    runs_dir: str = "runs"
+    study: str = "default"
+    run: str | None = None
+    resume: bool = False
+    init_from: str | None = None
+    test_weights: str = "last"
+    trusted: list[str] = field(default_factory=list)
+
+
+def conf_dir() -> Path:
+    """The folder of configuration files: beside the package in a checkout, inside it in a wheel."""
+    for candidate in (PACKAGE.parent / "conf", PACKAGE / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise ConfigError(
+        f"no conf/ folder beside or inside {PACKAGE}: the installation is incomplete, install again"
+    )
+
+
+def compose(overrides: Sequence[str] = (), *, root: str = "train") -> DictConfig:
+    """Compose a root configuration the way the command line does (for tests, scripts and notebooks)."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra_compose(root, overrides=list(overrides))
+
+
+def compose_group(group: str, choice: str) -> DictConfig:
+    """One group file on its own, for example ``inference=slide`` to put over a saved configuration."""
+    cfg = compose([f"{group}={choice}"])
+    return OmegaConf.create({group: cfg[group]})
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raise ``ConfigError`` with every problem of a composed configuration, each by its dotted path."""
+    problems = [*_root_problems(cfg), *_unresolved(cfg)]
+    if not problems:
+        trusted = tuple(cfg.trusted)
+        for path, node in _targets(cfg):
+            problems += _target_problems(path, node, trusted)
+        for group, (function, supplied) in PLAIN.items():
+            problems += _key_problems(group, cfg[group], find_signature(function), supplied)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def nearest(word: str, candidates: Sequence[str]) -> str:
+    """A hint such as ``; did you mean 'alpha'?``, or the candidates when nothing is close."""
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(sorted(candidates))}" if candidates else ""
+
+
+def _root_problems(cfg: DictConfig) -> Iterator[str]:
+    known = [f.name for f in fields(Root)]
+    for key in cfg:
+        if key not in known:
+            yield f"{key}: no such key at the top level{nearest(str(key), known)}"
+    for group in GROUPS:
+        if not isinstance(cfg.get(group), DictConfig):
+            yield f"{group}: missing; choose a file of conf/{group}/, for example {group}=NAME"
+    try:
+        OmegaConf.merge(
+            OmegaConf.structured(Root), {k: cfg[k] for k in cfg if k in known and k not in GROUPS}
+        )
+    except OmegaConfBaseException as error:
+        yield str(error).splitlines()[0]
+
+
+def _unresolved(cfg: DictConfig) -> Iterator[str]:
+    for key in OmegaConf.missing_keys(cfg):
+        yield f"{key}: needs a value (it is ???)"
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        yield str(error).splitlines()[0]
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from _targets(node[key], f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            yield from _targets(item, f"{path}.{index}")
+
+
+def _target_problems(path: str, node: DictConfig, trusted: tuple[str, ...]) -> list[str]:
+    target = str(node["_target_"])
+    package = target.partition(".")[0]
+    if package != "hardpix" and package not in trusted:
+        return [
+            f"{path}._target_: {target} is not part of hardpix; "
+            f"to let this run execute code of that package add trusted=[{package}]"
+        ]
+    try:
+        signature = find_signature(target) if package == "hardpix" else _imported_signature(target)
+    except (LookupError, ImportError, AttributeError, SyntaxError) as error:
+        return [f"{path}._target_: {target} cannot be found ({error})"]
+    group = path.partition(".")[0]
+    supplied = SUPPLIED.get(group, frozenset()) if path == group else frozenset()
+    return _key_problems(path, node, signature, supplied)
+
+
+def _key_problems(path: str, node: DictConfig, signature: Signature, supplied: frozenset[str]) -> list[str]:
+    given = [str(k) for k in node if k not in ("_target_", "_partial_")]
+    problems = []
+    for key in given:
+        if key in supplied:
+            problems.append(f"{path}.{key}: set by the program, not a configuration key")
+        elif key not in signature.names:
+            hint = nearest(key, sorted(signature.names - supplied))
+            problems.append(f"{path}.{key}: no such key{hint}")
+    missing = signature.required - supplied - set(given)
+    problems += [f"{path}.{key}: needs a value" for key in sorted(missing)]
+    return problems
+
+
+def _imported_signature(target: str) -> Signature:
+    """The signature of an object outside hardpix (a user's trusted package); imports it."""
+    module, _, name = target.rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return Signature(
+        frozenset(p.name for p in named), frozenset(p.name for p in named if p.default is p.empty)
+    )
