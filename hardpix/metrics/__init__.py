@@ -1,1 +1,5 @@
-""""""
+"""Streaming metrics."""
+
+from hardpix.metrics.segmentation import SegmentationMetrics, scores
+
+__all__ = ["SegmentationMetrics", "scores"]

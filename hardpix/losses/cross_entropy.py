@@ -1,0 +1,27 @@
+"""Cross-entropy, the loss that every other one is compared with."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hardpix.losses.reduction import check_choice, normalized_sum
+from hardpix.ops.pixel import pixel_cross_entropy
+
+
+class CrossEntropy(nn.Module):
+    """Mean cross-entropy over the valid pixels, or over all pixels of the batch.
+
+    ``normalizer="valid"`` divides by the labelled pixels (PyTorch's mean); ``"all"`` divides by ``B * H * W``
+    so that void pixels dilute the loss (mmsegmentation 0.x, and every published HL number). A batch without
+    a labelled pixel costs exactly 0, with a graph.
+    """
+
+    def __init__(self, *, ignore_index: int, normalizer: str) -> None:
+        super().__init__()
+        check_choice("loss.normalizer", normalizer, ("valid", "all"))
+        self.ignore_index, self.normalizer = ignore_index, normalizer
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
+        error = pixel_cross_entropy(logits, label, self.ignore_index)
+        return normalized_sum(error, label != self.ignore_index, self.normalizer)

@@ -1,0 +1,30 @@
+"""How pixel losses become one number, and the checks of constructor arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hardpix.types import ConfigError
+
+
+def normalized_sum(error: Tensor, counted: Tensor, normalizer: str) -> Tensor:
+    """``sum error / #counted``, or ``/ (B * H * W)`` for ``"all"``; 0 with a graph if none is counted.
+
+    ``error`` ``[B, H, W]`` float32, 0 where it must not contribute; ``counted`` ``[B, H, W]`` bool.
+    """
+    pixels = error.numel() if normalizer == "all" else torch.count_nonzero(counted)
+    return error.sum() / torch.as_tensor(pixels, device=error.device).clamp_min(1)
+
+
+def check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}.")
+
+
+def check_range(key: str, value: float, ok: bool, allowed: str) -> None:
+    """``allowed`` words the range that ``ok`` tested, such as ``"above 0"``."""
+    if not ok:
+        raise ConfigError(f"{key} is {value}, but must be {allowed}.")
