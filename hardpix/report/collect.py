@@ -1,0 +1,45 @@
+"""Finding run records below files and directories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hardpix.record import FILE_NAME, RunRecord, read
+from hardpix.types import HardpixError
+
+
+class Run(NamedTuple):
+    """A record and where it lies; the directory is only ever shown, never compared."""
+
+    directory: str
+    record: RunRecord
+
+
+def collect(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+    """Every run at or below ``paths`` (``run.json`` files, runs, directories of runs), once, by directory.
+
+    A path without any run is an error, and so is a damaged record: a table must not quietly lack a row.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        directories = list(_run_directories(path))
+        if not directories:
+            raise HardpixError(f"{path} holds no run: a directory with {FILE_NAME} at or below it is needed.")
+        for directory in directories:
+            found.setdefault(directory.resolve(), directory)
+    if not found:
+        raise HardpixError("No runs were named: give at least one run directory or a directory of runs.")
+    return sorted(Run(str(directory), read(directory)) for directory in found.values())
+
+
+def _run_directories(path: Path) -> Iterator[Path]:
+    if path.is_file() and path.name == FILE_NAME:
+        yield path.parent
+        return
+    for directory, below, files in os.walk(path, followlinks=False):
+        below.sort()
+        if FILE_NAME in files:
+            yield Path(directory)

@@ -1,0 +1,163 @@
+"""Which runs may stand in one table: grouping by declared factors, and refusal of any other difference."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hardpix.report.collect import Run
+from hardpix.types import HardpixError
+
+# Factors that cannot change what a run learns. An entry covers the key itself and all keys below it.
+IGNORED = (
+    "seed",  # what a table averages over
+    *("run", "name", "study", "tags", "notes", "logger", "hydra", "trusted"),  # names and places
+    *("run_dir", "runs_dir", "out", "out_dir", "output_dir", "resume", "trainer.default_root_dir"),
+    *("progress", "callbacks.progress", "callbacks.panels", "trainer.enable_progress_bar"),
+    *("trainer.progress", "trainer.log_every_n_steps"),
+    *("data.num_workers", "data.pin_memory", "data.persistent_workers", "data.prefetch_factor"),
+    *("data.cache", "data.cache_dir"),
+)
+# Facts of the machine: they move a score by rounding and a cost by a lot, so they are told below the table.
+WARNED = ("trainer.precision", "trainer.accelerator")
+# Parts of `host` and `code` that differ without a meaning.
+SILENT = ("hostname", "dirty")
+
+MAX_KEYS, MAX_VALUES = 8, 3
+
+
+class _Absent:
+    """The value of a factor that a run's configuration does not have; equal to nothing else."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one row. ``values`` holds, per declared factor, its keys and their values."""
+
+    values: tuple[dict[str, Any], ...]
+    runs: tuple[Run, ...]
+
+
+def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = ()) -> list[Group]:
+    """Split ``runs`` by the declared ``factors``; raise when they differ in anything else that may matter.
+
+    A factor is a key (``method.alpha``) or a part of the configuration (``method``: every key below it).
+    Declaring ``method._target_`` lets the other keys below ``method`` differ *between* rows, since methods
+    have different parameters, but not *within* a row. ``ignore`` adds to the keys that are never compared.
+    """
+    keys = sorted({key for run in runs for key in run.record.factors})
+    declared = [_keys_of(factor, keys) for factor in factors]
+    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[tuple(_value(run, key) for part in declared for key in part)].append(run)
+
+    shown = {key for part in declared for key in part}
+    silent = shown | {key for key in keys if covers((*IGNORED, *WARNED, *ignore), key)}
+    opened = tuple(factor.removesuffix("._target_") for factor in factors if factor.endswith("._target_"))
+    compared = [key for key in keys if key not in silent]
+    differences = _differences(runs, [key for key in compared if not covers(opened, key)])
+    for members in groups.values():
+        differences |= _differences(members, [key for key in compared if covers(opened, key)])
+    if differences:
+        raise HardpixError(_refusal(len(runs), differences))
+    return [
+        Group(tuple(_present(members[0], part) for part in declared), tuple(members))
+        for members in groups.values()
+    ]
+
+
+def covers(parts: Iterable[str], key: str) -> bool:
+    """Whether ``key`` is one of ``parts`` or lies below one."""
+    return any(key == part or key.startswith(part + ".") for part in parts)
+
+
+def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
+    """One line for each fact outside the compared factors that the reader of a table should know."""
+    asked = sorted({key for run in runs for key in run.record.factors if covers(ignore, key)})
+    lines = [f"Ignored as asked: {_told(*item)}." for item in _differences(runs, asked).items()]
+    facts = [_facts(run) for run in runs]
+    for key in sorted({key for known in facts for key in known}):
+        counts = Counter(text(known.get(key, ABSENT)) for known in facts)
+        if len(counts) > 1:
+            told = ", ".join(f"{value} ({n} of {len(runs)} runs)" for value, n in sorted(counts.items()))
+            lines.append(f"Runs differ in {key}: {told}.")
+    dirty = sum(run.record.code.get("dirty", "").lower() in ("true", "1", "yes", "dirty") for run in runs)
+    if dirty:
+        lines.append(f"{dirty} of {len(runs)} runs were made from code with uncommitted changes.")
+    return lines
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What is told but never refused: machine, versions, commit, precision."""
+    facts = {key: run.record.factors[key] for key in WARNED if key in run.record.factors}
+    for part, content in (("host", run.record.host), ("code", run.record.code)):
+        facts |= {f"{part}.{name}": value for name, value in content.items() if name not in SILENT}
+    return facts
+
+
+def text(value: Any) -> str:
+    """A factor's value as it is written in the configuration."""
+    if isinstance(value, (str, _Absent)):
+        return str(value)
+    return json.dumps(value)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean a, b?)`` or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=3)
+    return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+def _keys_of(factor: str, keys: Sequence[str]) -> list[str]:
+    found = [key for key in keys if covers([factor], key)]
+    if not found:
+        groups = {key.split(".")[0] for key in keys}
+        raise HardpixError(f"No run has a factor {factor!r}{suggestion(factor, groups.union(keys))}.")
+    return found
+
+
+def _value(run: Run, key: str) -> Any:
+    """Hashable; lists compare by content."""
+    value = run.record.factors.get(key, ABSENT)
+    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
+
+
+def _present(run: Run, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: run.record.factors[key] for key in keys if key in run.record.factors}
+
+
+def _differences(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``{key: {value: directory of the first run that has it}}`` for the keys with more than one value."""
+    found: dict[str, dict[str, str]] = {}
+    for key in keys:
+        values: dict[Any, Run] = {}
+        for run in runs:
+            values.setdefault(_value(run, key), run)
+        if len(values) > 1:
+            found[key] = {text(run.record.factors.get(key, ABSENT)): run.directory for run in values.values()}
+    return found
+
+
+def _told(key: str, values: dict[str, str]) -> str:
+    told = [f"{value} in {directory}" for value, directory in list(values.items())[:MAX_VALUES]]
+    more = [f"{len(values) - MAX_VALUES} more values"] if len(values) > MAX_VALUES else []
+    return f"{key} ({', '.join(told + more)})"
+
+
+def _refusal(count: int, differences: dict[str, dict[str, str]]) -> str:
+    told = [_told(key, differences[key]) for key in sorted(differences)[:MAX_KEYS]]
+    more = [f"{len(differences) - MAX_KEYS} more keys"] if len(differences) > MAX_KEYS else []
+    return (
+        f"These {count} runs are not comparable, because they differ in {'; '.join(told + more)}: "
+        "declare these factors as rows, leave runs out, or name with --ignore a key that cannot matter."
+    )

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hardpix.record import SCHEMA, RunRecord, write
+from hardpix.report.collect import Run, collect
+from hardpix.report.command import add_arguments
+from hardpix.report.command import run as run_command
+from hardpix.report.render import best_rows, render
+from hardpix.report.table import table
+from hardpix.types import HardpixError
+
+ROWS = ["loss._target_"]
+COLUMNS = ["test/miou", "time/step_ms"]
+
+
+def made(directory, loss="CrossEntropy", seed=0, miou=0.4, status="done", factors=None, **changes) -> Run:
+    values = {
+        "factors": {
+            "loss._target_": f"hardpix.losses.{loss}",
+            "trainer.steps": 100,
+            "seed": seed,
+            "run": directory,
+        }
+        | (factors or {}),
+        "metrics": {"test/miou": miou, "time/step_ms": 10.0} if status == "done" else {"test/miou": 0.99},
+        "code": {"commit": "abc", "dirty": "false"},
+        "host": {"device": "cpu"},
+    }
+    fixed = {
+        "schema": SCHEMA,
+        "run_id": directory,
+        "seed": seed,
+        "parent": None,
+        "started": "",
+        "status": status,
+    }
+    return Run(directory, RunRecord(**(fixed | values | changes)))
+
+
+def golden_runs() -> list[Run]:
+    return [
+        made("a0", "CrossEntropy", 0, 0.40, metrics={"test/miou": 0.40, "time/step_ms": 10.0}),
+        made("a1", "CrossEntropy", 1, 0.42, metrics={"test/miou": 0.42, "time/step_ms": 14.0}),
+        made("a2", "CrossEntropy", 2, 0.44, metrics={"test/miou": 0.44, "time/step_ms": 12.0}),
+        made("b0", "Focal", 0, 0.5, factors={"loss.gamma": 2.0}),
+        made("b1", "Focal", 1, status="failed", error="boom", factors={"loss.gamma": 2.0}),
+        made("b2", "Focal", 2, status="failed", error="boom", factors={"loss.gamma": 2.0}),
+        made("c0", "A|B_%&", 0, math.nan),
+        made("c1", "A|B_%&", 1, 0.5),
+        made("c2", "A|B_%&", 2, 0.5, metrics={"time/step_ms": 15.0}),
+        made("d0", "OHEM", 0, status="running"),
+        made("d1", "OHEM", 1, status="running"),
+    ]
+
+
+GOLDEN = [
+    ["loss", "test/miou (%)", "time/step_ms", "n"],
+    ["A¦B_%&", "missing (1 of 3), nan (1 of 3)", "11.67 ± 2.887", "3"],
+    ["CrossEntropy", "42.00 ± 2.00", "12 ± 2", "3"],
+    ["Focal", "50.00 (n=1), failed (2 of 3)", "10 (n=1), failed (2 of 3)", "1"],
+    ["OHEM", *["missing (1 of 3), running (2 of 3)"] * 2, "0"],
+]
+
+
+def cells(markdown: str) -> list[list[str]]:
+    lines = [line for line in markdown.strip().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("| ").replace("\\|", "¦").split("|")] for line in lines]
+
+
+def test_markdown_is_padded_and_says_what_is_lacking():
+    text = render(table(golden_runs(), ROWS, COLUMNS), "md")
+    header, rule, *body = cells(text)
+    assert [header, *body] == GOLDEN
+    assert all(set(cell) <= {"-", ":"} for cell in rule)
+    assert len({len(line) for line in text.splitlines()}) == 1
+    assert r"A\|B_%&" in text
+
+
+def test_latex_is_escaped():
+    expected = r"""\begin{tabular}{lrrr}
+\toprule
+loss & test/miou (\%) & time/step\_ms & n \\
+\midrule
+A|B\_\%\& & missing (1 of 3), nan (1 of 3) & 11.67 $\pm$ 2.887 & 3 \\
+CrossEntropy & 42.00 $\pm$ 2.00 & 12 $\pm$ 2 & 3 \\
+Focal & 50.00 (n=1), failed (2 of 3) & 10 (n=1), failed (2 of 3) & 1 \\
+OHEM & missing (1 of 3), running (2 of 3) & missing (1 of 3), running (2 of 3) & 0 \\
+\bottomrule
+\end{tabular}
+"""
+    assert render(table(golden_runs(), ROWS, COLUMNS), "latex") == expected
+
+
+def test_csv_is_unrounded_and_machine_readable():
+    text = render(table(golden_runs(), ROWS, ["test/miou"]), "csv")
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert [line["loss"] for line in lines] == ["A|B_%&", "CrossEntropy", "Focal", "OHEM"]
+    entropy, focal = lines[1], lines[2]
+    assert float(entropy["test/miou mean"]) == pytest.approx(0.42, abs=1e-15)
+    assert float(entropy["test/miou std"]) == pytest.approx(0.02, abs=1e-15)  # n - 1, not n
+    assert (entropy["test/miou n"], entropy["test/miou state"]) == ("3", "ok")
+    assert focal == {
+        "loss": "Focal",
+        "test/miou mean": "0.5",
+        "test/miou std": "nan",
+        "test/miou n": "1",
+        "test/miou state": "failed (2 of 3)",
+    }
+    assert all(value != "" for line in lines for value in line.values())
+
+
+def test_one_seed_has_no_deviation_and_single_states_stay_short():
+    runs = [
+        made("a"),
+        made("b", "Focal", status="failed"),
+        made("c", "OHEM", status="running"),
+        made("d", "Max", metrics={"time/step_ms": 20000.0}),
+    ]
+    body = cells(render(table(runs, ROWS, COLUMNS), "md"))[2:]
+    assert body == [
+        ["CrossEntropy", "40.00", "10", "1"],
+        ["Focal", "failed", "failed", "0"],
+        ["Max", "missing", "20000", "1"],
+        ["OHEM", "running", "running", "0"],
+    ]
+
+
+def test_html_escapes_and_marks_the_best_complete_row():
+    runs = [made("a", miou=0.4), made("b", "<b>", miou=0.6), made("c", "Focal", status="failed")]
+    made_table = table(runs, ROWS, ["test/miou"])
+    text = render(made_table, "html")
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+    assert "<td class='number best'>60.00</td>" in text
+    assert "<td class='number lacking'>failed</td>" in text
+    assert best_rows(made_table, 0) == {0}  # "<b>" sorts first
+    slow = [made("a", metrics={"time/step_ms": 2.0}), made("b", "OHEM", metrics={"time/step_ms": 1.0})]
+    assert best_rows(table(slow, ROWS, ["time/step_ms"]), 0) == {1}
+
+
+def test_rows_are_refused_when_an_undeclared_factor_differs():
+    runs = [made("a"), made("b", "OHEM", factors={"trainer.steps": 200, "optimizer.lr": 0.1})]
+    with pytest.raises(HardpixError) as caught:
+        table(runs, ROWS, COLUMNS)
+    message = str(caught.value)
+    assert "trainer.steps (100 in a, 200 in b)" in message
+    assert "optimizer.lr (absent in a, 0.1 in b)" in message
+    assert "loss" not in message
+    assert "\n" not in message
+
+
+def test_declared_or_ignored_differences_are_accepted_and_told():
+    runs = [made("a"), made("b", factors={"trainer.steps": 200})]
+    declared = table(runs, ["loss._target_", "trainer.steps"], ["test/miou"])
+    assert [row.labels for row in declared.rows] == [("CrossEntropy", "100"), ("CrossEntropy", "200")]
+    runs = [made("a"), made("b", seed=1, factors={"trainer.steps": 200})]
+    ignored = table(runs, ROWS, ["test/miou"], ignore=["trainer"])
+    assert ignored.rows[0].cells[0].n == 2
+    assert ignored.notes == ("Ignored as asked: trainer.steps (100 in a, 200 in b).",)
+
+
+def test_a_long_list_of_differences_is_shortened():
+    runs = [made(f"r{i}", seed=i, factors={f"x.k{j}": i for j in range(12)}) for i in range(5)]
+    with pytest.raises(HardpixError, match=r"2 more values.*4 more keys"):
+        table(runs, ROWS, COLUMNS)
+
+
+def test_parameters_of_a_declared_target_differ_between_rows_but_not_within_one():
+    ohem = {"loss.threshold": 0.7}
+    runs = [made("a"), made("b", "OHEM", 0, factors=ohem), made("c", "OHEM", 1, factors=ohem)]
+    assert [row.n for row in table(runs, ROWS, COLUMNS).rows] == [1, 2]
+    runs.append(made("d", "OHEM", 2, factors={"loss.threshold": 0.9}))
+    with pytest.raises(HardpixError, match=r"loss.threshold \(0.7 in b, 0.9 in d\)"):
+        table(runs, ROWS, COLUMNS)
+    # A key that merely starts with the same letters is not below the declared group.
+    with pytest.raises(HardpixError, match="loss_scale"):
+        table([made("a"), made("b", "OHEM", factors={"loss_scale": 2})], ROWS, COLUMNS)
+
+
+def test_a_declared_group_is_split_and_labelled_by_what_differs():
+    runs = [
+        made("a"),
+        made("b", "OHEM", factors={"loss.threshold": 0.7, "loss.keep": 5}),
+        made("c", "OHEM", factors={"loss.threshold": 0.9, "loss.keep": 5}),
+    ]
+    found = table(runs, ["loss"], COLUMNS)
+    names = [row.labels[0] for row in found.rows]
+    assert names == ["CrossEntropy", "OHEM (threshold=0.7)", "OHEM (threshold=0.9)"]
+
+
+def test_equal_names_from_different_packages_are_told_apart():
+    runs = [made("a", "OHEM"), made("b", factors={"loss._target_": "mine.OHEM"})]
+    names = [row.labels[0] for row in table(runs, ROWS, COLUMNS).rows]
+    assert names == ["hardpix.losses.OHEM", "mine.OHEM"]
+
+
+def test_a_factor_that_some_rows_lack():
+    runs = [
+        made("a"),
+        made("b", "HL", factors={"method.alpha": 2}),
+        made("c", "HL", factors={"method.alpha": 10}),
+    ]
+    found = table(runs, ["method.alpha", *ROWS], COLUMNS)
+    assert found.factors == ("alpha", "loss")
+    assert [row.labels for row in found.rows] == [("2", "HL"), ("10", "HL"), ("-", "CrossEntropy")]
+
+
+def test_two_finished_runs_of_one_seed_are_refused():
+    with pytest.raises(HardpixError, match=r"first and second .* same seed 0"):
+        table([made("first"), made("second")], ROWS, COLUMNS)
+
+
+def test_a_repeated_attempt_replaces_the_failed_one_and_is_told():
+    runs = [made("try1", status="failed"), made("try2", miou=0.5), made("try3", status="running")]
+    found = table(runs, ROWS, ["test/miou"])
+    cell = found.rows[0].cells[0]
+    assert (cell.mean, cell.n, cell.states) == (0.5, 1, ())
+    assert found.notes[0] == "Left out: try1 (failed), attempted again as try2."
+    assert found.notes[1] == "Left out: try3 (running), attempted again as try2."
+
+
+def test_ratios_and_differences_against_a_named_row():
+    ohem = [
+        made("b0", "OHEM", 0, metrics={"test/miou": 0.43, "time/step_ms": 18.0}),
+        made("b1", "OHEM", 1, metrics={"test/miou": 0.43, "time/step_ms": 12.0}),
+        made("b2", "OHEM", 2, status="failed"),
+    ]
+    columns = ["test/miou", "test/miou:delta", "time/step_ms:x"]
+    found = table(golden_runs()[:3] + ohem, ROWS, columns, relative_to="loss=cross_entropy")
+    text = cells(render(found, "md"))
+    assert text[0][2:4] == ["Δ test/miou (%) vs CrossEntropy", "time/step_ms \u00d7 vs CrossEntropy"]
+    assert text[2] == ["CrossEntropy", "42.00 ± 2.00", "+0.00 ± 0.00", "1.00\u00d7", "3"]
+    # Over the common seeds 0 and 1: 0.43 against 0.40 and 0.42, and (18 + 12) / (10 + 14).
+    assert text[3][2:4] == ["+2.00 ± 1.41 (n=2), failed (1 of 3)", "1.25\u00d7 (n=2), failed (1 of 3)"]
+    with pytest.raises(HardpixError, match="fits 0 rows"):
+        table(golden_runs(), ROWS, columns, relative_to="loss=Dice")
+    with pytest.raises(HardpixError, match="needs --relative-to"):
+        table(golden_runs(), ROWS, columns)
+
+
+def test_a_failed_reference_is_told():
+    runs = [made("a", status="failed"), made("b", "OHEM")]
+    found = table(runs, ROWS, ["time/step_ms:x=cost"], relative_to="CrossEntropy")
+    assert cells(render(found, "md"))[2:] == [
+        ["CrossEntropy", "failed", "0"],
+        ["OHEM", "no reference", "1"],
+    ]
+
+
+def test_machine_and_code_differences_are_told_below():
+    runs = [
+        made("a"),
+        made("b", seed=1, host={"device": "cuda"}, code={"commit": "abd", "dirty": "true"}),
+    ]
+    notes = table(runs, ROWS, COLUMNS).notes
+    assert notes == (
+        "Runs differ in code.commit: abc (1 of 2 runs), abd (1 of 2 runs).",
+        "Runs differ in host.device: cpu (1 of 2 runs), cuda (1 of 2 runs).",
+        "1 of 2 runs were made from code with uncommitted changes.",
+    )
+    assert render(table(runs, ROWS, COLUMNS), "latex").endswith(f"% {notes[-1]}\n")
+
+
+def test_unknown_columns_and_factors_are_errors():
+    with pytest.raises(HardpixError, match=r"metric 'test/mIoU' \(did you mean test/miou\?\)"):
+        table([made("a")], ROWS, ["test/mIoU"])
+    with pytest.raises(HardpixError, match=r"factor 'losss' \(did you mean loss"):
+        table([made("a")], ["losss"], COLUMNS)
+
+
+def test_wildcards_and_default_columns():
+    runs = [made("a", metrics={"val/miou": 0.5, "val/iou/wall": 0.1, "val/iou/lamp": 0.2})]
+    assert [column.metric for column in table(runs, ROWS).columns] == ["val/miou"]
+    wild = table(runs, ROWS, ["val/iou/*"])
+    assert [column.metric for column in wild.columns] == ["val/iou/lamp", "val/iou/wall"]
+
+
+def test_the_order_of_the_records_does_not_matter():
+    for form in ("md", "latex", "csv", "html"):
+        forward = render(table(golden_runs(), ROWS, COLUMNS), form)
+        assert render(table(golden_runs()[::-1], ROWS, COLUMNS), form) == forward
+
+
+def stored(tmp_path, runs):
+    for run in runs:
+        (tmp_path / run.directory).mkdir(parents=True)
+        write(run.record, tmp_path / run.directory)
+
+
+def test_collect_finds_each_run_once(tmp_path):
+    stored(tmp_path, [made("s/a"), made("s/b/c", seed=1)])
+    found = collect([tmp_path / "s", tmp_path / "s/a/run.json", tmp_path / "s/a"])
+    assert [run.directory for run in found] == [str(tmp_path / "s/a"), str(tmp_path / "s/b/c")]
+    (tmp_path / "empty").mkdir()
+    for lacking in ("empty", "nowhere"):
+        with pytest.raises(HardpixError, match=f"{lacking} holds no run"):
+            collect([tmp_path / "s", tmp_path / lacking])
+    (tmp_path / "s/a/run.json").write_text("{")
+    with pytest.raises(HardpixError, match=r"s/a/run.json is damaged"):
+        collect([tmp_path])
+
+
+def test_the_command(tmp_path, capsys):
+    stored(tmp_path, golden_runs())
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = [str(tmp_path), "--rows", "loss._target_", "--columns", "test/miou,time/step_ms:x=cost"]
+    arguments += ["--relative-to", "loss=cross_entropy"]
+    assert run_command(parser.parse_args(arguments)) == 0
+    assert "| CrossEntropy | 42.00 ± 2.00 |" in " ".join(capsys.readouterr().out.split())
+    assert (
+        run_command(parser.parse_args([*arguments, "--out", str(tmp_path / "t.tex"), "--format", "latex"]))
+        == 0
+    )
+    assert (tmp_path / "t.tex").read_text().startswith(r"\begin{tabular}")
+
+
+def test_a_table_of_a_thousand_runs_is_quick_and_needs_no_torch(tmp_path):
+    config = {f"group{i % 10}.key{i}": i for i in range(200)} | {"data.mean": [1.0, 2.0, 3.0]}
+    stored(
+        tmp_path, [made(f"r{i}", f"Loss{i % 100}", i // 100, i / 1000, factors=config) for i in range(1000)]
+    )
+    start = time.process_time()
+    table(collect([tmp_path]), ROWS, COLUMNS)
+    assert time.process_time() - start < 1.5  # 0.5 s here alone; room for a busy machine
+    code = (
+        "import sys, hardpix.report.command; sys.exit(not sys.modules.keys().isdisjoint(['torch', 'numpy']))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
