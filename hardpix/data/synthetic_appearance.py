@@ -1,0 +1,124 @@
+"""Classes of the synthetic rooms, and the known densities from which their colours are drawn.
+
+An **appearance** is a log albedo: ``(ln R, ln G, ln B)`` of linear reflectance. Class ``c`` draws it from a
+mixture of isotropic Gaussians of standard deviation ``SPREAD`` around a few colours. Classes of one group
+share these colours; ``difficulty`` sets how far apart the group's members are moved. Since every density is
+known, so is the posterior ``p(c | appearance)``, and from it the true hardness of a pixel (``hardness``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+CLASSES: dict[str, tuple[int, int, int]] = {  # name -> palette colour
+    "floor": (128, 92, 60),
+    "wall": (204, 197, 180),
+    "ceiling": (235, 235, 240),
+    "door": (150, 111, 214),
+    "window": (70, 160, 230),
+    "picture": (230, 110, 180),
+    "bed": (40, 70, 160),
+    "sofa": (0, 128, 128),
+    "pillow": (250, 190, 190),
+    "cushion": (220, 40, 60),
+    "table": (245, 130, 48),
+    "chair": (255, 215, 0),
+    "shelf": (120, 70, 20),
+    "books": (60, 180, 75),
+    "lamp": (255, 250, 130),
+    "counter": (110, 110, 120),
+    "box": (170, 255, 195),
+    "object": (240, 50, 230),
+}
+"""Everything that has a label. Plants, bins, rugs and some clutter have none: they are void."""
+
+NAMES = tuple(CLASSES)
+VOID = 255
+
+SPREAD = 0.07
+"""Standard deviation of the log albedo around its colour, each axis."""
+
+MAX_SEPARATION = 5.0
+"""Distance between two classes of a group at difficulty 0, in units of ``SPREAD``; 0 at difficulty 1."""
+
+
+class Group(NamedTuple):
+    """Classes that look alike, and the linear RGB reflectances which they come in."""
+
+    members: tuple[str, ...]
+    colours: tuple[tuple[float, float, float], ...]
+
+
+GROUPS = (
+    Group(("floor",), ((0.30, 0.20, 0.12), (0.24, 0.23, 0.22))),
+    Group(("wall",), ((0.70, 0.66, 0.55), (0.58, 0.66, 0.62))),
+    Group(("ceiling",), ((0.95, 0.95, 0.93), (0.88, 0.92, 0.98))),
+    Group(("lamp",), ((0.92, 0.72, 0.18), (0.95, 0.90, 0.45))),
+    Group(("pillow", "cushion"), ((0.72, 0.28, 0.26), (0.45, 0.14, 0.34))),
+    Group(("picture", "window"), ((0.35, 0.52, 0.75), (0.12, 0.30, 0.40))),
+    Group(("chair", "table"), ((0.50, 0.30, 0.12), (0.30, 0.10, 0.05))),
+    Group(("bed", "sofa"), ((0.22, 0.26, 0.52), (0.10, 0.12, 0.22))),
+    Group(("door", "shelf"), ((0.60, 0.50, 0.28), (0.55, 0.38, 0.28))),
+    Group(("counter", "box"), ((0.40, 0.42, 0.38), (0.16, 0.17, 0.16))),
+    Group(("books", "object"), ((0.14, 0.40, 0.15), (0.70, 0.12, 0.10))),
+)
+
+# Members of a group part along red against green: light of any strength leaves this direction alone.
+_DIRECTION = np.array([1.0, -1.0, 0.0]) / np.sqrt(2.0)
+
+
+class Densities(NamedTuple):
+    """The mixture of every class: ``means [C, M, 3]``, equal weights, one standard deviation."""
+
+    means: Array
+
+    def sample(self, rng: np.random.Generator, label: int, count: int) -> Array:
+        """``count`` log albedos ``[count, 3]`` of class ``label``."""
+        component = rng.integers(self.means.shape[1], size=count)
+        return self.means[label, component] + SPREAD * rng.standard_normal((count, 3))
+
+    def log_density(self, appearance: Array) -> Array:
+        """``ln p(appearance | c)`` up to one constant: ``[..., 3] -> [..., C]``."""
+        squared = ((appearance[..., None, None, :] - self.means) ** 2).sum(-1) / (-2.0 * SPREAD**2)
+        peak = squared.max(-1)
+        return peak + np.log(np.exp(squared - peak[..., None]).sum(-1))
+
+    def posterior(self, appearance: Array, kept: NDArray[np.bool_] | None = None) -> Array:
+        """``p(c | appearance)`` under equal priors: ``[..., 3] -> [..., C]``.
+
+        ``kept [C]`` bool restricts the classes; the others have posterior 0.
+        """
+        log_density = self.log_density(appearance)
+        if kept is not None:
+            log_density = np.where(kept, log_density, -np.inf)
+        weight = np.exp(log_density - log_density.max(-1, keepdims=True))
+        return weight / weight.sum(-1, keepdims=True)
+
+    def hardness(self, appearance: Array, label: int, kept: NDArray[np.bool_] | None = None) -> Array:
+        """True hardness ``1 - p(label | appearance)``, in [0, 1]: ``[..., 3] -> [...]``.
+
+        Its mean over draws is the error rate of a judge who sees the colour alone and answers at random
+        from the exact posterior; it lies between the Bayes error and twice the Bayes error.
+        """
+        return 1.0 - self.posterior(appearance, kept)[..., label]
+
+
+def densities(difficulty: float) -> Densities:
+    """The classes' densities: members of a group lie ``MAX_SEPARATION * (1 - difficulty)`` spreads apart."""
+    means = np.zeros((len(NAMES), 2, 3))
+    for group in GROUPS:
+        offsets = np.arange(len(group.members)) - (len(group.members) - 1) / 2
+        for member, offset in zip(group.members, offsets, strict=True):
+            shift = offset * MAX_SEPARATION * (1.0 - difficulty) * SPREAD * _DIRECTION
+            means[NAMES.index(member)] = np.log(group.colours) + shift
+    return Densities(means)
+
+
+def void_appearance(rng: np.random.Generator, count: int) -> Array:
+    """Log albedos ``[count, 3]`` of things without a class: any colour."""
+    return np.log(rng.uniform(0.08, 0.8, (count, 3)))

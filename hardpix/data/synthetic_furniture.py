@@ -1,0 +1,221 @@
+"""The furniture of the synthetic rooms: each piece is a list of boxes, upright cylinders and ellipsoids.
+
+Piece frame, in metres: x along the wall, y out of the wall into the room, z up; the origin lies on the floor at
+the middle of the piece's back. Sizes come from the generator that is handed in, so a piece is a pure function.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+BOX, CYLINDER, ELLIPSOID = 0, 1, 2
+Rng = np.random.Generator
+
+
+class Part(NamedTuple):
+    """One primitive. Parts of a piece with the same class and ``skin`` share a material."""
+
+    shape: int
+    centre: tuple[float, float, float]
+    half: tuple[float, float, float]  # half extents along x, y, z before ``yaw``
+    name: str | None  # class name; None for a thing without a class
+    skin: int = 0
+    yaw: float = 0.0  # radians about the part's own vertical axis
+
+
+class Style(NamedTuple):
+    """What difficulty does to geometry."""
+
+    thin: float  # half thickness of legs and poles, metres
+    small: float  # scale of small things
+
+
+def style(difficulty: float) -> Style:
+    """Legs from 6 cm down to 2 cm thick, small things from 1.3 down to 0.7 of their usual size."""
+    return Style(thin=0.03 - 0.02 * difficulty, small=1.3 - 0.6 * difficulty)
+
+
+def _legs(x: float, y: float, depth: float, height: float, thin: float, name: str) -> list[Part]:
+    half = (thin, thin, height / 2)
+    return [
+        Part(BOX, (sx * (x - thin), depth + sy * (y - thin), height / 2), half, name)
+        for sx in (-1, 1)
+        for sy in (-1, 1)
+    ]
+
+
+def small_thing(rng: Rng, look: Style, x: float, y: float, z: float, skin: int) -> list[Part]:
+    """A cup, ball, bottle, parcel, pile of books or an unlabelled thing standing at ``(x, y, z)``."""
+    s = look.small
+    kind = int(rng.integers(6))
+    yaw = float(rng.uniform(0, np.pi))
+    if kind == 0:
+        return [Part(CYLINDER, (x, y, z + 0.06 * s), (0.045 * s, 0.045 * s, 0.06 * s), "object", skin)]
+    if kind == 1:
+        return [Part(ELLIPSOID, (x, y, z + 0.07 * s), (0.07 * s,) * 3, "object", skin)]
+    if kind == 2:
+        return [
+            Part(CYLINDER, (x, y, z + 0.09 * s), (0.04 * s, 0.04 * s, 0.09 * s), "object", skin),
+            Part(CYLINDER, (x, y, z + 0.22 * s), (0.014 * s, 0.014 * s, 0.05 * s), "object", skin),
+        ]
+    if kind == 3:
+        half = (0.12 * s, 0.09 * s, 0.07 * s)
+        return [Part(BOX, (x, y, z + half[2]), half, "box", skin, yaw)]
+    if kind == 4:
+        half = (0.11 * s, 0.08 * s, 0.02 * s)
+        return [
+            Part(BOX, (x, y, z + half[2] * (2 * i + 1)), half, "books", skin + i, yaw + 0.2 * i)
+            for i in range(int(rng.integers(1, 4)))
+        ]
+    return [Part(CYLINDER, (x, y, z + 0.08 * s), (0.06 * s, 0.06 * s, 0.08 * s), None, skin)]
+
+
+def things_on(rng: Rng, look: Style, half_x: float, depth: float, z: float, count: int) -> list[Part]:
+    """``count`` small things side by side on a top of half width ``half_x`` and given depth."""
+    parts: list[Part] = []
+    slots = np.linspace(-half_x, half_x, count + 1)
+    for i in range(count):
+        x = float((slots[i] + slots[i + 1]) / 2 + rng.uniform(-0.05, 0.05))
+        y = float(depth * rng.uniform(0.3, 0.75))
+        parts += small_thing(rng, look, x, y, z, 10 * (i + 1))
+    return parts
+
+
+def _headrests(rng: Rng, look: Style, half_x: float, y: float, z: float, tilt: bool) -> list[Part]:
+    """Pillows and cushions in turn, touching each other: alike, and at the same depth."""
+    count = max(2, round(2 * half_x / 0.5))
+    width = half_x / count
+    first = int(rng.integers(2))
+    parts = []
+    for i in range(count):
+        name = ("pillow", "cushion")[(first + i) % 2]
+        tall = (0.21 if tilt else 0.09) * min(look.small, 1.1)
+        deep = 0.09 if tilt else 0.2
+        x = -half_x + (2 * i + 1) * width
+        shape = ELLIPSOID if name == "pillow" or rng.random() < 0.5 else BOX
+        size = (width, deep, tall) if shape == ELLIPSOID else (width * 0.92, deep * 0.8, tall * 0.85)
+        parts.append(Part(shape, (x, y, z + size[2]), size, name, i, float(rng.uniform(-0.1, 0.1))))
+    return parts
+
+
+def bed(rng: Rng, look: Style) -> list[Part]:
+    half_x, length, top = float(rng.uniform(0.5, 0.85)), 2.0, float(rng.uniform(0.4, 0.55))
+    parts = [
+        Part(BOX, (0, 0.04, 0.45), (half_x, 0.03, 0.45), "bed", 1),
+        Part(BOX, (0, length / 2 + 0.05, top * 0.3), (half_x, length / 2, top * 0.3), "bed", 1),
+        Part(BOX, (0, length / 2 + 0.05, top * 0.8), (half_x * 0.98, length / 2 * 0.98, top * 0.2), "bed"),
+    ]
+    return parts + _headrests(rng, look, half_x * 0.95, 0.32, top, tilt=False)
+
+
+def sofa(rng: Rng, look: Style) -> list[Part]:
+    half_x, seat = float(rng.uniform(0.8, 1.1)), float(rng.uniform(0.38, 0.45))
+    parts = [
+        Part(BOX, (0, 0.45, seat / 2), (half_x, 0.42, seat / 2), "sofa"),
+        Part(BOX, (0, 0.12, 0.42), (half_x, 0.1, 0.42), "sofa"),
+        Part(BOX, (-half_x - 0.08, 0.45, 0.3), (0.08, 0.43, 0.3), "sofa", 1),
+        Part(BOX, (half_x + 0.08, 0.45, 0.3), (0.08, 0.43, 0.3), "sofa", 1),
+    ]
+    return parts + _headrests(rng, look, half_x * 0.9, 0.33, seat, tilt=True)
+
+
+def table(rng: Rng, look: Style) -> list[Part]:
+    half_x, half_y = float(rng.uniform(0.5, 0.75)), float(rng.uniform(0.35, 0.45))
+    top = float(rng.uniform(0.68, 0.78))
+    parts = [Part(BOX, (0, half_y, top - 0.02), (half_x, half_y, 0.02), "table")]
+    parts += _legs(half_x, half_y, half_y, top - 0.04, look.thin * 1.3, "table")
+    return parts + things_on(rng, look, half_x * 0.85, 2 * half_y, top, int(rng.integers(2, 5)))
+
+
+def chair(rng: Rng, look: Style) -> list[Part]:
+    """The back rest stands at y = 0; the sitter looks along +y."""
+    half, seat, back = 0.22, float(rng.uniform(0.42, 0.48)), float(rng.uniform(0.85, 1.0))
+    thin = look.thin
+    parts = [Part(BOX, (0, half, seat), (half, half, 0.02), "chair")]
+    parts += _legs(half, half, half, seat, thin, "chair")
+    post = (thin, thin, (back - seat) / 2)
+    parts += [Part(BOX, (s * (half - thin), thin, (back + seat) / 2), post, "chair") for s in (-1, 1)]
+    if rng.random() < 0.5:
+        return [*parts, Part(BOX, (0, thin, back - 0.12), (half, thin * 0.7, 0.12), "chair")]
+    return parts + [
+        Part(BOX, (0, thin, seat + 0.12 * i), (half, thin * 0.6, thin), "chair") for i in (1, 2, 3, 4)
+    ]
+
+
+def _book_row(rng: Rng, look: Style, x0: float, x1: float, y: float, z: float, room: float) -> list[Part]:
+    parts: list[Part] = []
+    x, skin = x0, int(z * 1000) * 100
+    end = x0 + (x1 - x0) * float(rng.uniform(0.5, 1.0))
+    while True:
+        thick = float(rng.uniform(0.015, 0.03)) * look.small
+        if x + 2 * thick > end:
+            return parts
+        tall = room / 2 * float(rng.uniform(0.6, 0.9))
+        parts.append(
+            Part(BOX, (x + thick, y, z + tall), (thick * 0.96, 0.09, tall), "books", skin + len(parts))
+        )
+        x += 2 * thick
+
+
+def shelf(rng: Rng, look: Style) -> list[Part]:
+    half_x, depth, rows = float(rng.uniform(0.4, 0.6)), 0.14, int(rng.integers(3, 6))
+    gap, board = 0.34, 0.012
+    tall = rows * gap / 2 + board
+    parts = [Part(BOX, (0, 0.01, tall), (half_x, 0.01, tall), "shelf", 1)]
+    parts += [Part(BOX, (s * half_x, depth, tall), (board, depth, tall), "shelf") for s in (-1, 1)]
+    for i in range(rows + 1):
+        parts.append(Part(BOX, (0, depth, board + i * gap), (half_x, depth, board), "shelf"))
+        z = 2 * board + i * gap
+        if i < rows and rng.random() < 0.75:
+            parts += _book_row(rng, look, -half_x + 0.03, half_x - 0.03, depth, z, gap - 2 * board)
+        elif i < rows or rng.random() < 0.5:
+            parts += small_thing(rng, look, float(rng.uniform(-0.2, 0.2)), depth, z, 10 * (i + 1))
+    return parts
+
+
+def lamp(rng: Rng, look: Style) -> list[Part]:
+    tall, thin, radius = float(rng.uniform(1.4, 1.7)), look.thin * 0.6, float(rng.uniform(0.16, 0.22))
+    y = 0.25
+    return [
+        Part(CYLINDER, (0, y, 0.015), (0.14, 0.14, 0.015), "lamp", 1),
+        Part(CYLINDER, (0, y, tall / 2), (thin, thin, tall / 2), "lamp", 1),
+        Part(CYLINDER, (0, y, tall), (radius, radius, 0.14), "lamp"),
+    ]
+
+
+def counter(rng: Rng, look: Style) -> list[Part]:
+    half_x, top = float(rng.uniform(0.6, 1.0)), float(rng.uniform(0.85, 0.95))
+    parts = [
+        Part(BOX, (0, 0.3, top / 2 - 0.02), (half_x, 0.28, top / 2 - 0.02), "counter"),
+        Part(BOX, (0, 0.31, top - 0.02), (half_x + 0.02, 0.31, 0.02), "counter", 1),
+    ]
+    half = tuple(float(v) for v in rng.uniform(0.1, 0.2, 3) * look.small)
+    parts.append(Part(BOX, (half_x * 0.6, 0.3, top + half[2]), (half[0], half[1], half[2]), "box", 1))
+    things = things_on(rng, look, half_x * 0.6, 0.6, top, int(rng.integers(1, 4)))
+    return parts + [p._replace(centre=(p.centre[0] - half_x * 0.35, *p.centre[1:])) for p in things]
+
+
+def boxes(rng: Rng, look: Style) -> list[Part]:
+    half = rng.uniform(0.14, 0.3, 3) * look.small
+    lower = Part(BOX, (0, 0.3, half[2]), (half[0], half[1], half[2]), "box", 0, float(rng.uniform(-0.4, 0.4)))
+    if rng.random() < 0.5:
+        return [lower]
+    upper = half * 0.7
+    yaw = float(rng.uniform(0, 1.5))
+    return [lower, Part(BOX, (0, 0.3, 2 * half[2] + upper[2]), (upper[0], upper[1], upper[2]), "box", 1, yaw)]
+
+
+def plant(rng: Rng, look: Style) -> list[Part]:
+    """Without a class: a pot, a stem and leaves."""
+    parts = [Part(CYLINDER, (0, 0.25, 0.15), (0.14, 0.14, 0.15), None, 1)]
+    parts.append(Part(CYLINDER, (0, 0.25, 0.5), (look.thin * 0.5, look.thin * 0.5, 0.3), None, 2))
+    for x, y, z in rng.uniform((-0.15, 0.1, 0.65), (0.15, 0.4, 1.1), (5, 3)):
+        parts.append(Part(ELLIPSOID, (x, y, z), (0.15, 0.12, 0.1), None, 3, float(rng.uniform(0, np.pi))))
+    return parts
+
+
+def bin_(rng: Rng, look: Style) -> list[Part]:
+    """Without a class: a waste bin."""
+    return [Part(CYLINDER, (0, 0.2, 0.2), (0.14, 0.14, 0.2), None)]
