@@ -83,7 +83,8 @@ def covers(parts: Iterable[str], key: str) -> bool:
 
 def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     """One line for each fact outside the compared factors that the reader of a table should know."""
-    asked = sorted({key for run in runs for key in run.record.factors if covers(ignore, key)})
+    known = {key for run in runs for key in run.record.factors}
+    asked = [key for key in sorted(known) if covers(ignore, key)]
     lines = [f"Ignored as asked: {_told(*item)}." for item in _differences(runs, asked).items()]
     facts = [_facts(run) for run in runs]
     for key in sorted({key for known in facts for key in known}):
