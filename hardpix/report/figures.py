@@ -84,7 +84,7 @@ def panel(
     }
     for name, values in maps.items():
         low, high = _range(values)
-        tiles[f"{name} {low:.3g} to {high:.3g}"] = heatmap(values)
+        tiles[f"{name} {low:.2g} to {high:.2g}"] = heatmap(values)
     row = _row_of_tiles(tiles)
     legend = _legend(truth, prediction, info, row.width, bar=bool(maps))
     canvas = Image.new("RGB", (row.width, row.height + legend.height), PAPER)

@@ -24,12 +24,15 @@ body { margin: 0 auto; max-width: 1400px; padding: 1rem; background: var(--paper
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-thead th { background: var(--soft); } tbody th { font-weight: 500; } .number { text-align: right; }
+thead th { background: var(--soft); white-space: normal; vertical-align: bottom; }
+tbody th { font-weight: 500; position: sticky; left: 0; background: var(--paper); }
+td.lacking { white-space: normal; min-width: 9rem; }
+.number { text-align: right; }
 .best { font-weight: 700; color: var(--best); } .lacking, .failed { color: var(--lacking); }
 .note { color: var(--faint); margin: .4rem 0; font-size: .9rem; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: .3rem; }
-figure { margin: 0 0 1.5rem; } figure a { display: block; overflow-x: auto; }
-img { max-width: 100%; height: auto; image-rendering: pixelated; background: #fff; border-radius: .2rem; }
+figure { margin: 0 0 1.5rem; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: .2rem; }
 figcaption { font-size: .9rem; color: var(--faint); }
 @media (max-width: 700px) { figure img { max-width: none; height: 11rem; } }
 """
