@@ -1,4 +1,4 @@
-"""What a dataset is: facts, splits, and decoded frames. Transforms, packing and loading build on this alone."""
+"""What a dataset is: facts, splits and decoded frames. The rest builds on this alone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,166 @@
+"""The one LightningDataModule: any source, its transforms and its loaders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from hardpix.data.base import Source
+from hardpix.data.loading import Finish, Loader, SplitDataset, Transform, collate, fault_or_batch, to_batch
+from hardpix.data.sampling import EvalSampler, TrainSampler
+from hardpix.data.statistics import class_counts
+from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
+
+ALWAYS = frozenset({"image", "label"})
+
+
+class DataModule(pl.LightningDataModule):
+    """Loads the splits of a source.
+
+    The order of frames and every random choice are functions of (seed, epoch, index): neither the number of
+    workers nor a restart changes them. Run it under ``Trainer(use_distributed_sampler=False)``: it shares the
+    frames out itself, equally in training and without counting any twice in evaluation.
+
+    batch_size, eval_batch_size: frames per process; frames that differ in size evaluate one by one.
+    pin_memory: page-locked buffers for the transfer; only ever where there is a CUDA device.
+    drop_last: leave out the last, smaller batch of a training epoch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        train_transform: Transform,
+        test_transform: Transform,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        pin_memory: bool,
+        drop_last: bool,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self._transforms = {"train": train_transform, "test": test_transform}
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.seed = num_workers, seed
+        self._pin_memory = pin_memory and torch.cuda.is_available()
+        self._drop_last = drop_last
+        self._splits = {"train": train_split, "val": val_split, "test": test_split}
+        self._keys = ALWAYS
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.source.info
+
+    def use(self, keys: frozenset[str]) -> None:
+        """Load these keys (and image and label, always); a ``DataError`` names those the data set lacks."""
+        provided = with_validity(self.info.provides)
+        lacking = sorted(keys - provided)
+        if lacking:
+            raise DataError(
+                f"the method needs {', '.join(lacking)}, which data set {self.info.name} does not have; "
+                f"it provides {', '.join(sorted(provided))}"
+            )
+        self._keys = ALWAYS | with_validity(keys)
+
+    def class_counts(self) -> ClassCounts:
+        """Pixel statistics of the training labels, before any augmentation; kept on disk."""
+        frames = self.source.frames(self._splits["train"], frozenset({"label"}))
+        return class_counts(frames, self.info)
+
+    def train_dataloader(self) -> DataLoader:
+        dataset = self._dataset(self._splits["train"], self._transforms["train"])
+        rank, world_size = self._process()
+        sampler = TrainSampler(len(dataset), seed=self.seed, rank=rank, world_size=world_size)
+        needed = self.batch_size if self._drop_last else 1
+        if len(sampler) < needed:
+            raise DataError(
+                f"split {self._splits['train']} of {self.info.name} has {len(dataset)} frames for "
+                f"{world_size} process(es), too few for a batch of {self.batch_size}; lower data.batch_size"
+            )
+        return self._loader(dataset, sampler, self.batch_size, drop_last=self._drop_last)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self._finish(batch)
+
+    def evaluation_dataset(self, split: str) -> SplitDataset:
+        """The frames of ``train``, ``val`` or ``test`` as evaluation sees them."""
+        if split not in self._splits:
+            raise DataError(f"split {split!r} is unknown; the roles are {', '.join(self._splits)}")
+        return self._dataset(self._splits[split], self._transforms["test"])
+
+    def evaluation_batch(self, split: str, index: int) -> Batch:
+        """Frame ``index`` of a split alone, as a method sees it (on the CPU)."""
+        return self._finish(fault_or_batch(collate([self.evaluation_dataset(split)[0, index]])))
+
+    def evaluation_loader(self, split: str) -> DataLoader:
+        """Each frame of a split once, in order, as finished batches: for use without this module's hooks."""
+        return self._eval_loader(split, finish=self._finish)
+
+    def _eval_loader(self, split: str, finish: Finish | None = None) -> Loader:
+        dataset = self.evaluation_dataset(split)
+        rank, world_size = self._process()
+        sampler = EvalSampler(len(dataset), rank=rank, world_size=world_size)
+        return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False, finish=finish)
+
+    def _finish(self, batch: dict[str, Any]) -> Batch:
+        return to_batch(batch, self.info)
+
+    def _dataset(self, split: str, transform: Transform) -> SplitDataset:
+        return SplitDataset(
+            self.source.frames(split, self._keys),
+            transform,
+            keys=self._keys,
+            ignore_index=self.info.ignore_index,
+            seed=self.seed,
+        )
+
+    def _loader(
+        self,
+        dataset: SplitDataset,
+        sampler: Sampler,
+        batch_size: int,
+        *,
+        drop_last: bool,
+        finish: Finish | None = None,
+    ) -> Loader:
+        return Loader(
+            dataset,
+            finish=finish,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            drop_last=drop_last,
+            pin_memory=self._pin_memory,
+            persistent_workers=self.num_workers > 0,
+            # Of its own, so that opening a loader takes no number from the generator that seeds the model.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def _process(self) -> tuple[int, int]:
+        """Rank of this process and the number of processes."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+
+def with_validity(keys: frozenset[str]) -> frozenset[str]:
+    """Depth never comes without the mask that says where it means something."""
+    return keys | {"depth_valid"} if "depth" in keys else keys

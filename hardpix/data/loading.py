@@ -1,0 +1,144 @@
+"""From frames to batches: one split's data set, collation, and a loader that reports faults in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from hardpix.data.base import Frames, Sample
+from hardpix.data.sampling import Draw, TrainSampler, generator
+from hardpix.data.transforms import Transformed
+from hardpix.types import Batch, DataError, DatasetInfo
+
+Finish = Callable[[dict[str, Any]], Batch]
+
+
+class Transform(Protocol):
+    """Sample -> tensors that collate; every random choice comes from ``rng``."""
+
+    def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed: ...
+
+
+class SplitDataset(Dataset):
+    """One split under a transform, indexed by (epoch, index).
+
+    A ``DataError`` is returned, not raised: a loader worker would wrap it in the text of its stack trace.
+    :class:`Loader` raises it in the main process.
+    """
+
+    def __init__(
+        self, frames: Frames, transform: Transform, *, keys: frozenset[str], ignore_index: int, seed: int
+    ) -> None:
+        self.frames, self.transform, self.keys = frames, transform, keys
+        self.ignore_index, self.seed = ignore_index, seed
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, draw: Draw) -> Transformed | DataError:
+        epoch, index = draw
+        try:
+            sample = self.frames.load(index)
+            wanted = {k: v for k, v in sample.items() if k in self.keys or k in ("image", "name")}
+            rng = generator(self.seed, epoch, index)
+            return self.transform(wanted, rng, self.ignore_index)  # type: ignore[arg-type]
+        except DataError as error:
+            return error
+
+
+def collate(items: Sequence[Transformed | DataError]) -> dict[str, Any] | DataError:
+    """Stack the tensors of samples of one size; ``extent`` ``[B, 2]`` says how much of each is picture."""
+    samples: list[Transformed] = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        samples.append(item)
+    first = samples[0]
+    for other in samples[1:]:
+        if other.tensors["image"].shape != first.tensors["image"].shape:
+            return DataError(
+                f"{first.name} and {other.name} differ in size and do not fit in one batch; "
+                "set data.eval_batch_size=1 or a fixed data.test_transform.resize"
+            )
+    batch: dict[str, Any] = {k: default_collate([s.tensors[k] for s in samples]) for k in first.tensors}
+    batch["name"] = [sample.name for sample in samples]
+    batch["extent"] = torch.tensor([sample.extent for sample in samples])
+    return batch
+
+
+class Loader(DataLoader):
+    """A ``DataLoader`` that raises a worker's ``DataError`` as itself and can go on within an epoch.
+
+    Lightning saves ``state_dict`` with a checkpoint. After a restart in the same epoch the batches that were
+    already trained on are passed over (by the sampler: nothing is decoded for them).
+    """
+
+    def __init__(self, dataset: SplitDataset, *, finish: Finish | None = None, **kwargs: Any) -> None:
+        """``finish`` is applied to each batch in the main process; the rest is ``DataLoader``'s."""
+        super().__init__(dataset, **kwargs)
+        self._finish = finish
+        self._epoch, self._yielded = 0, 0
+        self._resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator: its body runs at the first batch, when Lightning has told the sampler the epoch.
+        self._start()
+        for batch in super().__iter__():
+            batch = fault_or_batch(batch)
+            self._yielded += 1
+            yield self._finish(batch) if self._finish else batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "batches": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resume = dict(state)
+
+    def _start(self) -> None:
+        state, self._resume = self._resume, None
+        self._epoch, self._yielded = 0, 0
+        if not isinstance(self.sampler, TrainSampler):
+            return
+        self._epoch = self.sampler.epoch
+        if state is not None and state["epoch"] == self._epoch and state["batches"] < len(self):
+            self._yielded = state["batches"]
+        self.sampler.skip = self._yielded * (self.batch_size or 1)
+
+
+def fault_or_batch(batch: dict[str, Any] | DataError) -> dict[str, Any]:
+    """Raise the fault that came in a batch's place."""
+    if isinstance(batch, DataError):
+        raise batch
+    return batch
+
+
+def to_batch(batch: dict[str, Any], info: DatasetInfo) -> Batch:
+    """A collated batch, on its device, as methods see it (:class:`hardpix.types.Batch`).
+
+    The image is normalised and its padding set to exactly 0; labels become int64. A finished batch stays as it
+    is.
+    """
+    if "extent" not in batch:
+        return cast(Batch, batch)
+    extent = batch["extent"]
+    out = {key: value for key, value in batch.items() if key != "extent"}
+    out["image"] = normalise(batch["image"], extent, info)
+    if "label" in out:
+        out["label"] = batch["label"].long()
+    return cast(Batch, out)
+
+
+def normalise(image: Tensor, extent: Tensor, info: DatasetInfo) -> Tensor:
+    """``[B, 3, H, W]`` uint8 -> float32 ``(x - mean) / std``; 0 outside each ``extent`` (height, width)."""
+    mean = torch.tensor(info.mean, device=image.device)[:, None, None]
+    std = torch.tensor(info.std, device=image.device)[:, None, None]
+    out = image.float().sub_(mean).div_(std)
+    height, width = image.shape[-2:]
+    rows = torch.arange(height, device=image.device) < extent[:, :1]
+    columns = torch.arange(width, device=image.device) < extent[:, 1:]
+    padding = ~(rows[:, :, None] & columns[:, None, :])
+    return out.masked_fill_(padding[:, None], 0.0)

@@ -1,0 +1,166 @@
+"""Joint transforms of image, label, depth and masks: mmsegmentation's training pipeline, and a test pipeline.
+
+A transform maps a :class:`hardpix.data.base.Sample` to tensors that collate. Images stay 8-bit: they are
+normalised after the transfer to the device, which then moves a quarter of the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from hardpix.data.base import Sample
+from hardpix.data.photometric import Photometric, uniform
+from hardpix.data.tensors import DepthMap
+from hardpix.data.window import Window, label_window, zoom
+
+Size = tuple[int, int]  # height, width
+
+REDRAWS = 10  # mmsegmentation's RandomCrop redraws at most so often
+
+
+class Transformed(NamedTuple):
+    """A sample ready to collate."""
+
+    tensors: dict[str, Tensor]  # image uint8 [3, H, W]; label, depth, ... [H, W]
+    name: str
+    extent: Size  # what of height and width is picture; the rest, below and to the right, is padding
+
+
+class TrainTransform:
+    """Random resize, random crop, horizontal flip, photometric distortion, padding: mmsegmentation's order.
+
+    The crop window is drawn in the coordinates of the resized picture and only its pixels are resized, which
+    equals resizing everything and cropping then.
+
+    crop: (height, width) that comes out; smaller pictures are padded below and to the right, with void in
+        the label, invalid depth, and an image that is 0 after normalisation.
+    base_size: (long, short) limits that the picture is fitted into, keeping its ratio, before ``ratio``
+        scales it; null for its native size.
+    ratio: range of the random scale, one for both sides.
+    cat_max_ratio: the window is redrawn, at most ten times, while one class covers more than this share of
+        its labelled pixels or fewer than two classes are in it; the last draw is kept. Null: no test.
+    hflip: probability of a horizontal flip.
+    photometric: null, or a :class:`Photometric`.
+    scale_with_zoom: a random scale s of the picture is a zoom of the camera. False leaves depth in metres as
+        measured; True divides it by s, as if the camera had moved nearer.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: Sequence[int],
+        base_size: Sequence[int] | None,
+        ratio: Sequence[float],
+        cat_max_ratio: float | None,
+        hflip: float,
+        photometric: Photometric | None,
+        scale_with_zoom: bool,
+    ) -> None:
+        self.crop: Size = (crop[0], crop[1])
+        self.base_size = None if base_size is None else (base_size[0], base_size[1])
+        self.ratio = (ratio[0], ratio[1])
+        self.cat_max_ratio, self.hflip, self.photometric = cat_max_ratio, hflip, photometric
+        self.scale_with_zoom = scale_with_zoom
+
+    def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed:
+        ratio = uniform(rng, *self.ratio)
+        native = (sample["image"].shape[-2], sample["image"].shape[-1])
+        scaled = scaled_size(native, self.base_size, ratio)
+        window = self._draw_window(sample, scaled, rng, ignore_index)
+        tensors = {key: zoom(value, window) for key, value in typed(sample).items()}
+        if self.scale_with_zoom and "depth" in tensors:
+            tensors["depth"] = DepthMap(tensors["depth"] / ratio)
+        if uniform(rng, 0, 1) < self.hflip:
+            tensors = {key: F.horizontal_flip(value) for key, value in tensors.items()}
+        if self.photometric is not None:
+            distorted = self.photometric(tensors["image"].numpy(), rng)
+            tensors["image"] = tv_tensors.Image(torch.from_numpy(distorted))
+        padded = {
+            key: pad(value, self.crop, ignore_index if key == "label" else 0)
+            for key, value in tensors.items()
+        }
+        return Transformed(plain(padded), sample["name"], (window.height, window.width))
+
+    def _draw_window(self, sample: Sample, scaled: Size, rng: torch.Generator, ignore_index: int) -> Window:
+        window = self._random_window(scaled, rng)
+        if self.cat_max_ratio is None or "label" not in sample:
+            return window
+        label = sample["label"].numpy()
+        for _ in range(REDRAWS):
+            if is_varied(label_window(label, window), ignore_index, self.cat_max_ratio):
+                break
+            window = self._random_window(scaled, rng)
+        return window
+
+    def _random_window(self, scaled: Size, rng: torch.Generator) -> Window:
+        height, width = (min(size, limit) for size, limit in zip(scaled, self.crop, strict=True))
+        top = int(torch.randint(scaled[0] - height + 1, (), generator=rng))
+        left = int(torch.randint(scaled[1] - width + 1, (), generator=rng))
+        return Window(scaled, top, left, height, width)
+
+
+class TestTransform:
+    """Evaluation: the picture as it is.
+
+    resize: null, or the (height, width) that image, label and depth are all brought to, for protocols that
+        score at a fixed size. Scores at native size need null here.
+    """
+
+    __test__ = False  # the name begins like a test's
+
+    def __init__(self, *, resize: Sequence[int] | None) -> None:
+        self.resize = None if resize is None else (resize[0], resize[1])
+
+    def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed:
+        native = (sample["image"].shape[-2], sample["image"].shape[-1])
+        height, width = self.resize or native
+        window = Window((height, width), 0, 0, height, width)
+        tensors = {key: zoom(value, window) for key, value in typed(sample).items()}
+        return Transformed(plain(tensors), sample["name"], (height, width))
+
+
+def typed(sample: Sample) -> dict[str, tv_tensors.TVTensor]:
+    """The tensors of a sample as what they are, for v2 transforms to tell apart."""
+    types: dict[str, Any] = {"image": tv_tensors.Image, "depth": DepthMap}
+    return {
+        key: types.get(key, tv_tensors.Mask)(value)
+        for key, value in sample.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def plain(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {key: value.as_subclass(Tensor) for key, value in tensors.items()}
+
+
+def pad(value: Tensor, size: Size, fill: int) -> Tensor:
+    """Pad below and to the right to ``size``; ``fill`` is for labels, a :class:`DepthMap` becomes invalid."""
+    height, width = value.shape[-2:]
+    if (height, width) == tuple(size):
+        return value
+    return F.pad(value, [0, 0, size[1] - width, size[0] - height], fill=fill)
+
+
+def scaled_size(native: Size, base_size: Size | None, ratio: float) -> Size:
+    """Size after the random resize: the picture fitted into ``base_size`` (long, short) times ``ratio``."""
+    if base_size is None:
+        factor = ratio
+    else:
+        limits = [int(limit * ratio) for limit in base_size]
+        factor = min(max(limits) / max(native), min(limits) / min(native))
+    return max(1, int(native[0] * factor + 0.5)), max(1, int(native[1] * factor + 0.5))
+
+
+def is_varied(label: NDArray, ignore_index: int, cat_max_ratio: float) -> bool:
+    """Whether a crop holds two classes or more, none on more than ``cat_max_ratio`` of its labelled pixels."""
+    counts = torch.bincount(torch.from_numpy(label).flatten(), minlength=ignore_index + 1)
+    counts[ignore_index] = 0
+    counts = counts[counts > 0]
+    return len(counts) > 1 and int(counts.max()) <= cat_max_ratio * int(counts.sum())
