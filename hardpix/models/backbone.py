@@ -1,0 +1,239 @@
+"""Any timm model as a pyramid of feature maps. The only file that imports timm."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.layers
+import timm.models
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hardpix.types import ConfigError, FeatureSpec
+
+_log = logging.getLogger(__name__)
+
+MIN_STRIDE = 4  # finer maps (the stem's) belong to no published head and cost the most memory
+SINGLE_STRIDE_LEVELS = (
+    4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12, so that heads find four levels
+)
+# Some families accept images of other sizes than they were trained on only when told so, each in its own words.
+ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+class TimmBackbone(nn.Module):
+    """Image ``[B, in_channels, H, W]`` -> list of NCHW maps ``[B, c, h, w]``, finest first, as ``specs`` says.
+
+    Levels are those of timm's ``features_only`` with a stride of at least 4: for a ResNet layer1 to layer4 (strides
+    4, 8, 16, 32, or 4, 8, 8, 8 with ``output_stride=8``); for a plain ViT four evenly spaced blocks, all of one
+    stride. ``options={"out_indices": [...]}`` chooses timm's levels oneself and drops none.
+
+    A map measures ``ceil(H / stride)``. Families that would cut an image of another size (ConvNeXt) or refuse it
+    (ViT, Swin, HRNet) get it padded with 0, the mean colour, on the right and bottom, and their maps cropped back.
+
+    Args:
+        pretrained: True (the hub, or its cache) | False | path of a ``.safetensors``, ``.pth`` or ``.pt`` file as
+            timm publishes it for this model; classifier weights in it are ignored.
+        options: passed on to timm's constructor, for example ``{"drop_path_rate": 0.2}`` or ``{"img_size": 512}``.
+        output_stride: stride of the coarsest level, reached by dilation where timm can; None: the model's own.
+        freeze_bn: batch norm keeps its running statistics in training (scale and shift are still trained).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool | str,
+        options: dict[str, Any],
+        in_channels: int = 3,
+        output_stride: int | None = None,
+        freeze_bn: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_name(name)
+        options = options | {"in_chans": in_channels}
+        net, options = _create(name, options, output_stride)
+        first = 0 if "out_indices" in options else _first_level(net.feature_info.reduction())
+        if len(set(net.feature_info.reduction())) == 1 and "out_indices" not in options:
+            options |= {"out_indices": _spread(len(net.feature_info.info), SINGLE_STRIDE_LEVELS)}
+            net = _features(name, options)
+        if pretrained is True:
+            net = _from_hub(name, options)
+        elif isinstance(pretrained, str):
+            _load_file(net, name, options, pretrained)
+        self.name, self.net, self.first, self.freeze_bn = name, net, first, freeze_bn
+        self.channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+        info = list(zip(net.feature_info.reduction(), net.feature_info.channels(), strict=True))
+        self.specs = tuple(FeatureSpec(stride, channels) for stride, channels in info[first:])
+        self.multiple = self._find_multiple(in_channels)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        if self.multiple == 1:
+            return self._levels(image)
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        strides = [spec.stride for spec in self.specs]
+        maps = zip(self._levels(padded), strides, strict=True)
+        return [x[..., : -(-height // s), : -(-width // s)] for x, s in maps]
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _levels(self, image: Tensor) -> list[Tensor]:
+        maps = self.net(image)[self.first :]
+        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
+
+    @torch.no_grad()
+    def _find_multiple(self, in_channels: int) -> int:
+        """Smallest size step whose padding makes every map ``ceil(H / stride)``; found on a small odd image."""
+        strides = [spec.stride for spec in self.specs]
+        height, width = 2 * max(strides) + 1, 3 * max(strides) + 1
+        expected = [(-(-height // s), -(-width // s)) for s in strides]
+        self.eval()
+        for self.multiple in (1, min(strides), max(strides)):
+            try:
+                maps = self(torch.zeros(1, in_channels, height, width))
+            except (AssertionError, RuntimeError, ValueError):  # timm's ways to refuse a size
+                continue
+            if [tuple(x.shape[-2:]) for x in maps] == expected:
+                self.train()
+                return self.multiple
+        raise ConfigError(
+            f"backbone.name={self.name}: takes images of one size only, so it can neither be trained on crops nor "
+            "predict whole images; choose another model"
+        )
+
+
+def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
+    """Batch norm -> synchronised batch norm, keeping timm's fused activations.
+
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` would replace timm's norm-and-activation layers (MobileNetV3,
+    EfficientNet) by a bare norm and silently lose the activation.
+    """
+    return timm.layers.convert_sync_batchnorm(module)
+
+
+def _check_name(name: str) -> None:
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise ConfigError(f"backbone.name={name}: timm {timm.__version__} has no such model{hint}")
+
+
+def _create(name: str, options: dict[str, Any], output_stride: int | None) -> tuple[Any, dict[str, Any]]:
+    """The feature network with random weights, and the options it was made with."""
+    net: Any
+    net, options = _create_any_size(name, options)
+    own = net.feature_info.reduction()
+    if output_stride in (None, max(own)):
+        return net, options
+    options = options | {"output_stride": output_stride}
+    try:
+        net = timm.create_model(name, features_only=True, **options)
+    except (AssertionError, TypeError, ValueError, RuntimeError, NotImplementedError):
+        pass  # still the undilated one
+    if max(net.feature_info.reduction()) != output_stride:
+        raise ConfigError(
+            f"backbone.output_stride={output_stride}: timm cannot dilate {name} to it (its strides are "
+            f"{', '.join(map(str, own))}); set null, or 8, 16 or 32 with a ResNet, ConvNeXt or MobileNetV3"
+        )
+    return net, options
+
+
+def _create_any_size(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    for extra in ANY_SIZE_OPTIONS:
+        try:
+            return timm.create_model(name, features_only=True, **extra | options), extra | options
+        except TypeError as error:
+            if not any(key in str(error) for key in extra):
+                break
+        except Exception:  # told below in full
+            break
+    return _features(name, options), options
+
+
+def _features(name: str, options: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except TypeError as error:
+        raise ConfigError(f"backbone.options: {name} does not take them: {_line(error)}") from error
+    except Exception as error:  # each family refuses in its own way
+        raise ConfigError(
+            f"backbone.name={name}: timm cannot make a feature pyramid of it ({_line(error)})"
+        ) from error
+
+
+def _first_level(strides: list[int]) -> int:
+    return next((i for i, stride in enumerate(strides) if stride >= MIN_STRIDE), 0)
+
+
+def _spread(depth: int, count: int) -> list[int]:
+    """``count`` evenly spaced block indices, the last block included."""
+    return sorted({depth * (i + 1) // count - 1 for i in range(count)} - {-1})
+
+
+def _from_hub(name: str, options: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, pretrained=True, features_only=True, **options)
+    except Exception as error:  # the hub's client, urllib and timm each raise types of their own
+        raise ConfigError(
+            f"backbone.pretrained=true: no weights of {name} in the hub's cache or on the network "
+            f"({_line(error)}); set backbone.pretrained to a local .safetensors or .pth file of them, or to false"
+        ) from error
+
+
+def _load_file(net: nn.Module, name: str, options: dict[str, Any], path: str) -> None:
+    """Copy a file's tensors into ``net``; every tensor of ``net`` must be in it, and nothing foreign to the model."""
+    stored = {_flat(key): value for key, value in _read(path).items()}
+    # The whole model knows the names that a feature network leaves out: classifier, last norm, fixed buffers.
+    whole = timm.create_model(name, **{k: v for k, v in options.items() if k != "out_indices"})
+    known = {
+        _flat(key) for tensors in (whole.named_parameters(), whole.named_buffers()) for key, _ in tensors
+    }
+    wanted = {key: _flat(key.removeprefix("model.")) for key in net.state_dict()}
+    state = {key: stored[flat] for key, flat in wanted.items() if flat in stored}
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    foreign = [key for key in stored if key not in known]
+    shapes = [k for k, value in net.state_dict().items() if k in state and state[k].shape != value.shape]
+    for problem, keys in (("lacks", missing), ("has the foreign", foreign), ("has another shape of", shapes)):
+        if keys:
+            raise ConfigError(
+                f"backbone.pretrained={path}: not weights of {name}: of {len(wanted)} tensors {len(state)} match "
+                f"by name, and it {problem} {', '.join(keys[:3])} ({len(keys)} in all); give a file that timm "
+                "publishes for this model"
+            )
+    net.load_state_dict(state, strict=False)
+    _log.info("%s: %d of %d tensors from %s", name, len(state), len(wanted), path)
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise ConfigError(f"backbone.pretrained={path}: no such file; give a .safetensors, .pth or .pt file")
+    try:
+        return timm.models.load_state_dict(path, device="cpu", weights_only=True)
+    except Exception as error:  # unpickling and safetensors raise anything
+        raise ConfigError(
+            f"backbone.pretrained={path}: not a file of weights only ({_line(error)}); give a .safetensors, .pth or "
+            ".pt file that holds tensors by name"
+        ) from error
+
+
+def _flat(key: str) -> str:
+    """timm's feature networks rename ``stages.0.blocks`` to ``stages_0.blocks``."""
+    return key.replace(".", "_")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

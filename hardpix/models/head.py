@@ -1,0 +1,36 @@
+"""What every head is: pyramid -> named outputs and decoder features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from hardpix.models.layers import Classifiers
+from hardpix.types import FeatureSpec
+
+
+class HeadOutput(NamedTuple):
+    outputs: dict[str, Tensor]  # name -> [B, channels, h, w] at the finest decoder map's resolution
+    decoder: list[
+        Tensor
+    ]  # finest first, never empty; the last is the deepest (ASPP or pyramid-pooling output)
+
+
+class Head(nn.Module):
+    """One decoder shared by all outputs, and one classifier per output on the decoder's finest map.
+
+    Subclasses set ``features`` (the decoder's maps, known at construction) and ``classifiers``, and implement
+    ``decode``. A second head of the same configuration is a second instance: nothing is shared.
+    """
+
+    features: tuple[FeatureSpec, ...]
+    classifiers: Classifiers
+
+    def decode(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """Encoder maps, finest first -> decoder maps, finest first."""
+        raise TypeError(f"{type(self).__name__} does not say how it decodes")
+
+    def forward(self, pyramid: list[Tensor]) -> HeadOutput:
+        decoder = self.decode(pyramid)
+        return HeadOutput(self.classifiers(decoder[0]), decoder)
