@@ -87,7 +87,7 @@ class Method(pl.LightningModule):
         total = torch.stack([x.float() for x in losses.values()]).sum()
         self._epoch_loss += total.detach()
         self._epoch_steps += 1
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # logging every step costs more
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # the steps Lightning writes
             self.log("train/loss", total.detach(), prog_bar=True)
             self.log_dict({f"train/{name}": x.detach() for name, x in losses.items()})
         return total
@@ -122,9 +122,9 @@ class Method(pl.LightningModule):
         metric: Any = self.metrics[split]
         scores = metric.compute()
         self.confusion = metric.confusion.cpu()  # summed over processes here; the run writes it to disk
-        scalars = {f"{split}/{name}": x.float() for name, x in scores.items() if x.ndim == 0}
-        self.log_dict(scalars, prog_bar=False)
-        self.log(f"{split}_miou", scores["miou"].float(), prog_bar=True, logger=False)
+        names = dict.fromkeys(("miou", "pixel_acc", "mean_acc", self.info.main_metric))
+        self.log_dict({f"{split}/{name}": scores[name].float() for name in names})
+        self.log("mIoU", scores["miou"].float(), prog_bar=True, logger=False)
         metric.reset()
 
     def configure_optimizers(self) -> Any:

@@ -54,7 +54,7 @@ class HardnessLevel(Method):
             normalize_over=self.normalize_over,
             void_in_normalizer=self.void_in_normalizer,
         )
-        # Eqs. (3), (4): each player sees the other's map as a constant.
+        # A min-max game in one backward pass: each player sees the other's map as a constant.
         segmentation = weighted_loss(weight.detach(), error, valid, self.normalize_over)
         hardness = -weighted_loss(weight, error.detach(), valid, self.normalize_over)
         losses = {"segmentation": segmentation, "hardness": self.alpha * hardness}

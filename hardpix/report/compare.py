@@ -14,13 +14,10 @@ from hardpix.types import HardpixError
 
 # Factors that cannot change what a run learns. An entry covers the key itself and all keys below it.
 IGNORED = (
-    "seed",  # what a table averages over
-    *("run", "name", "study", "tags", "notes", "logger", "hydra", "trusted"),  # names and places
-    *("run_dir", "runs_dir", "out", "out_dir", "output_dir", "resume", "trainer.default_root_dir"),
-    *("progress", "callbacks.progress", "callbacks.panels", "trainer.enable_progress_bar"),
-    *("trainer.progress", "trainer.log_every_n_steps"),
-    *("data.num_workers", "data.pin_memory", "data.persistent_workers", "data.prefetch_factor"),
-    *("data.cache", "data.cache_dir"),
+    *("seed", "data.seed"),  # what a table averages over
+    *("run", "study", "runs_dir", "resume", "trusted"),  # names and places
+    *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
+    *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
 )
 # Facts of the machine: they move a score by rounding and a cost by a lot, so they are told below the table.
 WARNED = ("trainer.precision", "trainer.accelerator")

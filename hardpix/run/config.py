@@ -70,6 +70,7 @@ class Root:
     resume: bool = False
     init_from: str | None = None
     test_weights: str = "last"
+    panels: int = 4
     trusted: list[str] = field(default_factory=list)
 
 

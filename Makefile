@@ -1,0 +1,40 @@
+# make demo and make test do all the set-up on a machine that has Python (3.11 to 3.14) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_ARGS ?= -n 2
+
+.PHONY: help setup demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:           ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+setup: $(READY)  ## create .venv and install (repeatable: constraints.txt)
+
+demo: $(READY)   ## a small sweep on synthetic rooms, a table, a page with pictures
+	$(BIN)/hardpix demo
+
+test: $(READY)   ## the test suite: no network, GPU or data set needed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)   ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff reformat
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## speed, side by side in one run, as ratios
+	$(BIN)/python scripts/bench.py
+
+clean:           ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

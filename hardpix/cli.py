@@ -1,0 +1,125 @@
+"""The ``hardpix`` command: names its sub-commands and imports nothing heavy before one is chosen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import hardpix
+
+USAGE = """\
+hardpix: fair, repeatable comparisons of hard-pixel methods in semantic segmentation
+
+usage: hardpix COMMAND [ARGUMENTS]
+
+  train      train one run, or a sweep:  hardpix train method=hardness seed=1
+                                         hardpix train -m loss=cross_entropy,ohem seed=0,1
+  evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
+  predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
+  table      compare runs:               hardpix table RUNS... --rows method,loss
+  data       look at and pack datasets:  hardpix data pack data=nyuv2 --out DIR
+  demo       the two-minute tour: a small sweep on synthetic rooms, a table and a page with pictures
+
+hardpix COMMAND --help says more; hardpix --version prints the version.
+Settings are Hydra overrides (group=choice, key.sub=value); hardpix train --cfg job shows them all.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 done, 1 a run failed, 2 the request was wrong)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"hardpix {hardpix.__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+        print(f"hardpix: there is no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    return _reported(COMMANDS[name], rest)
+
+
+def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command; a fault of the user becomes its own sentence, a traceback only with HYDRA_FULL_ERROR=1."""
+    from hardpix.types import HardpixError
+
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    try:
+        return command(arguments)
+    except HardpixError as error:
+        if full:
+            raise
+        print(f"hardpix: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        print("hardpix: interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(arguments: list[str]) -> int:
+    if os.environ.get("HARDPIX_JOB") and os.environ.get("LOCAL_RANK", "0") != "0":
+        from pathlib import Path
+
+        from hardpix.run.train import join
+
+        join(Path(os.environ["HARDPIX_JOB"]))  # a further process of a run that Lightning started
+        return 0
+    from hardpix.run.launch import launch
+
+    return launch(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from hardpix.run.evaluate import main
+
+    return main(arguments)
+
+
+def _predict(arguments: list[str]) -> int:
+    from hardpix.run.predict import main
+
+    return main(arguments)
+
+
+def _table(arguments: list[str]) -> int:
+    import argparse
+
+    from hardpix.report.command import add_arguments, run
+
+    parser = argparse.ArgumentParser("hardpix table", description="compare runs in a table")
+    add_arguments(parser)
+    return run(parser.parse_args(arguments)) or 0
+
+
+def _data(arguments: list[str]) -> int:
+    from hardpix.run.data_command import main
+
+    return main(arguments)
+
+
+def _demo(arguments: list[str]) -> int:
+    from hardpix.run.demo import main
+
+    return main(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "table": _table,
+    "data": _data,
+    "demo": _demo,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Configuration -> data and method: one function to read from top to bottom."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from hardpix.data import DataModule
+from hardpix.losses import CrossEntropy
+from hardpix.methods import Method, Parts
+from hardpix.types import ConfigError, HardpixError
+
+
+def build(cfg: DictConfig) -> tuple[DataModule, Method]:
+    """Build everything a run needs; raises ``ConfigError``/``DataError`` before a pixel is read."""
+    data: DataModule = make(cfg.data)
+    build_head = make(cfg.head)
+    build_model = partial(make(cfg.model), make(cfg.backbone), build_head)
+    supplied = {"ignore_index": data.info.ignore_index, "class_counts": data.class_counts}
+    loss = _with_supplied(make(cfg.loss, _partial_=True), supplied)
+    aux_loss = CrossEntropy(
+        ignore_index=data.info.ignore_index, normalizer=getattr(loss, "normalizer", "valid")
+    )
+    parts = Parts(
+        info=data.info,
+        build_model=build_model,
+        build_head=build_head,
+        loss=loss,
+        aux_loss=aux_loss,
+        aux_weight=cfg.aux_weight,
+        infer=make(cfg.inference),
+        build_optimizer=make(cfg.optimizer),
+        build_scheduler=make(cfg.scheduler),
+    )
+    method: Method = make(cfg.method, parts)
+    _check_loss(method, loss)
+    data.use(method.requires)
+    return data, method
+
+
+def make(node: DictConfig, *args: Any, **given: Any) -> Any:
+    """``hydra.utils.instantiate`` whose failures are hardpix's own: a fault of the user keeps its one sentence."""
+    try:
+        return instantiate(node, *args, **given, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, HardpixError):
+            raise cause from None
+        raise ConfigError(f"{node.get('_target_')}: {cause or error}") from error
+
+
+def _with_supplied(factory: Any, available: dict[str, Any]) -> Any:
+    """Call ``factory`` with those of ``available`` that its signature asks for."""
+    names = inspect.signature(factory).parameters
+    return factory(**{name: value for name, value in available.items() if name in names})
+
+
+def _check_loss(method: Method, loss: Any) -> None:
+    """A loss that would be silently ignored makes a table lie."""
+    if not method.takes_loss and not isinstance(loss, CrossEntropy):
+        raise ConfigError(
+            f"loss={type(loss).__name__}: {type(method).__name__} is defined on plain cross-entropy and would "
+            "ignore it; use loss=cross_entropy, or method=baseline for this loss"
+        )

@@ -1,0 +1,76 @@
+"""Weights in and out: always loaded as plain data, never as code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hardpix.run import rundir
+from hardpix.types import ConfigError, HardpixError
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; a file that is missing, damaged or carries code is refused in one sentence."""
+    if not path.is_file():
+        raise HardpixError(f"{path} does not exist: the run has not saved this checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise HardpixError(
+            f"{path} holds more than plain data and is not loaded ({_first_line(error)})"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise HardpixError(f"{path} is damaged ({_first_line(error)})") from None
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise HardpixError(f"{path} is not a checkpoint of this program: it has no state_dict")
+    return content
+
+
+def load_weights(method: nn.Module, run_dir: Path, weights: str) -> None:
+    """Put ``last`` or ``best`` of a run into ``method``; every tensor must fit."""
+    if weights not in ("last", "best"):
+        raise ConfigError(f"weights={weights}: must be last or best")
+    path = run_dir / (rundir.LAST if weights == "last" else rundir.BEST)
+    state = read_checkpoint(path)["state_dict"]
+    misfits = misfitting(method.state_dict(), state)
+    if misfits:
+        raise HardpixError(f"{path} does not fit the configured model: {'; '.join(misfits[:3])}")
+    method.load_state_dict(state)
+
+
+def init_from(method: nn.Module, source: str) -> str:
+    """Start from another run's weights: every tensor of equal name and shape. Returns what was matched.
+
+    ``source`` is a run directory (its ``last``) or a checkpoint file. Fails when no tensor matches.
+    """
+    path = Path(source)
+    path = path / rundir.LAST if path.is_dir() else path
+    state = read_checkpoint(path)["state_dict"]
+    own = method.state_dict()
+    matching = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not matching:
+        raise HardpixError(
+            f"init_from={source}: no tensor matches this model: {'; '.join(misfitting(own, state)[:3])}"
+        )
+    method.load_state_dict(matching, strict=False)
+    return f"{len(matching)} of {len(own)} tensors from {path}"
+
+
+def misfitting(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
+    """What keeps ``given`` from loading into ``own``: missing, unexpected and differently shaped names."""
+    found = [f"{k} missing" for k in own if k not in given]
+    found += [f"{k} unexpected" for k in given if k not in own]
+    found += [
+        f"{k} is {list(given[k].shape)}, not {list(own[k].shape)}"
+        for k in own
+        if k in given and own[k].shape != given[k].shape
+    ]
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

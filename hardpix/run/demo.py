@@ -1,0 +1,109 @@
+"""``hardpix demo``: hard-pixel methods compared on synthetic rooms, in a table and a page with pictures."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import traceback
+from datetime import datetime
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.markdown import Markdown
+
+from hardpix.report.collect import collect
+from hardpix.report.html import Figure, Section, index_page
+from hardpix.report.render import render
+from hardpix.report.table import table
+from hardpix.run.config import compose
+from hardpix.run.rundir import write_text
+from hardpix.types import HardpixError
+
+# One choice per row of the table; the first one is what the others' costs are relative to.
+ROWS = (
+    ("cross_entropy", ("method=baseline", "loss=cross_entropy")),
+    ("ohem", ("method=baseline", "loss=ohem")),
+    ("focal", ("method=baseline", "loss=focal")),
+    ("hardness", ("method=hardness", "loss=cross_entropy")),
+)
+COLUMNS = (
+    "test/miou=mIoU",
+    "test/mean_acc=mean accuracy",
+    "test/pixel_acc=pixel accuracy",
+    "cost/step_seconds:x=time per step",
+    "cost/peak_memory_mb:x=memory",
+)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("hardpix demo", description=__doc__.replace("``", ""))
+    parser.add_argument("--out", type=Path, help="folder for runs and page (default: runs/demo-TIME)")
+    parser.add_argument("--seeds", type=int, default=2, help="runs per row (default: 2)")
+    parser.add_argument("overrides", nargs="*", help="settings of every run, such as trainer.max_steps=50")
+    given = parser.parse_args(arguments)
+    out = given.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    if (out / "index.html").exists():
+        raise HardpixError(f"{out} already holds a demo; choose another --out")
+    begin = time.perf_counter()
+    commands = run_all(out, given.seeds, given.overrides)
+    page = write_page(out, commands)
+    print(f"\n{time.perf_counter() - begin:.0f} s; the page with pictures: {page}")
+    return 0
+
+
+def run_all(out: Path, seeds: int, overrides: list[str]) -> list[str]:
+    """Train every row with every seed; a failing run is recorded and the others go on. Returns the commands."""
+    from hardpix.run.train import train
+
+    commands = []
+    for seed in range(seeds):
+        for name, choice in ROWS:
+            settings = ["experiment=demo", *choice, f"seed={seed}", f"study={out.name}", f"run={name}-{seed}"]
+            settings += [f"runs_dir={out.parent}", *overrides]
+            commands.append("hardpix train " + " ".join(settings))
+            print(f"\n$ {commands[-1]}", flush=True)
+            try:
+                train(compose(settings))
+            except HardpixError as error:
+                print(f"failed: {error}")
+            except Exception:
+                traceback.print_exc()
+    return commands
+
+
+def write_page(out: Path, commands: list[str]) -> Path:
+    """``table.md`` and ``index.html`` from the run records in ``out``; prints the table."""
+    runs = collect([out])
+    made = table(runs, ("method", "loss"), COLUMNS, "method=Baseline,loss=CrossEntropy")
+    markdown = render(made, "md")
+    write_text(out / "table.md", markdown)
+    Console().print(Markdown(markdown))
+    sections = [
+        Section("Pictures", _figures(out), "Image, truth, prediction and error, and the learned hardness."),
+    ]
+    page = index_page(
+        "Hard pixels on synthetic rooms",
+        [render(made, "html")],
+        sections,
+        runs=runs,
+        commands=commands,
+        notes=[
+            "Every figure comes from the runs below; a run takes seconds, so differences are mostly noise."
+        ],
+    )
+    write_text(out / "index.html", page)
+    return out / "index.html"
+
+
+def _figures(out: Path) -> list[Figure]:
+    """The same frames under every row, first seed."""
+    found = []
+    names = sorted({p.name for name, _ in ROWS for p in (out / f"{name}-0" / "panels").glob("*.png")})
+    for name in names[:4]:
+        for row, _ in ROWS:
+            path = out / f"{row}-0" / "panels" / name
+            if path.is_file():
+                with Image.open(path) as picture:
+                    found.append(Figure(f"{row}: frame {path.stem}", picture.copy()))
+    return found

@@ -1,0 +1,131 @@
+"""``hardpix evaluate``: the scores of a run on a split, with any inference."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hardpix import record
+from hardpix.run import rundir
+from hardpix.run.config import compose_group, nearest, validate
+from hardpix.types import ConfigError, HardpixError
+
+REPLACEABLE = ("data", "inference", "trainer")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "hardpix evaluate",
+        description="Score a run: mIoU, accuracies, per-class table, panels. Overrides may choose another "
+        "inference=whole|slide|multiscale, another data=NAME with the same classes, or set any data., inference. "
+        "and trainer. key.",
+    )
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("overrides", nargs="*", help="for example inference=slide inference.stride=[256,256]")
+    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
+    parser.add_argument("--weights", default="last", choices=("last", "best"))
+    parser.add_argument("--out", type=Path, help="folder for the results (default: RUN/evaluations/NAME)")
+    given = parser.parse_args(arguments)
+    record.read(given.run)  # says in one sentence if this is no run
+    cfg = override(rundir.read_config(given.run), given.overrides)
+    validate(cfg)
+    out = given.out or given.run / "evaluations" / _name(given.split, given.weights, given.overrides)
+    evaluate(given.run, cfg, split=given.split, weights=given.weights, out=out)
+    return 0
+
+
+def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """A saved configuration with some of it replaced: ``inference=slide`` a group, ``data.num_workers=0`` a key."""
+    cfg = cfg.copy()
+    for text in sorted(overrides, key=lambda o: "." in o.split("=", 1)[0]):  # groups first
+        key, equals, value = text.partition("=")
+        group = key.split(".", 1)[0]
+        if not equals or group not in REPLACEABLE:
+            raise ConfigError(
+                f"{text}: an evaluation can set {', '.join(REPLACEABLE)}{nearest(group, REPLACEABLE)}"
+            )
+        if key == group:
+            chosen = compose_group(group, value)
+            OmegaConf.set_struct(cfg, False)
+            cfg[group] = chosen[group]
+            OmegaConf.set_struct(cfg, True)
+            continue
+        try:
+            OmegaConf.update(cfg, key, OmegaConf.create({"v": None}).v if value == "null" else _value(value))
+        except (OmegaConfBaseException, AttributeError) as error:
+            raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+    return cfg
+
+
+def _value(text: str) -> object:
+    """A value as Hydra's command line would read it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(f"v={text}").value()
+
+
+def _name(split: str, weights: str, overrides: list[str]) -> str:
+    return rundir.short_name([f"split={split}", f"weights={weights}", *overrides])
+
+
+def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: Path) -> dict[str, float]:
+    """Score ``run_dir`` under ``cfg``: record, ``per_class.csv``, ``confusion.npy`` and panels go to ``out``."""
+    import pytorch_lightning as pl
+
+    from hardpix.run import results
+    from hardpix.run.build import build
+    from hardpix.run.callbacks import _progress
+    from hardpix.run.checkpoint import load_weights
+    from hardpix.run.panels import write_panels
+    from hardpix.run.train import quiet
+
+    quiet()
+    trained = record.read(run_dir)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data, method = build(cfg)
+    load_weights(method, run_dir, weights)
+    trainer = pl.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=1,
+        precision=str(cfg.trainer.precision),  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_test_batches=cfg.trainer.limit_test_batches,
+        callbacks=_progress("none", 1),
+    )
+    scores = trainer.test(method, data.evaluation_loader(split), verbose=False)[0]
+    metrics = {k.replace("test/", f"{split}/"): v for k, v in scores.items() if k.startswith("test/")}
+    results.write(out, method.confusion.numpy(), data.info)
+    results.show(
+        method.confusion.numpy(), data.info, title=f"{run_dir.name}: {split} split, {weights} weights"
+    )
+    rundir.write_config(out, cfg)
+    factors = record.flatten(rundir.plain(cfg)) | {"evaluation.split": split, "evaluation.weights": weights}
+    done = replace(
+        trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
+        factors=factors, metrics=metrics, started=rundir.utc_now(),
+    )  # fmt: skip
+    record.write(done, out)
+    write_panels(method, data, out / "panels", split=split, count=cfg.panels)
+    print(f"written to {out}")
+    return metrics
+
+
+def loaded(run_dir: Path, weights: str, overrides: list[str]):
+    """(cfg, data, method in eval mode) of a run, for prediction and notebooks."""
+    from hardpix.run.build import build
+    from hardpix.run.checkpoint import load_weights
+
+    if not (run_dir / rundir.CONFIG).is_file():
+        raise HardpixError(f"{run_dir} is not a run directory: it has no {rundir.CONFIG}")
+    cfg = override(rundir.read_config(run_dir), overrides)
+    validate(cfg)
+    data, method = build(cfg)
+    load_weights(method, run_dir, weights)
+    return cfg, data, method.eval()

@@ -1,0 +1,90 @@
+"""``hardpix train``: Hydra composes, hardpix checks, and only then anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from hardpix.run.config import conf_dir, validate
+from hardpix.types import ConfigError, HardpixError
+
+
+def launch(arguments: list[str]) -> int:
+    """Run Hydra on ``arguments`` (overrides, ``-m``, ``--cfg job``, ``--config-dir DIR``, ...)."""
+    failures: list[str] = []
+
+    def task(cfg: DictConfig) -> float | None:
+        multirun = HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN"
+        overrides = list(HydraConfig.get().overrides.task)
+        try:
+            return _one(cfg, overrides)
+        except HardpixError as error:
+            if not multirun:
+                raise
+            # The other jobs of a sweep go on; this one's record and this line tell.
+            failures.append(f"{' '.join(overrides)}: {error}")
+            return None
+
+    command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
+    with _as_program(arguments):
+        try:
+            command()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error)) from error
+    for line in failures:
+        print(f"hardpix: failed: {line}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
+    validate(cfg)
+    with _outside_hydra():
+        from hardpix.run.train import train
+
+        metrics = train(cfg, overrides).metrics
+    return metrics.get("test/miou")
+
+
+@contextmanager
+def _outside_hydra():
+    """Lightning starts DDP processes its own way inside Hydra, which would start a whole sweep again."""
+    holder = HydraConfig.instance()
+    saved, holder.cfg = holder.cfg, None
+    try:
+        yield
+    finally:
+        holder.cfg = saved
+
+
+@contextmanager
+def _as_program(arguments: list[str]):
+    """Hydra reads ``sys.argv``; errors reach us instead of being printed with a traceback."""
+    saved, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [saved[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = saved
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def explain(error: Exception) -> str:
+    """What Hydra says, without its advice to append new keys, and with the nearest known key."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    kept = [
+        line
+        for line in lines
+        if "Set the environment variable" not in line and "To append to your" not in line
+    ]
+    return " ".join(kept)

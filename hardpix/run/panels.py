@@ -1,0 +1,56 @@
+"""Pictures of a run: image, truth, prediction, error, and the method's own maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardpix.data import DataModule
+from hardpix.methods import Method
+from hardpix.report.figures import panel
+from hardpix.types import DatasetInfo
+
+
+def write_panels(method: Method, data: DataModule, folder: Path, *, split: str, count: int) -> list[Path]:
+    """``count`` panels, evenly spaced over the split, as ``folder/NAME.png``; returns their paths."""
+    if count <= 0:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _write_one(method, data.evaluation_batch(split, index), data.info, folder)
+        for index in _spread(data, split, count)
+    ]
+
+
+def _spread(data: DataModule, split: str, count: int) -> list[int]:
+    total = len(data.evaluation_dataset(split))
+    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(min(count, total))})
+
+
+@torch.inference_mode()
+def _write_one(method: Method, batch: dict, info: DatasetInfo, folder: Path) -> Path:
+    method.eval()
+    batch = {k: v.to(method.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    size = batch["label"].shape
+    prediction = method.enlarge(method.predict_logits(batch["image"]), size).argmax(1)[0]
+    maps = {name: value[0].float().cpu().numpy() for name, value in method.maps(batch).items()}
+    picture = panel(
+        unnormalize(batch["image"][0], info),
+        batch["label"][0].cpu().numpy(),
+        prediction.cpu().numpy(),
+        info,
+        maps,
+    )
+    path = folder / f"{Path(batch['name'][0]).name}.png"
+    picture.save(path)
+    return path
+
+
+def unnormalize(image: Tensor, info: DatasetInfo) -> np.ndarray:
+    """``[3, H, W]`` normalised -> ``[H, W, 3]`` uint8."""
+    mean, std = torch.tensor(info.mean).view(3, 1, 1), torch.tensor(info.std).view(3, 1, 1)
+    pixels = (image.float().cpu() * std + mean).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(1, 2, 0).numpy()

@@ -1,0 +1,123 @@
+"""A run's directory: where it lies, that no two runs share it, and what is read back from it."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hardpix import record
+from hardpix.types import ConfigError, HardpixError
+
+CONFIG = "config.yaml"
+COMPOSED = "config_composed.yaml"
+LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+
+# Keys that a resumed run may have otherwise than when it started.
+FREE_ON_RESUME = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
+                  "data.pin_memory", "trainer.max_steps", "trainer.max_epochs", "trainer.val_every",
+                  "trainer.log_every_steps", "trainer.limit_val", "trainer.limit_test", "test_weights")  # fmt: skip
+
+
+def short_name(overrides: Sequence[str]) -> str:
+    """A readable name from the command line: ``method=hardness,seed=1``; safe as a file name."""
+    kept = [o.lstrip("+~") for o in overrides if not o.startswith(("run=", "study=", "runs_dir=", "resume="))]
+    text = ",".join(o.split(".", 1)[-1] if "=" not in o.split(".", 1)[0] else o for o in kept)
+    return re.sub(r"[^\w.,=+-]+", "_", text)[:100] or "default"
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    """The run's directory: ``runs_dir/study/run``; without ``run`` a new name from time and overrides."""
+    name = cfg.run
+    if name is None:
+        if cfg.resume:
+            raise ConfigError(
+                "resume=true: say which run to continue, run=NAME (with its study=... if not default)"
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("run: under torchrun every process must know the directory, give run=NAME")
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        name = f"{stamp}-{short_name(overrides)}-{uuid.uuid4().hex[:4]}"
+    return Path(cfg.runs_dir) / cfg.study / str(name)
+
+
+def claim(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
+    """Make the directory this run's own; returns the record to continue when resuming, else None.
+
+    A directory that holds a run is refused unless ``resume=true``, or its run failed before its first checkpoint.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{run_dir}: cannot be made ({error.strerror}); choose a writable runs_dir="
+        ) from None
+    if not os.access(run_dir, os.W_OK):
+        raise ConfigError(f"{run_dir}: not writable; choose another runs_dir=")
+    if not (run_dir / record.FILE_NAME).is_file():
+        return None
+    before = record.read(run_dir)
+    if cfg.resume:
+        _check_same(run_dir, cfg)
+        return before
+    if before.status == "failed" and not (run_dir / LAST).is_file():
+        return None
+    raise ConfigError(
+        f"{run_dir} already holds a run ({before.status}): resume=true continues it, another run= starts a new one"
+    )
+
+
+def _check_same(run_dir: Path, cfg: DictConfig) -> None:
+    old, new = record.flatten(plain(read_config(run_dir))), record.flatten(plain(cfg))
+    differing = [
+        f"{key}: {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if not key.startswith(FREE_ON_RESUME) and old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"resume=true: {run_dir} was started with another configuration ({'; '.join(differing)}); "
+            "give the same settings, or another run= for a new run"
+        )
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def write_config(run_dir: Path, cfg: DictConfig) -> None:
+    """``config.yaml`` (resolved, what a run is reloaded from) and ``config_composed.yaml`` (with interpolations)."""
+    for name, resolve in ((CONFIG, True), (COMPOSED, False)):
+        write_text(run_dir / name, OmegaConf.to_yaml(cfg, resolve=resolve))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_config(run_dir: Path) -> DictConfig:
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise HardpixError(f"{run_dir} is not a run directory: it has no {CONFIG}")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig):
+        raise HardpixError(f"{path} is damaged: it holds no mapping")
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

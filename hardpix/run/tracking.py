@@ -1,0 +1,168 @@
+"""Where a run's numbers go: a CSV file always, Weights & Biases when asked. The only file that imports wandb."""
+
+from __future__ import annotations
+
+import csv
+import netrc
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from hardpix.types import ConfigError
+
+
+class Identity(NamedTuple):
+    """Who a run is, for dashboards."""
+
+    run_id: str
+    name: str  # short overrides
+    study: str  # the group on W&B
+    job_type: str
+
+
+def build_loggers(
+    *,
+    run_dir: Path,
+    identity: Identity,
+    config: dict[str, Any],
+    resumed: bool,
+    wandb: bool | str,
+    project: str,
+    entity: str | None,
+    tags: list[str],
+) -> list[Logger]:
+    """The CSV logger, and a W&B one unless ``wandb`` is false.
+
+    ``wandb``: ``auto`` (online with a key, else offline), ``online``, ``offline`` or false.
+    """
+    loggers: list[Logger] = [MetricsCSV(run_dir / "metrics.csv", resumed=resumed)]
+    if wandb:
+        loggers.append(_wandb_logger(run_dir, identity, config, str(wandb), project, entity, tags))
+    return loggers
+
+
+def _wandb_logger(
+    run_dir: Path,
+    identity: Identity,
+    config: dict[str, Any],
+    mode: str,
+    project: str,
+    entity: str | None,
+    tags: list[str],
+) -> Logger:
+    if mode not in ("auto", "True", "online", "offline"):
+        raise ConfigError(f"logger.wandb={mode}: must be auto, online, offline or false")
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("logger.wandb: wandb is not installed; pip install wandb, or logger=csv") from None
+    from pytorch_lightning.loggers import WandbLogger
+
+    online = mode == "online" or (mode in ("auto", "True") and has_wandb_key())
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        name=identity.name,
+        group=identity.study,
+        job_type=identity.job_type,
+        tags=list(tags),
+        id=identity.run_id,
+        resume="allow",
+        config=config,
+        save_dir=str(run_dir),
+        offline=not online,
+        settings=wandb.Settings(init_timeout=30, x_disable_stats=True),
+    )
+
+
+def has_wandb_key() -> bool:
+    """Whether a W&B key is set in the environment or in the netrc file (no network is touched)."""
+    if os.environ.get("WANDB_MODE", "") in ("offline", "disabled"):
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].rstrip("/")
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def log_images(loggers: list[Logger], key: str, paths: list[Path], step: int) -> None:
+    """Pictures to those loggers that take them."""
+    for logger in loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key, [str(p) for p in paths], step=step, caption=[p.stem for p in paths])
+
+
+def close(loggers: list[Logger]) -> None:
+    """End the W&B run of this process; a second logger in the same process would adopt a live one."""
+    if any(type(logger).__name__ == "WandbLogger" for logger in loggers):
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(quiet=True)
+
+
+class MetricsCSV(Logger):
+    """``metrics.csv``: one row per logged step, columns as they appear; a resumed run goes on in the same file.
+
+    Lightning's own CSV logger deletes the rows of the run that is resumed.
+    """
+
+    def __init__(self, path: Path, *, resumed: bool) -> None:
+        super().__init__()
+        self.path, self.rows = path, _read_rows(path) if resumed else []
+        self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **options: Any) -> None:
+        """The configuration has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {"step": step, **metrics}
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1] |= row
+        else:
+            # Steps that a resumed run does again replace the rows of the first time.
+            while self.rows and step is not None and int(self.rows[-1]["step"]) > step:
+                self.rows.pop()
+            self.rows.append(row)
+        self.columns += [name for name in row if name not in self.columns]
+
+    @rank_zero_only
+    def save(self) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = [
+            {k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)
+        ]
+    return [row | {"step": int(row["step"])} for row in rows]

@@ -1,0 +1,108 @@
+"""The Lightning trainer, with the choices hardpix makes for everyone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+
+from hardpix.types import ConfigError
+
+PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed", "64-true")
+
+
+def build_trainer(
+    *,
+    run_dir: Path,
+    callbacks: list[pl.Callback],
+    loggers: list[Any],
+    max_steps: int | None,
+    max_epochs: int | None,
+    accelerator: str,
+    devices: int | str | list[int],
+    num_nodes: int,
+    strategy: str,
+    precision: str | int,
+    accumulate: int,
+    clip_norm: float | None,
+    val_every_steps: int | None,
+    val_every_epochs: int | None,
+    log_every_steps: int,
+    deterministic: bool,
+    benchmark: bool,
+    sync_batchnorm: bool,
+    compile: bool | str,
+    ema_decay: float | None,
+    fast_dev_run: bool,
+    limit_train_batches: int | float,
+    limit_val_batches: int | float,
+    limit_test_batches: int | float,
+    sanity_steps: int,
+) -> pl.Trainer:
+    """A trainer from the configuration; impossible combinations raise ``ConfigError`` here, before data load.
+
+    ``max_steps`` counts optimiser steps. Exactly one of ``max_steps`` and ``max_epochs`` is given, and at most
+    one of ``val_every_steps`` and ``val_every_epochs``. ``compile`` is applied by the caller (see ``train``).
+    """
+    check_length(max_steps, max_epochs)
+    if val_every_steps is not None and val_every_epochs is not None:
+        raise ConfigError(
+            "trainer.val_every_steps and trainer.val_every_epochs are both given: set one to null"
+        )
+    if str(precision) not in PRECISIONS:
+        raise ConfigError(f"trainer.precision={precision}: must be one of {', '.join(PRECISIONS)}")
+    if accumulate < 1:
+        raise ConfigError(f"trainer.accumulate={accumulate}: must be 1 or above")
+    check_device(accelerator)
+    if ema_decay is not None:
+        callbacks = [*callbacks, EMAWeightAveraging(decay=ema_decay)]
+    return pl.Trainer(
+        default_root_dir=run_dir,
+        callbacks=callbacks,
+        logger=loggers,
+        max_steps=-1 if max_steps is None else max_steps,
+        max_epochs=-1 if max_epochs is None else max_epochs,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=str(precision),  # type: ignore[arg-type]
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=clip_norm,
+        val_check_interval=val_every_steps and val_every_steps * accumulate,
+        check_val_every_n_epoch=val_every_epochs,
+        log_every_n_steps=log_every_steps,
+        deterministic="warn" if deterministic else None,
+        benchmark=benchmark and not deterministic,
+        sync_batchnorm=sync_batchnorm,
+        fast_dev_run=fast_dev_run,
+        limit_train_batches=limit_train_batches,
+        limit_val_batches=limit_val_batches,
+        limit_test_batches=limit_test_batches,
+        num_sanity_val_steps=sanity_steps,
+        use_distributed_sampler=False,  # the data module shards itself and counts no image twice
+        enable_progress_bar=False,  # ours is among the callbacks
+        enable_model_summary=False,
+    )
+
+
+def check_length(max_steps: int | None, max_epochs: int | None) -> None:
+    if (max_steps is None) == (max_epochs is None):
+        raise ConfigError(
+            f"trainer.max_steps={max_steps} and trainer.max_epochs={max_epochs}: give exactly one and set the "
+            "other to null, for example trainer.max_epochs=120 trainer.max_steps=null"
+        )
+
+
+def check_device(accelerator: str) -> None:
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"trainer.accelerator={accelerator}: no usable CUDA device here; use auto, or cpu")
+
+
+def compile_model(method: pl.LightningModule, mode: bool | str) -> None:
+    """``torch.compile`` in place (parameter names, and so checkpoints, stay as they are)."""
+    if mode:
+        method.model.compile(mode=None if mode is True else mode)  # type: ignore[union-attr, arg-type]

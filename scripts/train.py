@@ -1,0 +1,8 @@
+"""`hardpix train` for a checkout or a cluster queue."""
+
+import sys
+
+from hardpix.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
