@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from hardpix.ops.confusion import confusion_counts
+
 
 def scores(confusion: Tensor) -> dict[str, Tensor]:
     """Scores of a ``[C, C]`` confusion matrix (rows truth, columns prediction), float64 in [0, 1].
@@ -48,12 +50,9 @@ class SegmentationMetrics(Metric):
 
     def update(self, pred: Tensor, label: Tensor) -> None:
         """``pred`` ``[B, H, W]`` in ``0..C-1`` and ``label`` ``[B, H, W]``, any integer types."""
-        label, pred = label.long(), pred.long()
-        inside = (label >= 0) & (label < self.num_classes)
-        code = torch.where(inside, label * self.num_classes + pred, self.num_classes**2).flatten()
-        counts = torch.bincount(code, minlength=self.num_classes**2 + 1)
-        self.confusion += counts[:-1].view_as(self.confusion)
-        self.invalid += (~inside & (label != self.ignore_index)).sum()
+        counts, invalid = confusion_counts(pred, label, self.num_classes, self.ignore_index)
+        self.confusion += counts
+        self.invalid += invalid
 
     def compute(self) -> dict[str, Tensor]:
         return scores(self.confusion)

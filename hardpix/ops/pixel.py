@@ -7,11 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+def pixel_cross_entropy(
+    logits: Tensor, label: Tensor, ignore_index: int, weight: Tensor | None = None
+) -> Tensor:
     """``-log softmax(logits)[label]`` of every pixel, computed in float32 whatever autocast says.
 
-    ``logits`` ``[B, C, H, W]``, ``label`` ``[B, H, W]`` integers in ``0..C-1`` or ``ignore_index``; returns
-    ``[B, H, W]`` float32, exactly 0 (and with exactly zero gradient) where the label is ``ignore_index``.
+    ``logits`` ``[B, C, H, W]``, ``label`` ``[B, H, W]`` integers in ``0..C-1`` or ``ignore_index``; ``weight``
+    ``[C]`` float32 multiplies each pixel's loss by the weight of its class. Returns ``[B, H, W]`` float32,
+    exactly 0 (and with exactly zero gradient) where the label is ``ignore_index``.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits.float(), label.long(), ignore_index=ignore_index, reduction="none")
+        return F.cross_entropy(
+            logits.float(), label.long(), weight, ignore_index=ignore_index, reduction="none"
+        )

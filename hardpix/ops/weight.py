@@ -28,7 +28,7 @@ def hardness_weight(
 
     ``hardness`` is D before the sigmoid, ``[B, 1, H, W]`` or ``[B, H, W]``, already at label size; ``valid``
     is ``[B, H, W]`` bool. Returns ``[B, H, W]`` float32. ``void_in_normalizer=False`` leaves void pixels out
-    of the sum and gives them weight 0; an image (or batch) without a valid pixel then has weight 0 everywhere.
+    of the sum and gives them weight 0; without a valid pixel every weight is then 0.
     """
     dims = _dims(normalize_over)
     with torch.autocast(hardness.device.type, enabled=False):

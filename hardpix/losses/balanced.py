@@ -1,0 +1,94 @@
+"""Class-balanced cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hardpix.losses.reduction import check_choice, check_range, normalized_sum
+from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.types import ClassCounts, ConfigError
+
+
+def class_weights(counts: ClassCounts, weighting: str) -> Tensor:
+    """``[C]`` float32 weights from pixel counts; a class without a pixel has weight 0 and no say in the others.
+
+    With frequency ``f = pixels / all pixels``: ``inverse`` ``(1/f) / mean(1/f)``; ``enet`` ``1 / ln(1.02 + f)``
+    (Paszke et al. 2016); ``median`` ``median(f) / f`` with ``f`` relative to the labelled pixels of the images
+    that contain the class (Eigen and Fergus 2015).
+    """
+    pixels = counts.pixels.double()
+    total = counts.image_pixels.double() if weighting == "median" else pixels.sum()
+    present = pixels > 0
+    frequency = (pixels / total)[present]
+    weights = torch.zeros_like(pixels)
+    if weighting == "inverse":
+        weights[present] = 1 / frequency / (1 / frequency).mean()
+    elif weighting == "enet":
+        weights[present] = 1 / torch.log(1.02 + frequency)
+    else:
+        weights[present] = frequency.quantile(0.5) / frequency
+    return weights.float()
+
+
+class BalancedCrossEntropy(nn.Module):
+    """Cross-entropy times a weight of the pixel's class.
+
+    ``weights`` (with ``weighting="fixed"``) lists one weight per class; the other weightings are computed once,
+    at the first use, from ``class_counts()`` of the training split. ``normalizer`` divides by the number of
+    ``"valid"`` or of ``"all"`` pixels, whatever they weigh; ``weight_normalized=True`` divides by the sum of the
+    weights instead (PyTorch's weighted mean).
+    """
+
+    weight: Tensor | None  # [C] float32
+
+    def __init__(
+        self,
+        *,
+        ignore_index: int,
+        class_counts: Callable[[], ClassCounts],
+        normalizer: str,
+        weighting: str,
+        weights: list[float] | None,
+        weight_normalized: bool,
+    ) -> None:
+        super().__init__()
+        check_choice("loss.normalizer", normalizer, ("valid", "all"))
+        check_choice("loss.weighting", weighting, ("inverse", "median", "enet", "fixed"))
+        if (weights is not None) != (weighting == "fixed"):
+            raise ConfigError(
+                "loss.weights must list one number per class with weighting=fixed, else be null."
+            )
+        if weight_normalized and normalizer == "all":
+            raise ConfigError(
+                "loss.normalizer must be valid with weight_normalized=true, which divides by weights."
+            )
+        for value in weights or []:
+            check_range("loss.weights", value, value >= 0, "0 or above")
+        self.ignore_index, self.class_counts = ignore_index, class_counts
+        self.normalizer, self.weighting, self.weight_normalized = normalizer, weighting, weight_normalized
+        fixed = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        # Not in checkpoints: a buffer that is None until the first step would make them differ.
+        self.register_buffer("weight", fixed, persistent=False)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
+        weight = self._weight_for(logits)
+        error = pixel_cross_entropy(logits, label, self.ignore_index, weight)
+        valid = label != self.ignore_index
+        if not self.weight_normalized:
+            return normalized_sum(error, valid, self.normalizer)
+        total = weight[label[valid]].sum()
+        return error.sum() / torch.where(total > 0, total, 1.0)
+
+    def _weight_for(self, logits: Tensor) -> Tensor:
+        if self.weight is None:
+            self.weight = class_weights(self.class_counts(), self.weighting)
+        self.weight = self.weight.to(logits.device)
+        if len(self.weight) != logits.shape[1]:
+            raise ConfigError(
+                f"loss.weights has {len(self.weight)} numbers, but must have one per class, {logits.shape[1]}."
+            )
+        return self.weight

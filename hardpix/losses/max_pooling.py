@@ -1,0 +1,40 @@
+"""Loss max-pooling: the worst weighting of the pixel losses among the bounded ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hardpix.losses.reduction import check_choice, check_range
+from hardpix.ops.max_pooling import max_pooling_weight
+from hardpix.ops.pixel import pixel_cross_entropy
+
+
+class LossMaxPooling(nn.Module):
+    """``max_w sum w * CE`` over weights bounded in p-norm and maximum (Rota Bulò et al., CVPR 2017).
+
+    At least the share ``ratio`` of the valid pixels carries weight; ``p`` to 1 gives the mean over that share of
+    hardest pixels, ``p`` to infinity the plain mean. Never below the mean cross-entropy. ``scope="batch"`` pools
+    all valid pixels together, ``"image"`` those of each image (then the mean over images that have any).
+    """
+
+    def __init__(self, *, ignore_index: int, ratio: float, p: float, scope: str) -> None:
+        super().__init__()
+        check_range("loss.ratio", ratio, 0 < ratio <= 1, "above 0 and at most 1")
+        check_range("loss.p", p, p > 1, "above 1")
+        check_choice("loss.scope", scope, ("batch", "image"))
+        self.ignore_index, self.ratio, self.p, self.scope = ignore_index, ratio, p, scope
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
+        error = pixel_cross_entropy(logits, label, self.ignore_index)
+        valid = label != self.ignore_index
+        groups = (
+            [error[valid]] if self.scope == "batch" else [e[v] for e, v in zip(error, valid, strict=True)]
+        )
+        pooled = [self._pool(group) for group in groups if len(group)]
+        return torch.stack(pooled).mean() if pooled else error.sum()
+
+    def _pool(self, error: Tensor) -> Tensor:
+        # The gradient of the maximum is the maximising weight itself (envelope theorem).
+        return (max_pooling_weight(error.detach(), ratio=self.ratio, p=self.p) * error).sum()

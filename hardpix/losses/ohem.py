@@ -1,0 +1,63 @@
+"""Online hard example mining: only the pixels whose true class is improbable cost anything."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hardpix.losses.reduction import check_choice, check_range, normalized_sum
+from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ops.select import hardest, kth_smallest
+
+
+def confident_below(prob: Tensor, thresh: float, least: int) -> Tensor:
+    """OHEM's threshold ``theta = max(m, thresh)``: pixels with ``prob < theta`` (strictly) are kept.
+
+    ``prob`` ``[n]``, n > 0, the true class's probability at the valid pixels; ``m`` is the value at zero-based
+    position ``min(least, n - 1)`` of their ascending sort (mmsegmentation's OHEMPixelSampler).
+    """
+    # With that many pixels below thresh already, m cannot matter: no selection is needed.
+    if least < prob.numel() and int(torch.count_nonzero(prob < thresh)) >= least:
+        return prob.new_tensor(thresh)
+    return kth_smallest(prob, min(least, prob.numel() - 1)).clamp_min(thresh)
+
+
+class OHEM(nn.Module):
+    """Cross-entropy of the pixels whose true-class probability is below a threshold.
+
+    At least about ``min_kept * B`` pixels of the batch are kept: where fewer are below ``thresh`` the threshold
+    rises. ``thresh=None`` keeps exactly the ``min_kept * B`` pixels of highest loss. ``reduction`` divides by
+    the ``"kept"`` pixels, the ``"valid"`` ones or ``"all"`` of the batch; ``"all"`` is mmsegmentation's, which
+    makes the loss smaller the fewer pixels are kept. Apply it to the decode head only, as the source does.
+    """
+
+    def __init__(self, *, ignore_index: int, thresh: float | None, min_kept: int, reduction: str) -> None:
+        super().__init__()
+        check_choice("loss.reduction", reduction, ("all", "valid", "kept"))
+        check_range("loss.min_kept", min_kept, min_kept >= 0, "0 or above")
+        if thresh is not None:
+            check_range("loss.thresh", thresh, 0 < thresh <= 1, "above 0 and at most 1")
+        self.ignore_index, self.thresh = ignore_index, thresh
+        self.min_kept, self.reduction = min_kept, reduction
+        # What plain cross-entropy beside it (an auxiliary head's) has to divide by.
+        self.normalizer = "all" if reduction == "all" else "valid"
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
+        error = pixel_cross_entropy(logits, label, self.ignore_index)
+        valid = label != self.ignore_index
+        kept = self.keep(error.detach(), valid)
+        counted = kept if self.reduction == "kept" else valid
+        return normalized_sum(error * kept, counted, self.reduction)
+
+    @torch.no_grad()
+    def keep(self, error: Tensor, valid: Tensor) -> Tensor:
+        """Which pixels are kept, ``[B, H, W]`` bool; all False without a valid pixel."""
+        least = self.min_kept * len(error)
+        flat = error[valid]
+        if not len(flat):
+            return valid
+        if self.thresh is None:
+            return torch.zeros_like(valid).masked_scatter_(valid, hardest(flat, min(least, len(flat))))
+        prob = torch.exp(-error)  # of the true class: no second softmax
+        return valid & (prob < confident_below(torch.exp(-flat), self.thresh, least))

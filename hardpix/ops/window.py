@@ -1,0 +1,162 @@
+"""Prediction of whole images: in one piece, by sliding window, at several scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardpix.ops.resize import resize
+from hardpix.types import ConfigError
+
+Forward = Callable[[Tensor], Tensor]  # image [B, 3, H, W] -> logits [B, C, H, W]
+
+
+class WholeImage:
+    """One forward pass over the image, which is first fitted into ``base_size`` where that is given.
+
+    Args:
+        base_size: (long, short) limits in pixels that the image is enlarged or reduced to, keeping its ratio;
+            None leaves its size.
+        align_corners: of the resize of the logits back to the image's size.
+    """
+
+    def __init__(self, *, base_size: Sequence[int] | None, align_corners: bool) -> None:
+        self.base_size = _pair("base_size", base_size) if base_size is not None else None
+        self.align_corners = align_corners
+
+    def __call__(self, forward: Forward, image: Tensor, *, scale: float = 1.0) -> Tensor:
+        """``image`` ``[B, 3, H, W]`` -> logits ``[B, C, H, W]``; ``scale`` multiplies the base size."""
+        height, width = image.shape[-2:]
+        resized = resize(image, fitted_size((height, width), self.base_size, scale))
+        logits = self.predict(forward, resized)
+        return resize(logits, (height, width), align_corners=self.align_corners)
+
+    def predict(self, forward: Forward, image: Tensor) -> Tensor:
+        return forward(image)
+
+
+class SlidingWindow(WholeImage):
+    """Logits averaged over overlapping windows; one accumulator, whatever the number of windows.
+
+    Args:
+        crop: (height, width) of the window. A smaller image is padded with 0 below and to the right, and the
+            logits are cut back.
+        stride: (height, width) between windows; the last one is shifted back inside.
+        batch: windows (of every image) per forward pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: Sequence[int],
+        stride: Sequence[int],
+        batch: int,
+        base_size: Sequence[int] | None,
+        align_corners: bool,
+    ) -> None:
+        super().__init__(base_size=base_size, align_corners=align_corners)
+        self.crop, self.stride = _pair("crop", crop), _pair("stride", stride)
+        if any(s > c for s, c in zip(self.stride, self.crop, strict=True)):
+            raise ConfigError(
+                f"inference.stride is {list(self.stride)}, but must not exceed the crop {list(self.crop)}, "
+                "or pixels between windows would get no prediction."
+            )
+        if batch < 1:
+            raise ConfigError(f"inference.batch is {batch}, but must be 1 or above.")
+        self.batch = batch
+
+    def predict(self, forward: Forward, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        low = [max(c - s, 0) for c, s in zip(self.crop, (height, width), strict=True)]
+        padded = F.pad(image, (0, low[1], 0, low[0])) if any(low) else image
+        size = padded.shape[-2:]
+        ys, xs = (window_starts(s, c, t) for s, c, t in zip(size, self.crop, self.stride, strict=True))
+        corners = [(y, x) for y in ys for x in xs]
+        if len(corners) == 1:
+            return forward(padded)[..., :height, :width]
+        total = self._sum(forward, padded, corners)
+        for dim, starts, crop in ((2, ys, self.crop[0]), (3, xs, self.crop[1])):
+            _divide_by_visits(total, dim, starts, crop)
+        return total[..., :height, :width]
+
+    def _sum(self, forward: Forward, image: Tensor, corners: list[tuple[int, int]]) -> Tensor:
+        """Sum of the windows' logits in float32."""
+        (h, w), total = self.crop, None
+        for i in range(0, len(corners), self.batch):
+            group = corners[i : i + self.batch]
+            windows = [image[..., y : y + h, x : x + w] for y, x in group]
+            logits = forward(torch.cat(windows) if len(windows) > 1 else windows[0])
+            if total is None:
+                shape = (len(image), logits.shape[1], *image.shape[-2:])
+                total = logits.new_zeros(shape, dtype=torch.float32)
+            for (y, x), part in zip(group, logits.split(len(image)), strict=True):
+                total[..., y : y + h, x : x + w] += part
+        assert total is not None
+        return total
+
+
+class MultiScale:
+    """Class probabilities averaged over scales and, with ``flip``, over mirrored images (mmsegmentation).
+
+    Returns the logarithm of the average, so that its softmax is the average and its argmax the prediction. A map
+    of one channel (a hardness map) has no probabilities: its values are averaged as they are.
+
+    Args:
+        inner: whole image or sliding window; each scale multiplies its base size.
+    """
+
+    def __init__(self, inner: WholeImage, *, scales: Sequence[float], flip: bool) -> None:
+        if not scales or min(scales) <= 0:
+            raise ConfigError(f"inference.scales is {list(scales)}, but must list numbers above 0.")
+        self.inner, self.scales, self.flip = inner, tuple(scales), flip
+
+    def __call__(self, forward: Forward, image: Tensor) -> Tensor:
+        """``image`` ``[B, 3, H, W]`` -> log-probabilities ``[B, C, H, W]`` (or the mean map if C is 1)."""
+        total: Tensor | float = 0.0
+        for scale in self.scales:
+            total = total + _values(self.inner(forward, image, scale=scale))
+            if self.flip:
+                total = total + _values(self.inner(forward, image.flip(-1), scale=scale)).flip(-1)
+        assert isinstance(total, Tensor)
+        mean = total / (len(self.scales) * (1 + self.flip))
+        return mean if mean.shape[1] == 1 else mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+
+
+def window_starts(size: int, crop: int, stride: int) -> list[int]:
+    """Where the windows along one side begin; the last one is shifted back inside, and a short side has one."""
+    count = max(size - crop + stride - 1, 0) // stride + 1
+    return [max(min(k * stride, size - crop), 0) for k in range(count)]
+
+
+def fitted_size(native: tuple[int, int], base_size: tuple[int, int] | None, scale: float) -> tuple[int, int]:
+    """(H, W) of an image fitted, ratio kept, into ``base_size`` (long, short) times ``scale`` (mmsegmentation)."""
+    if base_size is None:
+        factor = scale
+    else:
+        limits = [int(limit * scale) for limit in base_size]
+        factor = min(max(limits) / max(native), min(limits) / min(native))
+    return max(1, int(native[0] * factor + 0.5)), max(1, int(native[1] * factor + 0.5))
+
+
+def _divide_by_visits(total: Tensor, dim: int, starts: list[int], crop: int) -> None:
+    """Visits are a product of those along each side, and only strips where windows overlap have more than one."""
+    visits = torch.zeros(total.shape[dim], dtype=torch.int64)
+    for start in starts:
+        visits[start : start + crop] += 1
+    values, lengths = visits.unique_consecutive(return_counts=True)
+    for value, part in zip(values.tolist(), total.split(lengths.tolist(), dim), strict=True):
+        if value > 1:
+            part /= value
+
+
+def _values(logits: Tensor) -> Tensor:
+    return logits.float() if logits.shape[1] == 1 else logits.float().softmax(1)
+
+
+def _pair(key: str, value: Sequence[int]) -> tuple[int, int]:
+    if len(value) != 2 or min(value) < 1:
+        raise ConfigError(f"inference.{key} is {list(value)}, but must be two numbers of 1 or above.")
+    return value[0], value[1]
