@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hardpix.data import (
     synthetic_appearance,
     synthetic_furniture,
+    synthetic_layout,
     synthetic_render,
     synthetic_scene,
     synthetic_sensor,
@@ -74,7 +75,7 @@ def render(
     """
     stream = [
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index, *key)))
-        for key in ((0,), (1, view), (2, view))
+        for key in ((0,), (1, view), (2, view), (3, view))
     ]
     known = synthetic_appearance.densities(difficulty)
     scene = synthetic_scene.build_scene(stream[0], difficulty, known, np.isin(NAMES, classes))
@@ -86,7 +87,7 @@ def render(
     exact = hits.depth.reshape(height, width)
     depth, valid = exact, np.ones((height, width), bool)
     if kinect:
-        depth, valid = synthetic_sensor.kinect(stream[2], camera, hits)
+        depth, valid = synthetic_sensor.kinect(stream[3], camera, hits)
     rotation = camera.pose[:3, :3]
     return SyntheticFrame(
         rgb=synthetic_sensor.expose(stream[2], linear, height, width, noise=0.01 + 0.04 * difficulty),
@@ -106,8 +107,8 @@ def render(
 class SyntheticRooms(Source):
     """Rendered rooms; every frame is a room of its own, so splits share none.
 
-    ``train_frames``, ``val_frames``, ``test_frames``: rooms per split. ``difficulty`` in [0, 1]: 0 tells all
-    classes apart by colour, keeps noise low and things large; 1 makes the classes of a group identical in
+    ``train_frames``, ``val_frames``, ``test_frames``: rooms per split. ``difficulty`` in [0, 1]: 0 tells classes
+    apart by colour but for 2 % (of two that look alike), keeps noise low and things large; 1 makes the classes of a group identical in
     colour, legs thin, small things smaller and the picture noisy. ``classes``: those to label (None: all 18), in
     the order of their indices; the others are rendered but void. ``kinect``: depth with quantisation, range
     limit and holes. ``focal``: focal length in image widths (0.81 is a Kinect's colour camera).
@@ -280,6 +281,8 @@ def _renderer_version() -> str:
     modules = (
         synthetic_appearance,
         synthetic_furniture,
+        synthetic_layout,
+        synthetic_layout,
         synthetic_scene,
         synthetic_render,
         synthetic_sensor,

@@ -43,15 +43,16 @@ VOID = 255
 SPREAD = 0.07
 """Standard deviation of the log albedo around its colour, each axis."""
 
-MAX_SEPARATION = 5.0
+MAX_SEPARATION = 4.0
 """Distance between two classes of a group at difficulty 0, in units of ``SPREAD``; 0 at difficulty 1."""
 
 
 class Group(NamedTuple):
-    """Classes that look alike, and the linear RGB reflectances which they come in."""
+    """Classes that look alike."""
 
     members: tuple[str, ...]
-    colours: tuple[tuple[float, float, float], ...]
+    colours: tuple[tuple[float, float, float], ...]  # the linear RGB reflectances which they come in
+    common: float = 0.75  # chance that a thing takes the colour usual in its room
 
 
 GROUPS = (
@@ -63,10 +64,16 @@ GROUPS = (
     Group(("picture", "window"), ((0.35, 0.52, 0.75), (0.12, 0.30, 0.40))),
     Group(("chair", "table"), ((0.50, 0.30, 0.12), (0.30, 0.10, 0.05))),
     Group(("bed", "sofa"), ((0.22, 0.26, 0.52), (0.10, 0.12, 0.22))),
-    Group(("door", "shelf"), ((0.60, 0.50, 0.28), (0.55, 0.38, 0.28))),
+    Group(("door", "shelf"), ((0.60, 0.50, 0.28), (0.58, 0.45, 0.40))),
     Group(("counter", "box"), ((0.40, 0.42, 0.38), (0.16, 0.17, 0.16))),
-    Group(("books", "object"), ((0.14, 0.40, 0.15), (0.70, 0.12, 0.10))),
+    Group(
+        ("books", "object"),
+        ((0.14, 0.40, 0.15), (0.70, 0.12, 0.10), (0.08, 0.18, 0.62), (0.80, 0.75, 0.08)),
+        common=0.0,
+    ),
 )
+COMPONENTS = 4
+"""Gaussians per class, of equal weight; a group of two colours has each of them twice."""
 
 # Members of a group part along red against green: light of any strength leaves this direction alone.
 _DIRECTION = np.array([1.0, -1.0, 0.0]) / np.sqrt(2.0)
@@ -77,10 +84,12 @@ class Densities(NamedTuple):
 
     means: Array
 
-    def sample(self, rng: np.random.Generator, label: int, count: int) -> Array:
-        """``count`` log albedos ``[count, 3]`` of class ``label``."""
-        component = rng.integers(self.means.shape[1], size=count)
-        return self.means[label, component] + SPREAD * rng.standard_normal((count, 3))
+    def sample(
+        self, rng: np.random.Generator, label: NDArray[np.int64], component: NDArray[np.int64]
+    ) -> Array:
+        """One log albedo per entry, ``[..., 3]``; with uniform components it follows ``p(a | label)``."""
+        means = self.means[label, component]
+        return means + SPREAD * rng.standard_normal(means.shape)
 
     def log_density(self, appearance: Array) -> Array:
         """``ln p(appearance | c)`` up to one constant: ``[..., 3] -> [..., C]``."""
@@ -99,26 +108,39 @@ class Densities(NamedTuple):
         weight = np.exp(log_density - log_density.max(-1, keepdims=True))
         return weight / weight.sum(-1, keepdims=True)
 
-    def hardness(self, appearance: Array, label: int, kept: NDArray[np.bool_] | None = None) -> Array:
-        """True hardness ``1 - p(label | appearance)``, in [0, 1]: ``[..., 3] -> [...]``.
+    def hardness(
+        self, appearance: Array, label: NDArray[np.int64], kept: NDArray[np.bool_] | None = None
+    ) -> Array:
+        """True hardness ``1 - p(label | appearance)``, in [0, 1]: ``[..., 3]`` and ``[...]`` to ``[...]``.
 
         Its mean over draws is the error rate of a judge who sees the colour alone and answers at random
         from the exact posterior; it lies between the Bayes error and twice the Bayes error.
         """
-        return 1.0 - self.posterior(appearance, kept)[..., label]
+        posterior = self.posterior(appearance, kept)
+        return 1.0 - np.take_along_axis(posterior, label[..., None], -1)[..., 0]
 
 
 def densities(difficulty: float) -> Densities:
     """The classes' densities: members of a group lie ``MAX_SEPARATION * (1 - difficulty)`` spreads apart."""
-    means = np.zeros((len(NAMES), 2, 3))
+    means = np.zeros((len(NAMES), COMPONENTS, 3))
     for group in GROUPS:
+        colours = np.log(np.resize(group.colours, (COMPONENTS, 3)))
         offsets = np.arange(len(group.members)) - (len(group.members) - 1) / 2
         for member, offset in zip(group.members, offsets, strict=True):
             shift = offset * MAX_SEPARATION * (1.0 - difficulty) * SPREAD * _DIRECTION
-            means[NAMES.index(member)] = np.log(group.colours) + shift
+            means[NAMES.index(member)] = colours + shift
     return Densities(means)
 
 
-def void_appearance(rng: np.random.Generator, count: int) -> Array:
-    """Log albedos ``[count, 3]`` of things without a class: any colour."""
-    return np.log(rng.uniform(0.08, 0.8, (count, 3)))
+def usual_components(rng: np.random.Generator) -> tuple[NDArray[np.int64], Array]:
+    """For one room, ``[C]``: the component usual for each class (one per group), and the chance to take it."""
+    component, common = np.zeros(len(NAMES), np.int64), np.zeros(len(NAMES))
+    for group in GROUPS:
+        members = [NAMES.index(member) for member in group.members]
+        component[members], common[members] = rng.integers(COMPONENTS), group.common
+    return component, common
+
+
+def void_appearance(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Log albedos ``[*shape, 3]`` of things without a class: any colour."""
+    return np.log(rng.uniform(0.08, 0.8, (*shape, 3)))

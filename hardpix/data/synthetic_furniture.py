@@ -216,6 +216,43 @@ def plant(rng: Rng, look: Style) -> list[Part]:
     return parts
 
 
-def bin_(rng: Rng, look: Style) -> list[Part]:
+def waste_bin(rng: Rng, look: Style) -> list[Part]:
     """Without a class: a waste bin."""
     return [Part(CYLINDER, (0, 0.2, 0.2), (0.14, 0.14, 0.2), None)]
+
+
+def door(rng: Rng, look: Style) -> list[Part]:
+    half = float(rng.uniform(0.4, 0.48))
+    return [
+        Part(BOX, (0, 0.02, 1.03), (half, 0.02, 1.03), "door"),
+        Part(BOX, (0, 0.015, 1.06), (half + 0.07, 0.015, 1.06), "door", 1),
+        Part(ELLIPSOID, (half - 0.08, 0.07, 1.0), (0.035, 0.035, 0.035), "door", 2),
+    ]
+
+
+def pane(name: str, x: float, z: float, half: tuple[float, float], skin: int) -> list[Part]:
+    """A picture or a window: a pane in a frame of the same class, the window with a cross bar."""
+    parts = [
+        Part(BOX, (x, 0.015, z), (half[0], 0.015, half[1]), name, skin + 1),
+        Part(BOX, (x, 0.02, z), (half[0] - 0.04, 0.02, half[1] - 0.04), name, skin),
+    ]
+    if name == "window":
+        parts.append(Part(BOX, (x, 0.025, z), (0.015, 0.025, half[1]), name, skin + 1))
+        parts.append(Part(BOX, (x, 0.025, z), (half[0], 0.025, 0.015), name, skin + 1))
+    return parts
+
+
+def window_beside_picture(rng: Rng, look: Style) -> list[Part]:
+    """A picture beside a window on one wall: alike, and at the same depth."""
+    height = float(rng.uniform(1.4, 1.6))
+    window = (float(rng.uniform(0.35, 0.6)), float(rng.uniform(0.4, 0.55)))
+    picture = (float(rng.uniform(0.2, 0.4)), float(rng.uniform(0.2, 0.4)))
+    side = 1 if rng.random() < 0.5 else -1
+    gap = float(rng.uniform(0.0, 0.12))
+    parts = pane("window", -side * picture[0], height, window, 0)
+    return parts + pane("picture", side * (window[0] + gap), height, picture, 10)
+
+
+def picture(rng: Rng, look: Style) -> list[Part]:
+    half = tuple(float(v) for v in rng.uniform(0.15, 0.35, 2) * look.small)
+    return pane("picture", 0.0, float(rng.uniform(1.4, 1.7)), (half[0], half[1]), 0)

@@ -41,11 +41,12 @@ class Hits(NamedTuple):
 
 
 class _Local(NamedTuple):
-    """Primitives in float32, ready for rays: the camera centre seen from each one's unit frame."""
+    """Primitives seen from the camera, each in its own frame, scaled so that it spans [-1, 1]; float32."""
 
-    origin: Floats  # [N, 3] camera centre, in units of the half extents
+    origin: Floats  # [3, N] camera centre
+    turn: Floats  # [5, N] ray to unit frame: x from x, x from y, y from x, y from y, z from z
     half: Floats  # [N, 3]
-    cos: Floats  # [N]
+    cos: Floats  # [N] of the yaw
     sin: Floats  # [N]
 
 
@@ -79,17 +80,22 @@ def cast(scene: Scene, camera: Camera) -> Hits:
     rays = camera_rays(camera) @ camera.pose[:3, :3].T
     with np.errstate(divide="ignore", invalid="ignore"):
         depth, owner = _room_exit(scene, camera, rays)
+        columns = np.ascontiguousarray(rays.T)
         for shape in (BOX, CYLINDER, ELLIPSOID):
             for pixel, index in _pairs(scene, camera, np.flatnonzero(scene.shape == shape)):
-                _keep_nearest(depth, owner, pixel, index, _enter(shape, local, rays, pixel, index)[0])
-        return _describe(scene, camera, local, rays, depth, owner)
+                _keep_nearest(depth, owner, pixel, index, _enter(shape, local, columns, pixel, index)[0])
+        return _describe(scene, camera, local, columns, depth, owner)
 
 
 def _localise(scene: Scene, eye: Floats) -> _Local:
     cos, sin = np.cos(scene.yaw), np.sin(scene.yaw)
     to = eye - scene.centre
-    turned = np.stack([cos * to[:, 0] + sin * to[:, 1], cos * to[:, 1] - sin * to[:, 0], to[:, 2]], 1)
-    return _Local(*(a.astype(np.float32) for a in (turned / scene.half, scene.half, cos, sin)))
+    x, y, z = scene.half.T
+    turn = np.stack([cos / x, sin / x, -sin / y, cos / y, 1 / z])
+    origin = np.stack(
+        [turn[0] * to[:, 0] + turn[1] * to[:, 1], turn[2] * to[:, 0] + turn[3] * to[:, 1], to[:, 2] / z]
+    )
+    return _Local(*(a.astype(np.float32) for a in (origin, turn, scene.half, cos, sin)))
 
 
 def _room_exit(scene: Scene, camera: Camera, rays: Floats) -> tuple[Floats, Ints]:
@@ -121,21 +127,24 @@ def _rectangles(scene: Scene, camera: Camera, which: Ints) -> Ints:
 
 def _pairs(scene: Scene, camera: Camera, which: Ints) -> Iterator[tuple[Ints, Ints]]:
     """All (pixel, primitive) pairs that can meet, as two index vectors, in chunks."""
-    box = _rectangles(scene, camera, which)
-    wide = np.maximum(box[:, 2] - box[:, 0] + 1, 0)
-    area = wide * np.maximum(box[:, 3] - box[:, 1] + 1, 0)
+    x0, y0, x1, y1 = _rectangles(scene, camera, which).T
+    wide = np.maximum(x1 - x0 + 1, 0)
+    area = wide * np.maximum(y1 - y0 + 1, 0)
     end = np.cumsum(area)
+    first = y0 * camera.width + x0
     for start in range(0, int(area.sum()), _CHUNK):
-        flat = np.arange(start, min(start + _CHUNK, int(end[-1])))
-        slot = np.searchsorted(end, flat, side="right")
-        row, column = np.divmod(flat - (end - area)[slot], wide[slot])
-        yield (box[slot, 1] + row) * camera.width + box[slot, 0] + column, which[slot]
+        inside = np.clip(end - start, 0, _CHUNK) - np.clip(end - area - start, 0, _CHUNK)
+        slot = np.repeat(np.arange(len(which)), inside)
+        place = np.arange(start, start + len(slot)) - (end - area)[slot]
+        row = place // wide[slot]
+        yield first[slot] + place + row * (camera.width - wide)[slot], which[slot]
 
 
 def _slab(o: Floats, d: Floats) -> tuple[Floats, Floats]:
     """Interval of the ray ``o + t d`` within [-1, 1]."""
-    first, second = (-1 - o) / d, (1 - o) / d
-    return np.minimum(first, second), np.maximum(first, second)
+    inverse: Floats = np.reciprocal(d)
+    middle, reach = -o * inverse, np.abs(inverse)
+    return middle - reach, middle + reach
 
 
 def _round(o: list[Floats], d: list[Floats]) -> tuple[Floats, Floats]:
@@ -153,17 +162,13 @@ def _total(terms: list[Floats]) -> Floats:
 
 
 def _enter(
-    shape: int, local: _Local, rays: Floats, pixel: Ints, index: Ints
+    shape: int, local: _Local, columns: Floats, pixel: Ints, index: Ints
 ) -> tuple[Floats, list[Floats], list[Floats], list[Floats]]:
     """Depth at which pairs enter their primitive (inf: never), the entries per constraint, and the unit ray."""
-    ray, half = rays[pixel], local.half[index]
-    cos, sin = local.cos[index], local.sin[index]
-    d = [
-        (cos * ray[:, 0] + sin * ray[:, 1]) / half[:, 0],
-        (cos * ray[:, 1] - sin * ray[:, 0]) / half[:, 1],
-        ray[:, 2] / half[:, 2],
-    ]
-    o = list(local.origin[index].T)
+    x, y, z = (column[pixel] for column in columns)
+    t = [row[index] for row in local.turn]
+    d = [t[0] * x + t[1] * y, t[2] * x + t[3] * y, t[4] * z]
+    o = [row[index] for row in local.origin]
     if shape == BOX:
         spans = [_slab(o[i], d[i]) for i in range(3)]
     elif shape == CYLINDER:
@@ -185,9 +190,11 @@ def _keep_nearest(depth: Floats, owner: Ints, pixel: Ints, index: Ints, t: Float
     owner[pixel[won]] = index[won]
 
 
-def _describe(scene: Scene, camera: Camera, local: _Local, rays: Floats, depth: Floats, owner: Ints) -> Hits:
+def _describe(
+    scene: Scene, camera: Camera, local: _Local, columns: Floats, depth: Floats, owner: Ints
+) -> Hits:
     """Normals, materials and texture coordinates of the winning surfaces."""
-    point = camera.pose[:3, 3] + depth[:, None] * rays
+    point = camera.pose[:3, 3] + (depth * columns).T
     normal, texture = np.zeros_like(point), point.copy()
     count = len(scene.shape)
     of_room = np.flatnonzero(owner >= count)
@@ -200,7 +207,7 @@ def _describe(scene: Scene, camera: Camera, local: _Local, rays: Floats, depth: 
         pixel = np.flatnonzero((owner < count) & (shapes == shape))
         index = owner[pixel]
         material[pixel] = scene.material[index]
-        _, enter, o, d = _enter(shape, local, rays, pixel, index)
+        _, enter, o, d = _enter(shape, local, columns, pixel, index)
         unit = np.stack(o, 1) + depth[pixel, None] * np.stack(d, 1)
         texture[pixel] = unit * local.half[index]
         normal[pixel] = _outward(shape, unit, enter, d, local, index)
