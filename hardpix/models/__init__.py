@@ -1,8 +1,25 @@
 """Networks: backbone, heads and the segmenter made of them; they know nothing of methods or data."""
 
 from hardpix.models.backbone import TimmBackbone, convert_sync_batch_norm
+from hardpix.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from hardpix.models.fcn import FCNHead
 from hardpix.models.head import Head, HeadOutput
+from hardpix.models.psp import PSPHead
+from hardpix.models.refinenet import RefineNetBlock, RefineNetHead
 from hardpix.models.segmenter import Segmenter
+from hardpix.models.uper import UPerHead
 
-__all__ = ["FCNHead", "Head", "HeadOutput", "Segmenter", "TimmBackbone", "convert_sync_batch_norm"]
+__all__ = [
+    "DeepLabV3Head",
+    "DeepLabV3PlusHead",
+    "FCNHead",
+    "Head",
+    "HeadOutput",
+    "PSPHead",
+    "RefineNetBlock",
+    "RefineNetHead",
+    "Segmenter",
+    "TimmBackbone",
+    "UPerHead",
+    "convert_sync_batch_norm",
+]

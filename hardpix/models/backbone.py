@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 from pathlib import Path
@@ -140,10 +141,8 @@ def _create(name: str, options: dict[str, Any], output_stride: int | None) -> tu
     if output_stride in (None, max(own)):
         return net, options
     options = options | {"output_stride": output_stride}
-    try:
+    with contextlib.suppress(AssertionError, TypeError, ValueError, RuntimeError, NotImplementedError):
         net = timm.create_model(name, features_only=True, **options)
-    except (AssertionError, TypeError, ValueError, RuntimeError, NotImplementedError):
-        pass  # still the undilated one
     if max(net.feature_info.reduction()) != output_stride:
         raise ConfigError(
             f"backbone.output_stride={output_stride}: timm cannot dilate {name} to it (its strides are "

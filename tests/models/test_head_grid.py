@@ -1,0 +1,124 @@
+"""Every head on every backbone family: sizes known at construction, gradients everywhere, nothing of it in eval."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import pytest
+import torch
+
+from hardpix.models import (
+    DeepLabV3Head,
+    DeepLabV3PlusHead,
+    FCNHead,
+    PSPHead,
+    RefineNetHead,
+    Segmenter,
+    TimmBackbone,
+    UPerHead,
+)
+from hardpix.types import SegOutput
+
+RESNET = {"zero_init_last": False}  # or the inside of a residual block has gradient 0 in the first step
+CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
+SWIN = {"embed_dim": 16, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 3, 4), "window_size": 4}
+BACKBONES = {
+    "resnet": ("test_resnet", RESNET, None),
+    "dilated_resnet": ("test_resnet", RESNET, 8),
+    "convnext": ("convnext_atto", CONVNEXT, None),
+    "dilated_convnext": ("convnext_atto", CONVNEXT, 8),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN, None),
+    "mobilenetv3": ("mobilenetv3_small_050", {}, None),
+    "dilated_mobilenetv3": ("mobilenetv3_small_050", {}, 16),
+    "hrnet": ("hrnet_w18_small", {"feature_location": ""}, None),
+    "vit": ("test_vit", {}, None),
+}
+POOLS = (1, 2, 3, 6)
+HEADS = {
+    "fcn": partial(FCNHead, channels=8, num_convs=2, concat_input=True, dropout=0.1),
+    "psp": partial(PSPHead, channels=8, pool_sizes=POOLS, dropout=0.1),
+    "deeplabv3": partial(DeepLabV3Head, channels=8, dilations=(2, 4), dropout=0.1),
+    "deeplabv3plus": partial(DeepLabV3PlusHead, channels=8, low_channels=4, dilations=(2, 4), dropout=0.1),
+    "uper": partial(UPerHead, channels=8, pool_sizes=POOLS, dropout=0.1),
+    "refinenet": partial(
+        RefineNetHead, widths=(16, 8, 8, 8), crp_stages=4, crp_order="pool_conv", output_units=3, dropout=0.5
+    ),
+}
+SIZE = (65, 97)
+
+
+@cache
+def backbone(family: str) -> TimmBackbone:
+    name, options, output_stride = BACKBONES[family]
+    return TimmBackbone(name, pretrained=False, options=options, output_stride=output_stride)
+
+
+def segmenter(head: str, family: str) -> Segmenter:
+    # Only heads that join all levels reach every branch of an HRNet.
+    levels = [0, 1, 2, 3] if family == "hrnet" else [-1]
+    build_head = HEADS[head] if head in ("uper", "refinenet") else partial(HEADS[head], levels=levels)
+    return Segmenter(
+        lambda in_channels: backbone(family),
+        build_head,
+        {"label": 5, "depth": 1},
+        align_corners=False,
+        aux_level=2,
+        aux_channels=8,
+        aux_dropout=0.1,
+    )
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+@pytest.mark.parametrize("head", HEADS)
+def test_head_on_backbone(head: str, family: str) -> None:
+    torch.manual_seed(0)
+    model = segmenter(head, family).train()
+    model.zero_grad()
+    out: SegOutput = model(torch.randn(2, 3, *SIZE))
+    assert list(out.features) == list(model.features)
+    for name, spec in model.features.items():
+        height, width = (-(-side // spec.stride) for side in SIZE)
+        assert out.features[name].shape == (2, spec.channels, height, width), name
+    assert out.outputs["label"].shape == (2, 5, *out.features["dec0"].shape[-2:])
+    assert out.outputs["depth"].shape == (2, 1, *out.features["dec0"].shape[-2:])
+    assert out.aux["enc2"].shape == (2, 5, *out.features["enc2"].shape[-2:])
+
+    sum((x * torch.randn_like(x)).sum() for x in (*out.outputs.values(), *out.aux.values())).backward()
+    starved = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not starved
+
+    model.eval()
+    with torch.no_grad():
+        quiet = model(torch.randn(1, 3, *SIZE))
+    assert quiet.aux == {}
+    assert all(torch.isfinite(x).all() for x in quiet.outputs.values())
+
+
+def test_a_second_head_on_a_detached_pyramid_leaves_the_backbone_alone() -> None:
+    model = segmenter("psp", "resnet").train()
+    second = HEADS["psp"](model.backbone.specs, {"hardness": 1}, levels=[-1], align_corners=False)
+    model.zero_grad()
+    pyramid = model.backbone(torch.randn(2, 3, 64, 64))
+    second([x.detach() for x in pyramid]).outputs["hardness"].sum().backward()
+    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is not None for p in second.parameters())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_two_heads_of_one_configuration_share_nothing(head: str) -> None:
+    specs = backbone("resnet").specs
+    build = HEADS[head] if head in ("uper", "refinenet") else partial(HEADS[head], levels=[-1])
+    a, b = (build(specs, {"label": 3}, align_corners=False) for _ in range(2))
+    assert not {id(p) for p in a.parameters()} & {id(p) for p in b.parameters()}
+    assert not torch.equal(a.classifiers.convs["label"].weight, b.classifiers.convs["label"].weight)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_classifiers_start_at_a_hundredth(head: str) -> None:
+    torch.manual_seed(0)
+    specs = backbone("resnet").specs
+    build = HEADS[head] if head in ("uper", "refinenet") else partial(HEADS[head], levels=[-1])
+    conv = build(specs, {"label": 600}, align_corners=False).classifiers.convs["label"]
+    assert abs(conv.weight.std().item() - 0.01) < 5e-4
+    assert abs(conv.weight.mean().item()) < 5e-4
+    assert not conv.bias.any()

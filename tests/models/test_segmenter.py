@@ -1,0 +1,97 @@
+"""Segmenter: named features, the auxiliary head, one align_corners."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+import hardpix.models as models
+from hardpix.models import PSPHead, Segmenter, TimmBackbone
+from hardpix.types import ConfigError, FeatureSpec
+
+CONF = Path(__file__).parents[2] / "conf"
+PSP = partial(PSPHead, channels=8, pool_sizes=(1, 2), levels=[-1], dropout=0.1)
+BACKBONE = partial(TimmBackbone, "test_resnet", pretrained=False, options={})
+
+
+def build(outputs: dict[str, int] | None = None, **given) -> Segmenter:
+    keys = {"align_corners": False, "aux_level": 2, "aux_channels": 16, "aux_dropout": 0.1} | given
+    return Segmenter(BACKBONE, PSP, outputs or {"label": 3}, **keys)
+
+
+def test_features_are_named_levels_finest_first() -> None:
+    model = build()
+    assert list(model.features) == ["enc0", "enc1", "enc2", "enc3", "dec0"]
+    assert model.features["enc2"] == FeatureSpec(16, 192)
+    assert model.features["dec0"] == FeatureSpec(32, 8)
+
+
+def test_auxiliary_head_is_one_convolution_on_the_chosen_level() -> None:
+    """3x3 192 -> 16 without bias, norm, Dropout2d, 1x1 to 3 with bias; it reads enc2."""
+    model = build().train()
+    assert sum(p.numel() for p in model.aux_head.parameters()) == 9 * 192 * 16 + 2 * 16 + 17 * 3
+    assert isinstance(model.aux_head.classifiers.dropout, nn.Dropout2d)
+    pyramid = [x.detach().requires_grad_() for x in model.backbone(torch.randn(2, 3, 64, 64))]
+    model.decode(pyramid).aux["enc2"].sum().backward()
+    assert [x.grad is not None for x in pyramid] == [False, False, True, False]
+
+
+def test_auxiliary_logits_exist_in_training_only() -> None:
+    model, image = build(), torch.randn(2, 3, 64, 64)
+    assert set(model.train()(image).aux) == {"enc2"}
+    assert model.eval()(image).aux == {}
+    assert build(aux_level=None).train()(image).aux == {}
+    assert build(outputs={"depth": 1}).train()(image).aux == {}
+    assert set(build(aux_level=-1).train()(image).aux) == {"enc3"}
+
+
+def test_decode_is_the_rest_of_forward() -> None:
+    model, image = build().eval(), torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(
+        model(image).outputs["label"], model.decode(model.backbone(image)).outputs["label"]
+    )
+
+
+def test_align_corners_reaches_the_head() -> None:
+    a, b = build(align_corners=False).eval(), build(align_corners=True).eval()
+    b.load_state_dict(a.state_dict())
+    pyramid: list[Tensor] = [torch.randn(1, s.channels, 8, 8) for s in a.backbone.specs]
+    assert a.head.pooling.align_corners is False
+    assert b.head.pooling.align_corners is True
+    assert not torch.allclose(a.decode(pyramid).outputs["label"], b.decode(pyramid).outputs["label"])
+
+
+def test_a_level_that_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match=r"model\.aux_level=4"):
+        build(aux_level=4)
+
+
+def test_input_channels_reach_the_backbone() -> None:
+    assert build(in_channels=4).eval()(torch.zeros(1, 4, 64, 64)).outputs["label"].shape == (1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "head").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configured_heads_are_built(path: Path) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    kind = getattr(models, node.pop("_target_").rpartition(".")[2])
+    assert node.pop("_partial_") is True
+    specs = tuple(map(FeatureSpec, (4, 8, 16, 32), (8, 16, 32, 64)))
+    with torch.device("meta"):
+        head = kind(specs, {"label": 5}, align_corners=False, **node)
+        maps = [torch.empty(2, s.channels, 96 // s.stride, 128 // s.stride) for s in specs]
+        assert head(maps).outputs["label"].shape[:2] == (2, 5)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "backbone").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configured_backbones_name_timm_models(path: Path) -> None:
+    import timm
+
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    assert node.pop("_target_") == "hardpix.models.TimmBackbone"
+    assert timm.is_model(node["name"])
+    assert set(node) == {"_partial_", "name", "pretrained", "options", "output_stride", "freeze_bn"}
