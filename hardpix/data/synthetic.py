@@ -107,11 +107,12 @@ def render(
 class SyntheticRooms(Source):
     """Rendered rooms; every frame is a room of its own, so splits share none.
 
-    ``train_frames``, ``val_frames``, ``test_frames``: rooms per split. ``difficulty`` in [0, 1]: 0 tells classes
-    apart by colour but for 2 % (of two that look alike), keeps noise low and things large; 1 makes the classes of a group identical in
-    colour, legs thin, small things smaller and the picture noisy. ``classes``: those to label (None: all 18), in
-    the order of their indices; the others are rendered but void. ``kinect``: depth with quantisation, range
-    limit and holes. ``focal``: focal length in image widths (0.81 is a Kinect's colour camera).
+    ``train_frames``, ``val_frames``, ``test_frames``: rooms per split. ``difficulty`` in [0, 1]: 0 tells two
+    alike classes apart by colour but for 2 %, keeps noise low and things large; 1 makes the classes of a group
+    identical in colour, legs thin, small things smaller and the picture noisy. ``classes``: those to label
+    (None: all 18), in the order of their indices; the others are rendered but void. ``kinect``: depth with
+    quantisation, range limit and holes. ``focal``: focal length in image widths (0.81 is a Kinect's colour
+    camera).
 
     Frames are rendered once per split into ``cache_dir`` (None: ``$HARDPIX_CACHE``, else ``~/.cache/hardpix``),
     under a key of all parameters and of the renderer's source. The cache keeps depth in steps of 0.2 mm and
