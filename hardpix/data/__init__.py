@@ -3,7 +3,9 @@
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.camvid import CamVid
 from hardpix.data.datamodule import DataModule
+from hardpix.data.folder import Folder
 from hardpix.data.nyuv2 import NYUv2
+from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
 from hardpix.data.synthetic import SyntheticRooms
 from hardpix.data.tensors import DepthMap
@@ -13,12 +15,15 @@ __all__ = [
     "CamVid",
     "DataModule",
     "DepthMap",
+    "Folder",
     "Frames",
     "NYUv2",
+    "Packed",
     "Photometric",
     "Sample",
     "Source",
     "SyntheticRooms",
     "TestTransform",
     "TrainTransform",
+    "pack",
 ]
