@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hardpix.losses.reduction import check_choice, check_range
 from hardpix.ops.max_pooling import max_pooling_weight
 from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ops.select import count_true
 
 
 class LossMaxPooling(nn.Module):
@@ -29,12 +30,12 @@ class LossMaxPooling(nn.Module):
         """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
         error = pixel_cross_entropy(logits, label, self.ignore_index)
         valid = label != self.ignore_index
-        groups = (
-            [error[valid]] if self.scope == "batch" else [e[v] for e, v in zip(error, valid, strict=True)]
-        )
-        pooled = [self._pool(group) for group in groups if len(group)]
+        groups = [(error, valid)] if self.scope == "batch" else zip(error, valid, strict=True)
+        counted = [(group, pixels) for group, mask in groups if (pixels := count_true(mask))]
+        pooled = [self._pool(group, pixels) for group, pixels in counted]
         return torch.stack(pooled).mean() if pooled else error.sum()
 
-    def _pool(self, error: Tensor) -> Tensor:
+    def _pool(self, error: Tensor, pixels: int) -> Tensor:
         # The gradient of the maximum is the maximising weight itself (envelope theorem).
-        return (max_pooling_weight(error.detach(), ratio=self.ratio, p=self.p) * error).sum()
+        weight = max_pooling_weight(error.detach(), pixels, ratio=self.ratio, p=self.p)
+        return torch.dot(weight.flatten(), error.flatten())

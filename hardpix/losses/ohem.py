@@ -7,19 +7,20 @@ from torch import Tensor, nn
 
 from hardpix.losses.reduction import check_choice, check_range, normalized_sum
 from hardpix.ops.pixel import pixel_cross_entropy
-from hardpix.ops.select import hardest, kth_smallest
+from hardpix.ops.select import count_true, hardest, kth_smallest
 
 
-def confident_below(prob: Tensor, thresh: float, least: int) -> Tensor:
+def confident_from(prob: Tensor, pixels: int, *, thresh: float, least: int) -> Tensor:
     """OHEM's threshold ``theta = max(m, thresh)``: pixels with ``prob < theta`` (strictly) are kept.
 
-    ``prob`` ``[n]``, n > 0, the true class's probability at the valid pixels; ``m`` is the value at zero-based
-    position ``min(least, n - 1)`` of their ascending sort (mmsegmentation's OHEMPixelSampler).
+    ``prob``, flat, is the true class's probability of the ``pixels`` (1 or more) valid pixels and infinite
+    elsewhere; ``m`` is the value at zero-based position ``min(least, pixels - 1)`` of their ascending sort
+    (mmsegmentation's OHEMPixelSampler).
     """
     # With that many pixels below thresh already, m cannot matter: no selection is needed.
-    if least < prob.numel() and int(torch.count_nonzero(prob < thresh)) >= least:
+    if least < pixels and count_true(prob < thresh) >= least:
         return prob.new_tensor(thresh)
-    return kth_smallest(prob, min(least, prob.numel() - 1)).clamp_min(thresh)
+    return kth_smallest(prob, min(least, pixels - 1)).clamp_min(thresh)
 
 
 class OHEM(nn.Module):
@@ -52,12 +53,14 @@ class OHEM(nn.Module):
 
     @torch.no_grad()
     def keep(self, error: Tensor, valid: Tensor) -> Tensor:
-        """Which pixels are kept, ``[B, H, W]`` bool; all False without a valid pixel."""
-        least = self.min_kept * len(error)
-        flat = error[valid]
-        if not len(flat):
-            return valid
+        """Which pixels of ``[B, H, W]`` cross-entropies are kept, bool; none where ``valid`` is False."""
+        least, pixels = self.min_kept * len(error), count_true(valid)
+        if not pixels or (self.thresh is None and not least):
+            return torch.zeros_like(valid)
         if self.thresh is None:
-            return torch.zeros_like(valid).masked_scatter_(valid, hardest(flat, min(least, len(flat))))
-        prob = torch.exp(-error)  # of the true class: no second softmax
-        return valid & (prob < confident_below(torch.exp(-flat), self.thresh, least))
+            ranked = error.masked_fill(~valid, -1).flatten()  # void comes last
+            return hardest(ranked, min(least, pixels)).view_as(valid)
+        # exp(-CE) is the probability of the true class: no second softmax.
+        prob = torch.exp(-error).masked_fill_(~valid, torch.inf).flatten()
+        theta = confident_from(prob, pixels, thresh=self.thresh, least=least)
+        return (prob < theta).view_as(valid)

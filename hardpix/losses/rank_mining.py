@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from hardpix.losses.reduction import check_range
 from hardpix.ops.pixel import pixel_cross_entropy
-from hardpix.ops.select import hardest
+from hardpix.ops.select import count_true, hardest
 
 
 class LossRankMining(nn.Module):
-    """Mean cross-entropy of the ``k = max(1, ceil(fraction * n))`` hardest of an image's n valid pixels.
+    """Mean cross-entropy of the ``k = ceil(fraction * n)`` hardest of an image's n valid pixels.
 
     Averaged over the images that have a valid pixel. The hard-mining baseline of Erroneous Pixel Prediction.
     """
@@ -26,13 +26,16 @@ class LossRankMining(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
         error = pixel_cross_entropy(logits, label, self.ignore_index)
-        means = [self._mean_of_hardest(e[v]) for e, v in zip(error, label != self.ignore_index, strict=True)]
-        kept = [mean for mean in means if mean is not None]
-        return torch.stack(kept).mean() if kept else error.sum()
+        valid = label != self.ignore_index
+        ranked = error.detach().masked_fill(~valid, -1).flatten(1)  # void comes last
+        counts = [self._count(count_true(mask)) for mask in valid]
+        means = [
+            torch.dot(e, hardest(r, count).float()) / count
+            for e, r, count in zip(error.flatten(1), ranked, counts, strict=True)
+            if count
+        ]
+        return torch.stack(means).mean() if means else error.sum()
 
-    def _mean_of_hardest(self, error: Tensor) -> Tensor | None:
-        if not len(error):
-            return None
-        # Rounded first: 0.2 * 5 is 1.0000000000000002 for some fractions, and ceil would make it 2.
-        count = max(1, math.ceil(round(self.fraction * len(error), 6)))
-        return error[hardest(error.detach(), count)].mean()
+    def _count(self, pixels: int) -> int:
+        # Rounded first: 0.1 * 30 is 3.0000000000000004, and ceil would make it 4.
+        return math.ceil(round(self.fraction * pixels, 6))

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hardpix.ops.select import count_true
+
 
 @torch.no_grad()
-def max_pooling_weight(error: Tensor, *, ratio: float, p: float) -> Tensor:
-    """Weights ``w`` that maximise ``sum w * error`` under a p-norm and a maximum-norm bound; float32 ``[n]``.
+def max_pooling_weight(error: Tensor, pixels: int, *, ratio: float, p: float) -> Tensor:
+    """Weights ``w`` that maximise ``sum w * error`` under a p-norm and a maximum-norm bound; float32.
 
-    ``error`` ``[n]``, n > 0, losses of 0 or above. ``||w||_p <= gamma = n^(-1/q)`` with ``1/p + 1/q = 1`` admits
-    the uniform ``1/n``; ``||w||_inf <= tau = gamma * (ratio * n)^(-1/p)`` forces ``ratio * n`` pixels to carry
-    weight. In the solution the pixels with loss above some alpha have weight tau, the others
-    ``tau * (error / alpha)^(q - 1)``.
+    ``error`` holds losses of 0 or above in any shape; ``pixels`` (above 0) says how many of them are real, the
+    rest (void) being 0, which neither changes the weights nor gets one. ``||w||_p <= gamma = pixels^(-1/q)``
+    with ``1/p + 1/q = 1`` admits the plain mean; ``||w||_inf <= tau = gamma * (ratio * pixels)^(-1/p)`` forces
+    ``ratio * pixels`` of them to carry weight. In the solution the losses above some alpha have weight tau, the
+    others ``tau * (error / alpha)^(q - 1)``.
     """
-    q, m = p / (p - 1), ratio * error.numel()
-    tau = error.numel() ** (-1 / q) * m ** (-1 / p)
-    scale = error.max().clamp_min(torch.finfo(error.dtype).tiny)
-    share = error / scale  # in [0, 1]: its power neither over- nor underflows to a wrong total
+    q, m = p / (p - 1), ratio * pixels
+    tau = pixels ** (-1 / q) * m ** (-1 / p)
+    tiny = torch.finfo(error.dtype).tiny
+    share = error / error.max().clamp_min(tiny)  # in [0, 1]: q can be large, and powers must not overflow
     power = share**q
-    level = _saturation_level(power, m)  # alpha^q
-    if level <= 0:  # nothing outside the saturated set has any loss
-        return tau * (power > level)
-    # (error / alpha)^(q - 1), from the power that is already there
-    weight = power / (share.clamp_min(torch.finfo(error.dtype).tiny) * level ** ((q - 1) / q))
-    return tau * weight.clamp_max(1)
+    level = _saturation_level(power, m)  # (alpha / max error)^q
+    if level == 0:  # the saturated pixels are the only ones with any loss
+        return tau * (power > 0)
+    # (error / alpha)^(q - 1), from the power that is there already
+    weight = power.div_(share.clamp_min_(tiny)).mul_(tau * level ** (1 / q - 1))
+    return weight.clamp_max_(tau)
 
 
 def _saturation_level(power: Tensor, m: float) -> float:
-    """``alpha^q``: the mean of the powers outside J over ``m - |J|``, J being the powers above it.
+    """The level with ``sum of powers up to it = (m - number above it) * level``: the closed form's alpha_k^q.
 
-    Every power above the level belongs to J, and taking it in lowers the level, so that repeating this climbs to
-    the smallest J of the closed form: some passes over the losses instead of a sort.
+    Newton's method on ``sum min(power, level) - m * level``, which is concave: starting above the root it
+    descends to it, taking more pixels into the saturated set J each time, and ends exactly, when J stays.
     """
-    taken = 0
+    saturated, level = 0, float(power.sum(dtype=torch.float64)) / m
     while True:
-        level = float(power.sum(dtype=torch.float64)) / (m - taken)
-        above = int(torch.count_nonzero(power > level))
-        if not above:
+        level = float(np.float32(level))  # so that clamping adds multiples of exactly this number
+        above = count_true(power > level)
+        # `not >`: a NaN loss ends the loop too, and reaches the result.
+        if not above > saturated:
             return level
-        taken += above
-        power = power[power <= level]
+        clamped = float(power.clamp_max(level).sum(dtype=torch.float64))
+        saturated, level = above, (clamped - above * level) / (m - above)
