@@ -22,7 +22,7 @@ class LossMaxPooling(nn.Module):
     def __init__(self, *, ignore_index: int, ratio: float, p: float, scope: str) -> None:
         super().__init__()
         check_range("loss.ratio", ratio, 0 < ratio <= 1, "above 0 and at most 1")
-        check_range("loss.p", p, p > 1, "above 1")
+        check_range("loss.p", p, p >= 1.01, "1.01 or above")
         check_choice("loss.scope", scope, ("batch", "image"))
         self.ignore_index, self.ratio, self.p, self.scope = ignore_index, ratio, p, scope
 
