@@ -41,9 +41,8 @@ def _saturation_level(power: Tensor, m: float) -> float:
     """
     saturated, level = 0, float(power.sum(dtype=torch.float64)) / m
     while True:
-        level = torch.tensor(
-            level, dtype=power.dtype
-        ).item()  # so that clamping adds multiples of exactly this number
+        # In the type of the powers, so that clamping adds exact multiples of it.
+        level = torch.tensor(level, dtype=power.dtype).item()
         above = count_true(power > level)
         # Rounding alone can leave fewer than m outside J. A NaN loss ends the loop too, and shows in the result.
         if not saturated < above < m:
