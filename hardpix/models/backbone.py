@@ -25,7 +25,13 @@ SINGLE_STRIDE_LEVELS = (
     4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12, so that heads find four levels
 )
 # Some families accept images of other sizes than they were trained on only when told so, each in its own words.
-ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+# Both come first because some of timm's older classes swallow the words they do not know.
+ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"dynamic_img_size": True, "strict_img_size": False},
+    {"dynamic_img_size": True},
+    {"strict_img_size": False},
+    {},
+)
 
 
 class TimmBackbone(nn.Module):
@@ -111,8 +117,8 @@ class TimmBackbone(nn.Module):
                 self.train()
                 return self.multiple
         raise ConfigError(
-            f"backbone.name={self.name}: takes images of one size only, so it can neither be trained on crops nor "
-            "predict whole images; choose another model"
+            f"backbone.name={self.name}: its maps do not follow images of any size (it takes one size only, or crops "
+            "inside), which training crops and whole-image prediction need; choose another model"
         )
 
 

@@ -133,7 +133,7 @@ def test_more_input_channels() -> None:
         ({"name": "hrnet_w18_small", "output_stride": 8}, ["output_stride=8", "hrnet"]),
         ({"name": "resnet10t", "output_stride": 12}, ["output_stride=12"]),
         ({"name": "resnet10t", "options": {"colour": 1}}, ["backbone.options", "colour"]),
-        ({"name": "test_maxvit"}, ["test_maxvit", "one size"]),
+        ({"name": "levit_128"}, ["levit_128", "any size"]),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
