@@ -52,7 +52,8 @@ class LabelCode:
 
     def decode(self, raw: NDArray, path: Path) -> Tensor:
         """Label file ``[H, W]`` -> uint8 class indices (int64 above 255 classes)."""
-        counts = np.bincount(raw.ravel(), minlength=len(self._table))
+        flat = torch.from_numpy(raw.ravel() if raw.dtype == np.uint8 else raw.ravel().astype(np.int64))
+        counts = torch.bincount(flat, minlength=len(self._table)).numpy()
         wrong = np.flatnonzero(counts[: len(self._table)] * ~self._legal)
         wrong = np.concatenate([wrong, np.flatnonzero(counts[len(self._table) :]) + len(self._table)])
         if len(wrong):

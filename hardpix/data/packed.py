@@ -195,7 +195,7 @@ def _pack_split(
 def _arrays(sample: Sample, size: Sequence[int] | None, keys: frozenset[str]) -> dict[str, NDArray]:
     """A frame as the arrays that go to disk."""
     height, width = size or sample["image"].shape[-2:]
-    window = Window((height, width), 0, 0, height, width)
+    window = Window.whole((height, width))
     tensors = plain({key: zoom(value, window) for key, value in typed(sample).items()})
     arrays: dict[str, NDArray] = {"image": np.ascontiguousarray(tensors["image"].permute(1, 2, 0).numpy())}
     if "label" in keys:

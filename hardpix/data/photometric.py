@@ -6,21 +6,25 @@ conversion to 8-bit HSV and back, and hue and saturation are not rounded to 256 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Planes = NDArray[np.float32]  # [3, H, W], RGB in 0..255
+Step = Callable[[Planes, float], None]
+
+STRIP_PIXELS = 32768  # rows are worked on in strips that stay in a core's cache
 
 
 class Photometric:
     """Brightness, contrast, saturation and hue, each with probability ``p``.
 
-    Contrast comes second or last, with equal chance. ``brightness`` is the largest shift in grey levels,
-    ``contrast`` and ``saturation`` are ranges of factors, ``hue`` the largest turn in units of two degrees
-    (OpenCV's hue, 180 to the circle; whole units are drawn, ``-hue`` included and ``+hue`` not).
+    Contrast comes second or last, with equal chance; values are clipped to 0..255 between the steps, but not
+    rounded. ``brightness`` is the largest shift in grey levels, ``contrast`` and ``saturation`` are ranges of
+    factors, ``hue`` the largest turn in units of two degrees (OpenCV's hue, 180 to the circle; whole units are
+    drawn, ``-hue`` included and ``+hue`` not).
     """
 
     def __init__(
@@ -37,31 +41,31 @@ class Photometric:
 
     def __call__(self, image: NDArray[np.uint8], rng: torch.Generator) -> NDArray[np.uint8]:
         """``[3, H, W]`` uint8 -> the same; ``image`` itself where nothing is drawn."""
-        shift = uniform(rng, -self.brightness, self.brightness) if self._chosen(rng) else None
-        contrast_first = uniform(rng, 0, 1) < 0.5
-        contrast = uniform(rng, *self.contrast) if self._chosen(rng) else None
-        saturation = uniform(rng, *self.saturation) if self._chosen(rng) else None
-        turn = self._draw_hue(rng) if self._chosen(rng) else None
-        if shift is contrast is saturation is turn is None:
+        steps = self.draw(rng)
+        if not steps:
             return image
-        planes = image.astype(np.float32)
-        if shift is not None:
-            adjust_brightness(planes, shift)
-        if contrast is not None and contrast_first:
-            adjust_contrast(planes, contrast)
-        if saturation is not None:
-            adjust_saturation(planes, saturation)
-        if turn is not None:
-            adjust_hue(planes, 2.0 * turn)
-        if contrast is not None and not contrast_first:
-            adjust_contrast(planes, contrast)
-        return _to_uint8(planes)
+        out = np.empty_like(image)
+        rows = max(1, STRIP_PIXELS // image.shape[2])
+        for top in range(0, image.shape[1], rows):
+            planes = image[:, top : top + rows].astype(np.float32)
+            for step, amount in steps:
+                step(planes, amount)
+            planes += np.float32(0.5)
+            out[:, top : top + rows] = planes  # the cast truncates: with the half added, it rounds
+        return out
 
-    def _chosen(self, rng: torch.Generator) -> bool:
-        return uniform(rng, 0, 1) < self.p
-
-    def _draw_hue(self, rng: torch.Generator) -> int:
-        return int(torch.randint(-self.hue, max(self.hue, 1 - self.hue), (), generator=rng))
+    def draw(self, rng: torch.Generator) -> list[tuple[Step, float]]:
+        """What is to be done, in order. Every number is drawn whether it is used or not."""
+        brightness = (adjust_brightness, uniform(rng, -self.brightness, self.brightness))
+        contrast = (adjust_contrast, uniform(rng, *self.contrast))
+        saturation = (adjust_saturation, uniform(rng, *self.saturation))
+        turn = int(torch.randint(-self.hue, max(self.hue, 1 - self.hue), (), generator=rng))
+        hue = (adjust_hue, 2.0 * turn)
+        colour = [saturation, hue]
+        steps = (
+            [brightness, contrast, *colour] if uniform(rng, 0, 1) < 0.5 else [brightness, *colour, contrast]
+        )
+        return [step for step in steps if uniform(rng, 0, 1) < self.p]
 
 
 def uniform(rng: torch.Generator, low: float, high: float) -> float:
@@ -103,7 +107,7 @@ def adjust_hue(planes: Planes, degrees: float) -> None:
     red, green, blue = planes
     value, chroma = _value_and_chroma(planes)
     hue = _sextant(planes, value, chroma)
-    hue += np.float32((degrees / 60.0) % 6.0)
+    hue += np.float32((degrees / 60.0 - 1.0) % 6.0 + 1.0)  # in [1, 7): the sum lies in [0, 12)
     hue -= np.float32(6) * (hue >= 6)
     low = np.subtract(value, chroma, out=value)
     # One channel in closed form: a trapezoid over the circle, written with |.| and a clip.
@@ -130,7 +134,7 @@ def _value_and_chroma(planes: Planes) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def _sextant(planes: Planes, value: NDArray[np.float32], chroma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Hue in units of 60 degrees, in [0, 6); ``[H, W]``. Products with masks: a branch costs more."""
+    """Hue in units of 60 degrees, in [-1, 5]; ``[H, W]``. Products with masks: a branch costs more."""
     red, green, blue = planes
     is_red = red == value
     is_green = (green == value) & ~is_red
@@ -141,10 +145,4 @@ def _sextant(planes: Planes, value: NDArray[np.float32], chroma: NDArray[np.floa
     hue /= np.maximum(chroma, np.float32(1e-3))
     hue += np.float32(2) * is_green
     hue += np.float32(4) * is_blue
-    hue += np.float32(6) * (hue < 0)
     return hue
-
-
-def _to_uint8(planes: Planes) -> NDArray[np.uint8]:
-    planes += np.float32(0.5)
-    return planes.astype(np.uint8)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
@@ -18,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from hardpix.data.base import Sample
 from hardpix.data.photometric import Photometric, uniform
 from hardpix.data.tensors import DepthMap
-from hardpix.data.window import Window, label_window, zoom
+from hardpix.data.window import Window, zoom
 
 Size = tuple[int, int]  # height, width
 
@@ -36,8 +35,8 @@ class Transformed(NamedTuple):
 class TrainTransform:
     """Random resize, random crop, horizontal flip, photometric distortion, padding: mmsegmentation's order.
 
-    The crop window is drawn in the coordinates of the resized picture and only its pixels are resized, which
-    equals resizing everything and cropping then.
+    The crop window is drawn first and only its pixels are resized: what resizing everything and cropping then
+    would give, for a window whose corner lies on a pixel of the picture.
 
     crop: (height, width) that comes out; smaller pictures are padded below and to the right, with void in
         the label, invalid depth, and an image that is 0 after normalisation.
@@ -73,8 +72,11 @@ class TrainTransform:
         ratio = uniform(rng, *self.ratio)
         native = (sample["image"].shape[-2], sample["image"].shape[-1])
         scaled = scaled_size(native, self.base_size, ratio)
-        window = self._draw_window(sample, scaled, rng, ignore_index)
-        tensors = {key: zoom(value, window) for key, value in typed(sample).items()}
+        tensors = typed(sample)
+        window, label = self._draw_window(tensors.pop("label", None), native, scaled, rng, ignore_index)
+        tensors = {key: zoom(value, window) for key, value in tensors.items()}
+        if label is not None:
+            tensors["label"] = label
         if self.scale_with_zoom and "depth" in tensors:
             tensors["depth"] = DepthMap(tensors["depth"] / ratio)
         if uniform(rng, 0, 1) < self.hflip:
@@ -88,21 +90,28 @@ class TrainTransform:
         }
         return Transformed(plain(padded), sample["name"], (window.height, window.width))
 
-    def _draw_window(self, sample: Sample, scaled: Size, rng: torch.Generator, ignore_index: int) -> Window:
-        window = self._random_window(scaled, rng)
-        if self.cat_max_ratio is None or "label" not in sample:
-            return window
-        label = sample["label"].numpy()
+    def _draw_window(
+        self, label: Any, native: Size, scaled: Size, rng: torch.Generator, ignore_index: int
+    ) -> tuple[Window, Any]:
+        """The window, and the label (None without one) in it, which the test has to resize anyhow."""
+        window = self._random_window(native, scaled, rng)
+        if label is None:
+            return window, None
+        picked = zoom(label, window)
+        if self.cat_max_ratio is None:
+            return window, picked
         for _ in range(REDRAWS):
-            if is_varied(label_window(label, window), ignore_index, self.cat_max_ratio):
+            if is_varied(picked, ignore_index, self.cat_max_ratio):
                 break
-            window = self._random_window(scaled, rng)
-        return window
+            window = self._random_window(native, scaled, rng)
+            picked = zoom(label, window)
+        return window, picked
 
-    def _random_window(self, scaled: Size, rng: torch.Generator) -> Window:
+    def _random_window(self, native: Size, scaled: Size, rng: torch.Generator) -> Window:
         height, width = (min(size, limit) for size, limit in zip(scaled, self.crop, strict=True))
-        top = int(torch.randint(scaled[0] - height + 1, (), generator=rng))
-        left = int(torch.randint(scaled[1] - width + 1, (), generator=rng))
+        # Rooms above and left of the window, in whole pixels of the picture.
+        top = int(torch.randint((scaled[0] - height) * native[0] // scaled[0] + 1, (), generator=rng))
+        left = int(torch.randint((scaled[1] - width) * native[1] // scaled[1] + 1, (), generator=rng))
         return Window(scaled, top, left, height, width)
 
 
@@ -120,10 +129,9 @@ class TestTransform:
 
     def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed:
         native = (sample["image"].shape[-2], sample["image"].shape[-1])
-        height, width = self.resize or native
-        window = Window((height, width), 0, 0, height, width)
+        window = Window.whole(self.resize or native)
         tensors = {key: zoom(value, window) for key, value in typed(sample).items()}
-        return Transformed(plain(tensors), sample["name"], (height, width))
+        return Transformed(plain(tensors), sample["name"], window.scaled)
 
 
 def typed(sample: Sample) -> dict[str, tv_tensors.TVTensor]:
@@ -158,9 +166,9 @@ def scaled_size(native: Size, base_size: Size | None, ratio: float) -> Size:
     return max(1, int(native[0] * factor + 0.5)), max(1, int(native[1] * factor + 0.5))
 
 
-def is_varied(label: NDArray, ignore_index: int, cat_max_ratio: float) -> bool:
+def is_varied(label: Tensor, ignore_index: int, cat_max_ratio: float) -> bool:
     """Whether a crop holds two classes or more, none on more than ``cat_max_ratio`` of its labelled pixels."""
-    counts = torch.bincount(torch.from_numpy(label).flatten(), minlength=ignore_index + 1)
+    counts = torch.bincount(label.as_subclass(Tensor).flatten(), minlength=ignore_index + 1)
     counts[ignore_index] = 0
     counts = counts[counts > 0]
     return len(counts) > 1 and int(counts.max()) <= cat_max_ratio * int(counts.sum())

@@ -1,4 +1,4 @@
-"""Resize only a window: the pixels that a crop of the resized picture would keep."""
+"""Resize only a window: cut it from the picture, then enlarge or shrink the cut."""
 
 from __future__ import annotations
 
@@ -8,60 +8,66 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
+from hardpix.ops.resize import resize_pixels
+
 
 class Window(NamedTuple):
-    """A crop, in pixels of the resized picture."""
+    """A crop of a resized picture, whose corner lies on a pixel of the picture itself.
+
+    The picture ``[H, W]`` is thought resized to ``scaled``; the crop's pixel (i, j) samples the picture at
+    ``top + (i + 1/2) H / scaled[0]`` down and likewise across. A corner on whole pixels costs nothing (a random
+    crop may as well be drawn there) and lets the cut be resized alone, four times faster than a resize that
+    starts at a fraction of a pixel.
+    """
 
     scaled: tuple[int, int]  # height and width of the whole picture after resizing
-    top: int
+    top: int  # in pixels of the picture
     left: int
-    height: int
+    height: int  # in pixels of the crop
     width: int
+
+    @classmethod
+    def whole(cls, scaled: tuple[int, int]) -> Window:
+        """All of the picture."""
+        return cls(scaled, 0, 0, *scaled)
 
 
 def zoom(value: Any, window: Window) -> Any:
-    """The window of the resized picture: images are interpolated, all other types pick the nearest pixel."""
+    """The window of a tensor: images are interpolated, all other types pick the nearest pixel."""
+    plain = value.as_subclass(Tensor)
     if isinstance(value, tv_tensors.Image):
-        pixels = value.as_subclass(Tensor).permute(1, 2, 0).numpy()
-        resized = torch.from_numpy(image_window(pixels, window))
-        return tv_tensors.Image(resized.permute(2, 0, 1).contiguous())
-    picked = torch.from_numpy(label_window(value.as_subclass(Tensor).numpy(), window))
-    return picked.as_subclass(type(value))
+        return tv_tensors.Image(image_window(plain, window).contiguous())
+    return torch.from_numpy(label_window(plain.numpy(), window)).as_subclass(type(value))
 
 
-def image_window(pixels: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
-    """Bilinear ``[H, W, 3]`` -> ``[h, w, 3]``, smoothed where it shrinks."""
-    native = pixels.shape[:2]
+def image_window(image: Tensor, window: Window) -> Tensor:
+    """Bilinear ``[3, H, W]`` uint8 -> ``[3, h, w]``, smoothed where it shrinks.
+
+    The filter does not look above or left of the window, as at the border of a picture.
+    """
+    native = (image.shape[-2], image.shape[-1])
+    top, left, height, width = window[1:]
     if window.scaled == native:
-        return pixels[window.top : window.top + window.height, window.left : window.left + window.width]
-    (top, bottom), (left, right) = (
-        (start * size / scaled, (start + length) * size / scaled)
+        return image[:, top : top + height, left : left + width]
+    bottom, right = (
+        # Below and to the right the filter sees as far as it reaches: one pixel, or one of the crop's pixels.
+        start + math.ceil((length + 1) * size / scaled) + 2
         for start, length, size, scaled in zip(window[1:3], window[3:5], native, window.scaled, strict=True)
     )
-    # Only what the filter can reach is handed over: its support is one source pixel, or one target pixel if larger.
-    reach = [
-        math.ceil(max(1.0, size / scaled)) + 1 for size, scaled in zip(native, window.scaled, strict=True)
-    ]
-    y0, x0 = max(0, int(top) - reach[0]), max(0, int(left) - reach[1])
-    y1, x1 = min(native[0], math.ceil(bottom) + reach[0]), min(native[1], math.ceil(right) + reach[1])
-    part = Image.fromarray(np.ascontiguousarray(pixels[y0:y1, x0:x1]))
-    box = (left - x0, top - y0, right - x0, bottom - y0)
-    resized = part.resize((window.width, window.height), Image.Resampling.BILINEAR, box=box)
-    return np.array(resized)
+    factors = (window.scaled[0] / native[0], window.scaled[1] / native[1])
+    return resize_pixels(image[:, top:bottom, left:right], factors, (height, width))
 
 
 def label_window(label: NDArray, window: Window) -> NDArray:
     """Nearest ``[H, W]`` -> ``[h, w]``: the source pixel under each target pixel's centre."""
-    height, width = label.shape
-    rows = _nearest(window.top, window.height, height, window.scaled[0])
-    columns = _nearest(window.left, window.width, width, window.scaled[1])
+    rows = window.top + _nearest(window.height, label.shape[0], window.scaled[0])
+    columns = window.left + _nearest(window.width, label.shape[1], window.scaled[1])
     return label[rows].take(columns, axis=1)
 
 
-def _nearest(start: int, length: int, size: int, scaled: int) -> NDArray[np.int64]:
-    # floor((i + 1/2) size / scaled), in whole numbers: no rounding can make it differ from a full resize.
-    return (2 * np.arange(start, start + length) + 1) * size // (2 * scaled)
+def _nearest(length: int, size: int, scaled: int) -> NDArray[np.int64]:
+    """``floor((i + 1/2) size / scaled)`` in whole numbers, which no rounding can move."""
+    return (2 * np.arange(length) + 1) * size // (2 * scaled)
