@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,11 @@ def confusion(repeats: int) -> Iterator[Row]:
         pred, label = label_pair(classes)
         wide = label.int()  # torchmetrics takes no uint8 label with an ignore value
         metric = SegmentationMetrics(classes, VOID)
-        p, t = pred.numpy().ravel(), label.numpy().ravel()
         ours, numpy_, theirs = medians(
             repeats,
-            lambda m=metric, p=pred, t=label: m.update(p, t),
-            lambda p=p, t=t, c=classes: numpy_bincount(p, t, c),
-            lambda p=pred, t=wide, c=classes: multiclass_confusion_matrix(p, t, c, ignore_index=VOID),
+            partial(metric.update, pred, label),
+            partial(numpy_bincount, pred.numpy().ravel(), label.numpy().ravel(), classes),
+            partial(multiclass_confusion_matrix, pred, wide, classes, ignore_index=VOID),
         )
         yield row(f"confusion matrix, {classes} classes / NumPy bincount", ours, numpy_, "<= 3 ms, <= 0.2 x")
         yield row(f"confusion matrix, {classes} classes / torchmetrics", ours, theirs, "<= 0.2 x")
@@ -94,7 +94,7 @@ def ohem(repeats: int) -> Iterator[Row]:
     plain = CrossEntropy(ignore_index=VOID, normalizer="valid")
     loss = OHEM(ignore_index=VOID, thresh=0.7, min_kept=100_000, reduction="kept")
     for name, logits in (("untrained", untrained), ("trained", trained)):
-        ours, reference = medians(repeats, lambda z=logits: loss(z, label), lambda z=logits: plain(z, label))
+        ours, reference = medians(repeats, partial(loss, logits, label), partial(plain, logits, label))
         yield row(f"OHEM forward, {name} / cross-entropy forward", ours, reference, "<= 1.15 x")
 
 
