@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Planes = NDArray[np.float32]  # [3, H, W], RGB in 0..255
 Step = Callable[[Planes, float], None]
 
-STRIP_PIXELS = 32768  # rows are worked on in strips that stay in a core's cache
+STRIP_PIXELS = 131072  # rows are worked on in strips: small enough for the cache, large enough to be few
 
 
 class Photometric:
@@ -104,18 +104,15 @@ def adjust_saturation(planes: Planes, factor: float) -> None:
 
 def adjust_hue(planes: Planes, degrees: float) -> None:
     """Turn the hue of HSV around its circle, with saturation and value kept; in place. Grey stays grey."""
-    red, green, blue = planes
-    value, chroma = _value_and_chroma(planes)
-    hue = _sextant(planes, value, chroma)
-    hue += np.float32((degrees / 60.0 - 1.0) % 6.0 + 1.0)  # in [1, 7): the sum lies in [0, 12)
+    hue, value, chroma = _sextant(planes)
+    hue += np.float32((degrees / 60.0) % 6.0)
     hue -= np.float32(6) * (hue >= 6)
     low = np.subtract(value, chroma, out=value)
-    # One channel in closed form: a trapezoid over the circle, written with |.| and a clip.
-    for plane, centre, sign, offset in ((red, 3, 1, -1), (green, 2, -1, 2), (blue, 4, -1, 2)):
+    # Each channel is a trapezoid over the circle, written with |.| and a clip.
+    for plane, centre, sign, offset in zip(planes, (3, 2, 4), (1, -1, -1), (-1, 2, 2), strict=True):
         np.subtract(hue, np.float32(centre), out=plane)
         np.abs(plane, out=plane)
-        if sign < 0:
-            np.negative(plane, out=plane)
+        plane *= np.float32(sign)
         plane += np.float32(offset)
         np.clip(plane, 0, 1, out=plane)
         plane *= chroma
@@ -133,16 +130,21 @@ def _value_and_chroma(planes: Planes) -> tuple[NDArray[np.float32], NDArray[np.f
     return value, chroma
 
 
-def _sextant(planes: Planes, value: NDArray[np.float32], chroma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Hue in units of 60 degrees, in [-1, 5]; ``[H, W]``. Products with masks: a branch costs more."""
+def _sextant(planes: Planes) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """HSV's hue in units of 60 degrees, in [0, 6), value and chroma; ``[H, W]`` each.
+
+    The three channels are sorted by two exchanges, and the hue is counted from the axis they lead to: with
+    masks and products, for a branch per pixel costs more than all of it.
+    """
     red, green, blue = planes
-    is_red = red == value
-    is_green = (green == value) & ~is_red
-    hue = (green - blue) * is_red
-    hue += (blue - red) * is_green
-    is_blue = ~(is_red | is_green)
-    hue += (red - green) * is_blue
+    second, third = np.maximum(green, blue), np.minimum(green, blue)
+    value, middle = np.maximum(red, second), np.minimum(red, second)
+    chroma = value - np.minimum(middle, third)
+    # 0 as it stands, -6 (a full turn) if blue exceeds green, -2 or 4 if red is not the largest.
+    turn = np.float32(6) * (green < blue)
+    axis = (np.float32(2) * turn - np.float32(2)) * (red < second)
+    axis -= turn
+    hue = np.subtract(middle, third, out=middle)
     hue /= np.maximum(chroma, np.float32(1e-3))
-    hue += np.float32(2) * is_green
-    hue += np.float32(4) * is_blue
-    return hue
+    hue += axis
+    return np.abs(hue, out=hue), value, chroma
