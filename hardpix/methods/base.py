@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from hardpix.metrics import SegmentationMetrics
+from hardpix.models import Head, Segmenter
 from hardpix.ops.resize import resize
 from hardpix.types import Batch, DatasetInfo, SegOutput
 
@@ -24,8 +25,8 @@ class Parts(NamedTuple):
     """The swappable parts that every method is assembled from."""
 
     info: DatasetInfo
-    build_model: Callable[..., Any]  # (outputs={"label": C}, in_channels=3) -> Segmenter
-    build_head: Callable[..., Any]  # (specs, outputs) -> Head, the same head configuration
+    build_model: Callable[..., Segmenter]  # (outputs={"label": C}, in_channels=3)
+    build_head: Callable[..., Head]  # (specs, outputs, align_corners=), the same head configuration
     loss: nn.Module  # (logits [B, C, H, W], label [B, H, W]) -> scalar, from conf/loss
     aux_loss: nn.Module  # plain cross-entropy with the same normaliser: auxiliary heads are never mined
     aux_weight: float
@@ -39,12 +40,14 @@ class Method(pl.LightningModule):
 
     requires: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     takes_loss: ClassVar[bool] = True  # False: built on plain cross-entropy, any other conf/loss is refused
-    model: nn.Module
+    model: Segmenter
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.parts, self.info = parts, parts.info
         self.loss = parts.loss
+        self._resumed_rng: dict[str, Any] | None = None
+        self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
         sizes = parts.info.num_classes, parts.info.ignore_index
         self.metrics = nn.ModuleDict({split: SegmentationMetrics(*sizes) for split in ("val", "test")})
 
@@ -62,7 +65,7 @@ class Method(pl.LightningModule):
 
     def enlarge(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         """Bilinear to label size with the segmenter's own ``align_corners``."""
-        return resize(x, (size[-2], size[-1]), align_corners=bool(self.model.align_corners))
+        return resize(x, (size[-2], size[-1]), align_corners=self.model.align_corners)
 
     def aux_losses(self, out: SegOutput, label: Tensor) -> dict[str, Tensor]:
         """Plain cross-entropy of every auxiliary head, times its weight (0.4 in mmsegmentation)."""
@@ -85,18 +88,33 @@ class Method(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         total = torch.stack([x.float() for x in losses.values()]).sum()
-        self._epoch_loss += total.detach()
+        self._epoch_loss = self._epoch_loss.to(total.device) + total.detach()
         self._epoch_steps += 1
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # the steps Lightning writes
+        if (self.global_step + 1) % self._log_every == 0:  # the steps Lightning writes
             self.log("train/loss", total.detach(), prog_bar=True)
             self.log_dict({f"train/{name}": x.detach() for name, x in losses.items()})
         return total
 
-    def on_train_epoch_start(self) -> None:
-        self._epoch_loss, self._epoch_steps = torch.zeros((), device=self.device), 0
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        checkpoint["epoch_loss"] = [self._epoch_loss, self._epoch_steps]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed_rng = checkpoint.get("rng")
+        self._epoch_loss, self._epoch_steps = checkpoint.get("epoch_loss", [torch.zeros(()), 0])
+
+    def on_train_start(self) -> None:
+        """A resumed run drops out what the uninterrupted one would have."""
+        self._log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._resumed_rng is not None:
+            torch.set_rng_state(self._resumed_rng["cpu"].cpu())
+            if len(self._resumed_rng["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in self._resumed_rng["cuda"]])
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss_epoch", self._epoch_loss / max(1, self._epoch_steps), sync_dist=True)
+        self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
 
     def predict_logits(self, image: Tensor) -> Tensor:
         """Class logits at the image's size by the configured inference (whole image, windows, scales)."""
@@ -110,7 +128,8 @@ class Method(pl.LightningModule):
 
     def _score(self, batch: Batch, split: str) -> None:
         logits = self.predict_logits(batch["image"])
-        self.metrics[split].update(self.enlarge(logits, batch["label"].shape).argmax(1), batch["label"])
+        metric: Any = self.metrics[split]
+        metric.update(self.enlarge(logits, batch["label"].shape).argmax(1), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")

@@ -101,7 +101,7 @@ class SGD(_Factory):
 class Adam(_Factory):
     """Adam; its weight decay is an L2 term in the gradient."""
 
-    optimizer = torch.optim.Adam
+    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
 
     def __init__(
         self,
@@ -120,4 +120,4 @@ class Adam(_Factory):
 class AdamW(Adam):
     """Adam with decoupled weight decay."""
 
-    optimizer = torch.optim.AdamW
+    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW

@@ -31,6 +31,7 @@ def build_callbacks(
         save_top_k=1,
         enable_version_counter=False,
         save_weights_only=True,
+        save_on_train_epoch_end=False,  # only ever after a validation
     )
     last = ModelCheckpoint(
         dirpath=folder,
@@ -61,7 +62,7 @@ class PlainProgress(Callback):
         self.started, self.first_step = time.perf_counter(), trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or not hasattr(self, "started"):
+        if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         shown = {k: float(v) for k, v in trainer.callback_metrics.items()}
         rate = (trainer.global_step - self.first_step) / (time.perf_counter() - self.started)

@@ -122,18 +122,17 @@ def nearest(word: str, candidates: Sequence[str]) -> str:
 
 def _root_problems(cfg: DictConfig) -> Iterator[str]:
     known = [f.name for f in fields(Root)]
-    for key in cfg:
+    for key in map(str, cfg):
         if key not in known:
-            yield f"{key}: no such key at the top level{nearest(str(key), known)}"
+            yield f"{key}: no such key at the top level{nearest(key, known)}"
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             yield f"{group}: missing; choose a file of conf/{group}/, for example {group}=NAME"
-    try:
-        OmegaConf.merge(
-            OmegaConf.structured(Root), {k: cfg[k] for k in cfg if k in known and k not in GROUPS}
-        )
-    except OmegaConfBaseException as error:
-        yield str(error).splitlines()[0]
+    for key in [k for k in known if k in cfg and k not in GROUPS and not OmegaConf.is_missing(cfg, k)]:
+        try:
+            OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key]})
+        except OmegaConfBaseException as error:
+            yield f"{key}={cfg[key]}: {str(error).splitlines()[0]}"
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:
@@ -149,9 +148,9 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
-        for key in node:
+        for key in map(str, node):
             if not OmegaConf.is_missing(node, key):
-                yield from _targets(node[key], f"{path}.{key}" if path else str(key))
+                yield from _targets(node[key], f"{path}.{key}" if path else key)
     elif isinstance(node, ListConfig):
         for index, item in enumerate(node):
             yield from _targets(item, f"{path}.{index}")

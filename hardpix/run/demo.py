@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
-from rich.markdown import Markdown
 
 from hardpix.report.collect import collect
 from hardpix.report.html import Figure, Section, index_page
@@ -78,7 +76,7 @@ def write_page(out: Path, commands: list[str]) -> Path:
     made = table(runs, ("method", "loss"), COLUMNS, "method=Baseline,loss=CrossEntropy")
     markdown = render(made, "md")
     write_text(out / "table.md", markdown)
-    Console().print(Markdown(markdown))
+    print(f"\n{markdown}")
     sections = [
         Section("Pictures", _figures(out), "Image, truth, prediction and error, and the learned hardness."),
     ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
 from contextlib import contextmanager
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hardpix.run.config import conf_dir, validate
+from hardpix.run.config import GROUPS, compose, conf_dir, nearest, validate
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -21,15 +24,17 @@ def launch(arguments: list[str]) -> int:
     failures: list[str] = []
 
     def task(cfg: DictConfig) -> float | None:
-        multirun = HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN"
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         overrides = list(HydraConfig.get().overrides.task)
         try:
             return _one(cfg, overrides)
-        except HardpixError as error:
+        except Exception as error:
             if not multirun:
                 raise
-            # The other jobs of a sweep go on; this one's record and this line tell.
-            failures.append(f"{' '.join(overrides)}: {error}")
+            # The other jobs of a sweep go on; this one's record, its trace and the last lines tell.
+            if not isinstance(error, HardpixError):
+                traceback.print_exc()
+            failures.append(f"{' '.join(overrides)}: {type(error).__name__}: {error}")
             return None
 
     command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
@@ -37,7 +42,7 @@ def launch(arguments: list[str]) -> int:
         try:
             command()
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(explain(error)) from error
+            raise ConfigError(explain(error, arguments)) from error
     for line in failures:
         print(f"hardpix: failed: {line}", file=sys.stderr)
     return 1 if failures else 0
@@ -79,12 +84,27 @@ def _as_program(arguments: list[str]):
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, arguments: list[str]) -> str:
     """What Hydra says, without its advice to append new keys, and with the nearest known key."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    kept = [
-        line
-        for line in lines
-        if "Set the environment variable" not in line and "To append to your" not in line
-    ]
-    return " ".join(kept)
+    unwanted = ("Set the environment variable", "To append to your", "Config search path", "provider=")
+    text = " ".join(line for line in lines if not line.startswith(unwanted)).replace("\t", "")
+    missing = re.match(r"Could not override '([\w.]+)'", text)
+    if missing is None:
+        return text
+    path = missing.group(1)
+    return f"{path}: no such key{nearest(path.rpartition('.')[2], _siblings(path, arguments))}"
+
+
+def _siblings(path: str, arguments: list[str]) -> list[str]:
+    """The keys beside ``path`` in the configuration as chosen by the groups on the command line."""
+    chosen = [a for a in arguments if re.fullmatch(r"\w+=[\w/]+", a) and a.split("=")[0] in GROUPS]
+    try:
+        cfg = compose(chosen)
+    except (HydraException, OmegaConfBaseException):
+        return []
+    parent = path.rpartition(".")[0]
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if isinstance(node, DictConfig):
+        return [str(key) for key in node]
+    return [str(key) for key in cfg]

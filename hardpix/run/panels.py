@@ -11,7 +11,7 @@ from torch import Tensor
 from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.report.figures import panel
-from hardpix.types import DatasetInfo
+from hardpix.types import Batch, DatasetInfo
 
 
 def write_panels(method: Method, data: DataModule, folder: Path, *, split: str, count: int) -> list[Path]:
@@ -31,9 +31,9 @@ def _spread(data: DataModule, split: str, count: int) -> list[int]:
 
 
 @torch.inference_mode()
-def _write_one(method: Method, batch: dict, info: DatasetInfo, folder: Path) -> Path:
+def _write_one(method: Method, batch: Batch, info: DatasetInfo, folder: Path) -> Path:
     method.eval()
-    batch = {k: v.to(method.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    batch = method.transfer_batch_to_device(batch, method.device, 0)
     size = batch["label"].shape
     prediction = method.enlarge(method.predict_logits(batch["image"]), size).argmax(1)[0]
     maps = {name: value[0].float().cpu().numpy() for name, value in method.maps(batch).items()}

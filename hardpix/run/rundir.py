@@ -27,7 +27,11 @@ FREE_ON_RESUME = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.",
 
 def short_name(overrides: Sequence[str]) -> str:
     """A readable name from the command line: ``method=hardness,seed=1``; safe as a file name."""
-    kept = [o.lstrip("+~") for o in overrides if not o.startswith(("run=", "study=", "runs_dir=", "resume="))]
+    kept = [
+        o.lstrip("+~")
+        for o in overrides
+        if not o.startswith(("run=", "study=", "runs_dir=", "resume=", "trusted=", "logger"))
+    ]
     text = ",".join(o.split(".", 1)[-1] if "=" not in o.split(".", 1)[0] else o for o in kept)
     return re.sub(r"[^\w.,=+-]+", "_", text)[:100] or "default"
 

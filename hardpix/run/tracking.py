@@ -94,10 +94,11 @@ def has_wandb_key() -> bool:
 
 
 def log_images(loggers: list[Logger], key: str, paths: list[Path], step: int) -> None:
-    """Pictures to those loggers that take them."""
+    """Pictures, each under its own key, to those loggers that take them."""
     for logger in loggers:
         if hasattr(logger, "log_image"):
-            logger.log_image(key, [str(p) for p in paths], step=step, caption=[p.stem for p in paths])
+            for path in paths:
+                logger.log_image(f"{key}/{path.stem}", [str(path)], step=step)
 
 
 def close(loggers: list[Logger]) -> None:
@@ -106,7 +107,7 @@ def close(loggers: list[Logger]) -> None:
         import wandb
 
         if wandb.run is not None:
-            wandb.finish(quiet=True)
+            wandb.finish()
 
 
 class MetricsCSV(Logger):

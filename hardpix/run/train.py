@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from hardpix import record
 from hardpix.data import DataModule
 from hardpix.methods import Method
+from hardpix.models import convert_sync_batch_norm
 from hardpix.run import results, rundir, tracking
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
@@ -85,6 +86,8 @@ def _run(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> dict[str,
     try:
         callbacks = build_callbacks(run_dir=run_dir, monitor=f"val/{data.info.main_metric}", **cfg.callbacks)
         trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
+        if cfg.trainer.sync_batchnorm and trainer.world_size > 1:
+            convert_sync_batch_norm(method)
         compile_model(method, cfg.trainer.compile)
         trainer.fit(method, datamodule=data, ckpt_path=resume_path, weights_only=True)
         _check_finite(method)
@@ -106,16 +109,28 @@ def _run(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> dict[str,
 def _test(
     cfg: DictConfig, run_dir: Path, trainer: pl.Trainer, method: Method, data: DataModule
 ) -> dict[str, float]:
-    """Scores of the test split with the last (or best) weights, and the last validation's."""
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    """Scores of the validation and test splits with the last (or best) weights; files for the test split."""
+    metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
+    _settle_best(run_dir, trainer, metrics[f"val/{data.info.main_metric}"])
     if cfg.test_weights != "last":
         load_weights(method, run_dir, cfg.test_weights)
-    scores = trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-    metrics |= {k: v for k, v in scores[0].items() if k.startswith("test/")}
+        metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
+    metrics |= trainer.test(method, datamodule=data, verbose=False, weights_only=True)[0]
+    metrics = {k: v for k, v in metrics.items() if k.startswith(("val/", "test/"))}
     if trainer.is_global_zero:
         results.write(run_dir, method.confusion.numpy(), data.info)
         results.show(method.confusion.numpy(), data.info, title=f"{run_dir.name}: test split")
     return metrics
+
+
+def _settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
+    """The last weights compete for ``best`` too: training rarely ends on a validation."""
+    callback = next((c for c in trainer.checkpoint_callbacks if c.monitor is not None), None)  # type: ignore[attr-defined]
+    if callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    before = callback.best_model_score  # type: ignore[attr-defined]
+    if before is None or score > float(before) or not (run_dir / rundir.BEST).is_file():
+        trainer.save_checkpoint(run_dir / rundir.BEST, weights_only=True)
 
 
 def _new_record(
@@ -132,7 +147,7 @@ def _new_record(
         code=code_versions(),
         host=host_facts(cfg.trainer.accelerator, str(cfg.trainer.precision)),
         started=before.started if before else rundir.utc_now(),
-        name=before.name if before else (cfg.run or rundir.short_name(overrides)),
+        name=before.name if before else str(cfg.run or rundir.short_name(overrides)),
         study=cfg.study,
     )
 

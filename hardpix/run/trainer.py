@@ -45,7 +45,8 @@ def build_trainer(
     """A trainer from the configuration; impossible combinations raise ``ConfigError`` here, before data load.
 
     ``max_steps`` counts optimiser steps. Exactly one of ``max_steps`` and ``max_epochs`` is given, and at most
-    one of ``val_every_steps`` and ``val_every_epochs``. ``compile`` is applied by the caller (see ``train``).
+    one of ``val_every_steps`` and ``val_every_epochs``. ``compile`` and
+    ``sync_batchnorm`` change the network and are applied by the caller.
     """
     check_length(max_steps, max_epochs)
     if val_every_steps is not None and val_every_epochs is not None:
@@ -77,7 +78,6 @@ def build_trainer(
         log_every_n_steps=log_every_steps,
         deterministic="warn" if deterministic else None,
         benchmark=benchmark and not deterministic,
-        sync_batchnorm=sync_batchnorm,
         fast_dev_run=fast_dev_run,
         limit_train_batches=limit_train_batches,
         limit_val_batches=limit_val_batches,
@@ -105,4 +105,4 @@ def check_device(accelerator: str) -> None:
 def compile_model(method: pl.LightningModule, mode: bool | str) -> None:
     """``torch.compile`` in place (parameter names, and so checkpoints, stay as they are)."""
     if mode:
-        method.model.compile(mode=None if mode is True else mode)  # type: ignore[union-attr, arg-type]
+        method.model.compile(mode=None if mode is True else mode)  # type: ignore[union-attr]

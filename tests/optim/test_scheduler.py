@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn import Parameter
@@ -37,7 +39,7 @@ def test_poly_floor_holds_for_every_group_and_beyond_the_end():
     assert history[0] == pytest.approx([0.001, 0.01])
     assert history[10] == pytest.approx([1e-4, 1e-4])
     assert history[13] == pytest.approx([1e-4, 1e-4])
-    assert all(a[1] > b[1] for a, b in zip(history[:10], history[1:11], strict=True))
+    assert all(a[1] > b[1] for a, b in pairwise(history[:11]))
 
 
 def test_warmup_is_linear_and_multiplies_the_decay():

@@ -1,0 +1,48 @@
+"""``hardpix data``: pack a dataset for fast loading."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hardpix.run.config import compose, validate
+from hardpix.types import ConfigError
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("hardpix data", description="look at and pack datasets")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    packing = commands.add_parser(
+        "pack",
+        help="decode and resize once, into files that are mapped into memory",
+        description="Write the packed form of a dataset; train on it with data=packed data.source.root=DIR.",
+    )
+    packing.add_argument("overrides", nargs="+", help="the dataset, such as data=nyuv2 data.source.root=PATH")
+    packing.add_argument("--out", type=Path, required=True, help="a new folder")
+    packing.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: sizes as they are")
+    packing.add_argument("--splits", nargs="+", help="default: all splits of the dataset")
+    given = parser.parse_args(arguments)
+    return _pack(given)
+
+
+def _pack(given: argparse.Namespace) -> int:
+    if not any(o.startswith("data=") for o in given.overrides):
+        raise ConfigError("hardpix data pack: name the dataset, for example data=nyuv2")
+    cfg = compose(given.overrides)
+    validate(cfg)
+    from rich.progress import Progress
+
+    from hardpix.data.packed import pack
+    from hardpix.run.build import make
+
+    source = make(cfg.data.source)
+    size = tuple(given.size) if given.size else None
+    with Progress() as bar:
+        tasks = {split: bar.add_task(split) for split in given.splits or source.splits}
+
+        def advance(split: str, done: int, total: int) -> None:
+            bar.update(tasks[split], completed=done, total=total)
+
+        pack(source, given.out, size=size, splits=list(tasks), progress=advance)
+    print(f"packed to {given.out}; train with data=packed data.source.root={given.out}")
+    return 0

@@ -1,0 +1,69 @@
+"""Fixtures that several folders share: tiny configurations on synthetic rooms, one cache for the session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REAL = Path(os.environ.get("HARDPIX_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+# Everything small: eight 32x48 frames, a ResNet of a few thousand weights, no W&B, no workers, one device.
+TINY = (
+    "data.source.height=32",
+    "data.source.width=48",
+    "data.source.train_frames=8",
+    "data.source.val_frames=3",
+    "data.source.test_frames=3",
+    "data.train_transform.crop=[32,48]",
+    "data.batch_size=4",
+    "data.eval_batch_size=2",
+    "data.num_workers=0",
+    "backbone.name=test_resnet",
+    "head.channels=8",
+    "model.aux_channels=8",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.max_steps=4",
+    "trainer.log_every_steps=1",
+    "trainer.sanity_steps=0",
+    "callbacks.progress=none",
+    "logger=csv",
+    "panels=1",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_and_offline(tmp_path_factory):
+    """No network, no account, and a cache of rendered rooms and class counts that ends with the session."""
+    values = {
+        "WANDB_MODE": "offline",
+        "HF_HUB_OFFLINE": "1",
+        "HARDPIX_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in values.items():
+            patch.setenv(key, value)
+        yield
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """``tiny("method=hardness", ...)``: a small composed configuration whose runs lie in ``tmp_path``."""
+    from hardpix.run.config import compose
+
+    def make(*overrides: str):
+        given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
+        kept = [o for o in TINY if o.split("=")[0] not in given]
+        if "data" in given:
+            kept = [o for o in kept if not o.startswith("data.source.")]
+        return compose([*kept, f"runs_dir={tmp_path}/runs", *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real frames; skips where it is absent."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real frames at {REAL}; set HARDPIX_REAL_DATA to their folder")
+    return REAL

@@ -1,0 +1,140 @@
+"""What every method must do, over all methods and losses."""
+
+import numpy as np
+import pytest
+import torch
+
+from hardpix.run.build import build
+from hardpix.types import ConfigError
+
+METHODS = (
+    "method=baseline loss=cross_entropy",
+    "method=baseline loss=balanced",
+    "method=baseline loss=ohem",
+    "method=baseline loss=focal",
+    "method=baseline loss=loss_max_pooling",
+    "method=baseline loss=loss_rank_mining",
+    "method=hardness",
+    "method=hl_released",
+)
+
+
+def made(tiny, case, *overrides):
+    torch.manual_seed(0)
+    data, method = build(tiny(*case.split(), *overrides))
+    return data, method, data.evaluation_batch("train", 0)
+
+
+def batch_of(data, count=2):
+    parts = [data.evaluation_batch("train", i) for i in range(count)]
+    tensors = {k: torch.cat([p[k] for p in parts]) for k in parts[0] if torch.is_tensor(parts[0][k])}
+    return tensors | {"name": [p["name"][0] for p in parts]}
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_every_trainable_parameter_gets_a_gradient(tiny, case):
+    data, method, _ = made(tiny, case)
+    method.train()
+    for name, p in method.named_parameters():
+        if name.endswith("weight") and not p.any():  # residual blocks start as the identity: nothing flows
+            torch.nn.init.constant_(p, 0.5)
+    sum(method.losses(batch_of(data)).values()).backward()
+    without = [
+        n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_the_loss_falls_on_one_repeated_batch(tiny, case):
+    data, method, _ = made(tiny, case, "head.dropout=0", "model.aux_dropout=0")
+    batch = batch_of(data)
+    method.train()
+    optimizer = torch.optim.Adam(method.parameters(), lr=0.01)
+    history = []
+    for _ in range(40):
+        loss = method.losses(batch)["segmentation"]
+        history.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert history[-1] < 0.8 * history[0]
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_a_batch_with_no_labelled_pixel_costs_nothing_and_moves_nothing(tiny, case):
+    data, method, _ = made(tiny, case)
+    method.train()
+    batch = batch_of(data)
+    batch["label"] = torch.full_like(batch["label"], data.info.ignore_index)
+    losses = method.losses(batch)
+    assert all(float(x.detach()) == 0 for x in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is None or not p.grad.any() for p in method.parameters())
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_prediction_takes_rgb_alone_and_void_labels_never_matter(tiny, case):
+    data, method, batch = made(tiny, case)
+    method.eval()
+    with torch.no_grad():
+        first = method.predict_logits(batch["image"])
+        assert first.shape == (1, data.info.num_classes, *batch["label"].shape[1:])
+        maps = method.maps({"image": batch["image"], "name": batch["name"]})
+        assert all(m.shape == batch["label"].shape for m in maps.values())
+        assert torch.equal(first, method.predict_logits(batch["image"]))
+
+
+@pytest.mark.parametrize("case", ["method=baseline loss=ohem", "method=hardness"])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_losses_stay_float32_under_mixed_precision(tiny, case, precision):
+    data, method, _ = made(tiny, case)
+    method.train()
+    batch = batch_of(data)
+    with torch.autocast("cpu", dtype=precision):
+        losses = method.losses(batch)
+    assert all(x.dtype == torch.float32 and torch.isfinite(x) for x in losses.values())
+
+
+def test_a_method_that_would_ignore_the_loss_refuses_it(tiny):
+    with pytest.raises(ConfigError, match=r"loss=OHEM.*method=baseline"):
+        build(tiny("method=hardness", "loss=ohem"))
+
+
+def test_aux_heads_keep_plain_cross_entropy_with_the_losss_normaliser(tiny):
+    """OHEM and HL mine the decode head only (mmsegmentation); the auxiliary term is the same under both."""
+    found = {}
+    for case in ("method=baseline loss=cross_entropy", "method=baseline loss=ohem"):
+        data, method, _ = made(tiny, case, "head.dropout=0", "model.aux_dropout=0")
+        method.train()
+        found[case] = float(method.losses(batch_of(data))["aux_enc2"].detach())
+    assert len(set(found.values())) == 1
+    data, method, _ = made(tiny, METHODS[0], "model.aux_dropout=0", "aux_weight=0.7", "loss.normalizer=all")
+    method.train()
+    batch = batch_of(data)
+    logits = method.enlarge(method.model(batch["image"]).aux["enc2"], batch["label"].shape).double()
+    picked = torch.log_softmax(logits, 1).gather(1, batch["label"].clamp(max=17)[:, None])[:, 0]
+    expected = -(picked * (batch["label"] != 255)).sum() / batch["label"].numel()
+    got = method.losses(batch)["aux_enc2"]
+    assert float(got.detach()) == pytest.approx(0.7 * float(expected.detach()), rel=1e-4)
+
+
+def test_scores_come_from_one_confusion_matrix_over_the_split(tiny):
+    """Not from a mean over batches: frames differ in labelled pixels and classes."""
+    data, method, _ = made(tiny, METHODS[0])
+    method.eval()
+    confusion = np.zeros((18, 18), np.int64)
+    for index in range(3):
+        batch = data.evaluation_batch("test", index)
+        with torch.no_grad():
+            prediction = method(batch["image"]).argmax(1).numpy()
+        for truth, guess in zip(batch["label"].numpy().ravel(), prediction.ravel(), strict=True):
+            if truth != 255:
+                confusion[truth, guess] += 1
+    for batch in data.test_dataloader():
+        with torch.no_grad():
+            method.test_step(data.on_after_batch_transfer(batch, 0), 0)
+    assert np.array_equal(method.metrics["test"].confusion.numpy(), confusion)
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    expected = np.mean([np.diag(confusion)[c] / union[c] for c in range(18) if union[c]])
+    assert float(method.metrics["test"].compute()["miou"]) == pytest.approx(expected)

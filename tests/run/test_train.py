@@ -1,0 +1,233 @@
+"""Whole runs, small: what they leave behind, that they repeat, resume, and fail in one sentence."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from hardpix import record
+from hardpix.run.train import train
+from hardpix.types import ConfigError, DataError, HardpixError
+
+
+def weights(run_dir, name="last"):
+    return torch.load(run_dir / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def rows(run_dir):
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", ["baseline", "hardness"])
+def test_a_run_leaves_everything_behind(tiny, tmp_path, method):
+    done = train(tiny(f"method={method}", "run=a"), [])
+    run_dir = tmp_path / "runs/default/a"
+    found = record.read(run_dir)
+    assert found.metrics == pytest.approx(done.metrics, nan_ok=True)
+    assert replace(found, metrics={}) == replace(done, metrics={})
+    assert done.status == "done"
+    assert done.factors["method._target_"].startswith("hardpix.methods.")
+    assert done.code["torch"] == torch.__version__.split("+")[0] or done.code["torch"] == torch.__version__
+    assert 0 <= done.metrics["test/miou"] <= 1
+    assert done.metrics["run/steps"] == 4
+    confusion = np.load(run_dir / "confusion.npy")
+    assert confusion.dtype == np.int64
+    assert confusion.shape == (18, 18)
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    iou = np.diag(confusion)[union > 0] / union[union > 0]
+    assert done.metrics["test/miou"] == pytest.approx(iou.mean(), abs=1e-6)
+    with open(run_dir / "per_class.csv", newline="") as file:
+        classes = list(csv.DictReader(file))
+    assert len(classes) == 18
+    assert sum(int(c["pixels"]) for c in classes) == confusion.sum()
+    for name in ("last", "best"):
+        content = torch.load(run_dir / f"checkpoints/{name}.ckpt", weights_only=True)
+        assert "hyper_parameters" not in content
+    saved = OmegaConf.load(run_dir / "config.yaml")
+    assert saved.method._target_ == done.factors["method._target_"]
+    assert "${" not in (run_dir / "config.yaml").read_text()
+    panels = list((run_dir / "panels").glob("*.png"))
+    assert len(panels) == 1
+    with Image.open(panels[0]) as picture:
+        width = picture.width
+    assert width > 4 * 48
+    logged = rows(run_dir)
+    assert [float(r["train/loss"]) > 0 for r in logged if r["train/loss"]] == [True] * 4
+    assert any(r["val/miou"] for r in logged)
+
+
+def test_the_logged_loss_is_the_loss_of_its_step(tiny, tmp_path):
+    """Row for row equal to a run that logs every step, so no stale value is written."""
+    train(tiny("run=all", "trainer.log_every_steps=1", "trainer.max_steps=6"), [])
+    train(tiny("run=some", "trainer.log_every_steps=2", "trainer.max_steps=6"), [])
+    every = {r["step"]: r["train/loss"] for r in rows(tmp_path / "runs/default/all") if r["train/loss"]}
+    some = {r["step"]: r["train/loss"] for r in rows(tmp_path / "runs/default/some") if r["train/loss"]}
+    assert set(some) == {"1", "3", "5"}
+    assert all(every[step] == loss for step, loss in some.items())
+
+
+def test_the_same_seed_repeats_and_another_does_not(tiny, tmp_path):
+    a, b = (train(tiny(f"run={name}", "seed=3"), []) for name in ("a", "b"))
+    train(tiny("run=c", "seed=4"), [])
+    runs = tmp_path / "runs/default"
+    assert a.metrics["test/miou"] == b.metrics["test/miou"]
+    assert same(weights(runs / "a"), weights(runs / "b"))
+    assert not same(weights(runs / "a"), weights(runs / "c"))
+
+
+@pytest.mark.parametrize("method", ["baseline", "hardness"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, method):
+    """Stopped in the middle of an epoch (dropout and augmentation on), continued by resume=true."""
+    fixed = (f"method={method}", "scheduler=constant", "callbacks.checkpoint_every_steps=1")
+    train(tiny("run=whole", "trainer.max_steps=7", *fixed), [])
+    first = train(tiny("run=parts", "trainer.max_steps=3", *fixed), [])
+    again = train(tiny("run=parts", "trainer.max_steps=7", "resume=true", *fixed), [])
+    runs = tmp_path / "runs/default"
+    assert same(weights(runs / "whole"), weights(runs / "parts"))
+    assert again.run_id == first.run_id
+    assert again.metrics["run/steps"] == 7
+    whole = {r["step"]: r["train/loss"] for r in rows(runs / "whole") if r["train/loss"]}
+    parts = {r["step"]: r["train/loss"] for r in rows(runs / "parts") if r["train/loss"]}
+    assert whole == parts
+    assert len(whole) == 7
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(tiny):
+    train(tiny("run=a"), [])
+    with pytest.raises(ConfigError, match="already holds a run \\(done\\): resume=true"):
+        train(tiny("run=a"), [])
+    with pytest.raises(ConfigError, match=r"another configuration \(optimizer\.lr: 0\.01 -> 0\.5\)"):
+        train(tiny("run=a", "resume=true", "optimizer.lr=0.5"), [])
+    with pytest.raises(ConfigError, match="which run to continue"):
+        train(tiny("resume=true"), [])
+
+
+def test_names_come_from_the_overrides_and_never_collide(tiny, tmp_path):
+    for _ in range(2):
+        train(tiny(), ["method=hardness", "seed=1", "data.source.height=32"])
+    names = [p.name for p in (tmp_path / "runs/default").iterdir()]
+    assert len(names) == 2
+    assert all("method=hardness,seed=1" in n for n in names)
+
+
+def test_a_failing_run_is_recorded_with_its_error(tiny, tmp_path):
+    with pytest.raises(DataError):
+        train(tiny("run=bad", "data.source.train_frames=2", "data.batch_size=4"), [])
+    found = record.read(tmp_path / "runs/default/bad")
+    assert found.status == "failed"
+    assert "batch" in found.error
+    train(tiny("run=bad"), [])  # it failed before its first checkpoint: the name is free again
+
+
+def test_divergence_fails_instead_of_scoring(tiny, tmp_path):
+    with pytest.raises(HardpixError, match="diverged"):
+        train(tiny("run=diverged", "optimizer.lr=1e30", "scheduler=constant"), [])
+    assert record.read(tmp_path / "runs/default/diverged").status == "failed"
+
+
+def test_init_from_another_run(tiny, tmp_path, capsys):
+    first = train(tiny("run=a", "backbone.name=test_resnet"), [])
+    second = train(tiny("run=b", f"init_from={tmp_path}/runs/default/a", "trainer.max_steps=1", "optimizer.lr=1e-12",
+                        "scheduler=constant", "method=hardness"), [])  # fmt: skip
+    assert second.parent == first.run_id
+    a, b = (weights(tmp_path / f"runs/default/{n}") for n in "ab")
+    key = "model.head.classifiers.label.weight" if "model.head.classifiers.label.weight" in a else next(
+        k for k in a if k.startswith("model.head") and k.endswith("weight"))  # fmt: skip
+    assert torch.allclose(a[key], b[key])
+    assert "tensors from" in capsys.readouterr().out
+    with pytest.raises(HardpixError, match="does not exist"):
+        train(tiny("run=c", "init_from=nowhere"), [])
+
+
+def test_a_checkpoint_with_code_is_refused(tiny, tmp_path):
+    class Marker:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"state_dict": {}, "x": Marker()}, tmp_path / "evil.ckpt")
+    with pytest.raises(HardpixError, match="more than plain data"):
+        train(tiny("run=a", f"init_from={tmp_path}/evil.ckpt"), [])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer=adamw", "scheduler=plateau", "trainer.max_steps=null", "trainer.max_epochs=2"],
+        ["trainer.accumulate=2", "trainer.clip_norm=1.0", "trainer.precision=bf16-mixed"],
+        ["trainer.ema_decay=0.9", "optimizer=adam", "scheduler.warmup_steps=2"],
+        ["trainer.deterministic=true", "test_weights=best", "inference=multiscale", "inference.scales=[1.0,1.5]"],
+        ["trainer.val_every_steps=2", "trainer.val_every_epochs=null", "inference=slide",
+         "inference.crop=[24,24]", "inference.stride=[16,16]"],
+        ["trainer.fast_dev_run=true"],
+    ],
+    ids=lambda o: o[0],
+)  # fmt: skip
+def test_ways_to_train(tiny, overrides):
+    done = train(tiny("run=a", *overrides), [])
+    assert done.status == "done"
+    assert np.isfinite(done.metrics["test/miou"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["trainer.max_epochs=2"], "give exactly one"),
+        (["trainer.precision=8"], "precision"),
+        (["trainer.val_every_steps=2"], "val_every"),
+        (["optimizer.lr=-1"], r"optimizer\.lr=-1"),
+        (["backbone.name=resnet5O"], "resnet50"),
+        (["data=nyuv2", "data.source.root=/nowhere"], "/nowhere"),
+        (["logger.wandb=sometimes"], "auto, online, offline"),
+        (["callbacks.progress=fancy"], "auto, rich, plain or none"),
+        (["loss=ohem", "loss.thresh=7"], "thresh"),
+        (["trainer.accelerator=gpu"], "no usable CUDA"),
+    ],
+    ids=lambda o: str(o),
+)
+def test_impossible_requests_get_one_sentence(tiny, overrides, said):
+    if "trainer.accelerator=gpu" in overrides and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(HardpixError, match=said) as error:
+        train(tiny("run=a", *overrides), [])
+    assert "\n" not in str(error.value).strip()
+
+
+def test_ema_weights_are_what_is_saved_and_scored(tiny, tmp_path):
+    """The average starts after the first step; with decay 1 it stays there, whatever training does."""
+    train(tiny("run=plain", "trainer.max_steps=1", "scheduler=constant"), [])
+    train(tiny("run=ema", "trainer.ema_decay=1.0", "scheduler=constant"), [])
+    a, b = (weights(tmp_path / f"runs/default/{n}") for n in ("plain", "ema"))
+    key = next(k for k in a if k.startswith("model.head") and k.endswith("weight"))
+    assert torch.allclose(a[key], b[key], atol=1e-6)
+
+
+def test_two_wandb_runs_in_one_process_are_two_runs(tiny, tmp_path):
+    pytest.importorskip("wandb")
+    import wandb
+
+    done = [
+        train(tiny(f"run={n}", "logger=default", "logger.wandb=offline", "trainer.max_steps=1"), [])
+        for n in "ab"
+    ]
+    assert wandb.run is None
+    files = [list((tmp_path / "runs/default" / n / "wandb").glob("offline-run-*/run-*.wandb")) for n in "ab"]
+    assert [len(f) for f in files] == [1, 1]
+    assert [f[0].stem.removeprefix("run-") for f in files] == [d.run_id for d in done]
+
+
+def test_run_json_is_plain_json(tiny, tmp_path):
+    train(tiny("run=a"), [])
+    content = json.loads((tmp_path / "runs/default/a/run.json").read_text())
+    assert content["schema"] == record.SCHEMA
+    assert content["factors"]["data.source.height"] == 32
