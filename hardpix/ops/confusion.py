@@ -22,7 +22,7 @@ def confusion_counts(
     rows = num_classes + 2
     row = _row(label.flatten(), num_classes, ignore_index)
     if rows * num_classes <= _INT16 and label.device.type == "cpu":
-        code = row.short().mul_(num_classes).add_(pred.flatten())
+        code = row.short().mul_(num_classes).add_(pred.flatten().short())
         counts = _count_runs(code, rows * num_classes)
     else:
         code = row.long() * num_classes + pred.flatten()

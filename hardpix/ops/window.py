@@ -88,11 +88,8 @@ class SlidingWindow(WholeImage):
         for i in range(0, len(corners), self.batch):
             group = corners[i : i + self.batch]
             crops = [image[..., y : y + h, x : x + w] for y, x in group]
-            logits = forward(torch.cat(crops) if len(crops) > 1 else crops[0])
-            if total is None:
-                total = _zeros((len(image), logits.shape[1], *image.shape[-2:]), logits.device)
-            for (y, x), part in zip(group, logits.split(len(image)), strict=True):
-                total[..., y : y + h, x : x + w] += part
+            # Handed straight on: a name would keep these logits in memory during the next forward pass.
+            total = _add(total, forward(torch.cat(crops) if len(crops) > 1 else crops[0]), group, image)
         assert total is not None
         return total
 
@@ -138,6 +135,16 @@ def fitted_size(native: tuple[int, int], base_size: tuple[int, int] | None, scal
         limits = [int(limit * scale) for limit in base_size]
         factor = min(max(limits) / max(native), min(limits) / min(native))
     return max(1, int(native[0] * factor + 0.5)), max(1, int(native[1] * factor + 0.5))
+
+
+def _add(total: Tensor | None, logits: Tensor, corners: list[tuple[int, int]], image: Tensor) -> Tensor:
+    """Add the logits of some windows, ``[len(corners) * B, C, h, w]``, to the map of the whole image."""
+    if total is None:
+        total = _zeros((len(image), logits.shape[1], *image.shape[-2:]), logits.device)
+    h, w = logits.shape[-2:]
+    for (y, x), part in zip(corners, logits.split(len(image)), strict=True):
+        total[..., y : y + h, x : x + w] += part
+    return total
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
