@@ -29,6 +29,8 @@ Settings are Hydra overrides (group=choice, key.sub=value); hardpix train --cfg 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 done, 1 a run failed, 2 the request was wrong)."""
     arguments = sys.argv[1:] if argv is None else argv
+    if os.environ.get("HARDPIX_JOB") and os.environ.get("LOCAL_RANK", "0") != "0":
+        return _reported(_join, arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
@@ -66,16 +68,19 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    if os.environ.get("HARDPIX_JOB") and os.environ.get("LOCAL_RANK", "0") != "0":
-        from pathlib import Path
-
-        from hardpix.run.train import join
-
-        join(Path(os.environ["HARDPIX_JOB"]))  # a further process of a run that Lightning started
-        return 0
     from hardpix.run.launch import launch
 
     return launch(arguments)
+
+
+def _join(arguments: list[str]) -> int:
+    """A further process of a run: Lightning starts it with the command line of the first one."""
+    from pathlib import Path
+
+    from hardpix.run.train import join
+
+    join(Path(os.environ["HARDPIX_JOB"]))
+    return 0
 
 
 def _evaluate(arguments: list[str]) -> int:

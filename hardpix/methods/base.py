@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from hardpix.metrics import SegmentationMetrics
 from hardpix.models import Head, Segmenter
 from hardpix.ops.resize import resize
-from hardpix.types import Batch, DatasetInfo, SegOutput
+from hardpix.types import Batch, DataError, DatasetInfo, SegOutput
 
 
 class Parts(NamedTuple):
@@ -140,7 +140,12 @@ class Method(pl.LightningModule):
     def _log_scores(self, split: str) -> None:
         metric: Any = self.metrics[split]
         scores = metric.compute()
-        self.confusion = metric.confusion.cpu()  # summed over processes here; the run writes it to disk
+        self.confusion = scores["confusion"].cpu()  # over all processes; the run writes it to disk
+        if scores["invalid"] > 0:
+            raise DataError(
+                f"{int(scores['invalid'])} label pixels of the {split} split of {self.info.name} are neither one of "
+                f"its {self.info.num_classes} classes nor {self.info.ignore_index}; mend the labels"
+            )
         names = dict.fromkeys(("miou", "pixel_acc", "mean_acc", self.info.main_metric))
         self.log_dict({f"{split}/{name}": scores[name].float() for name in names})
         self.log("mIoU", scores["miou"].float(), prog_bar=True, logger=False)

@@ -55,4 +55,5 @@ class SegmentationMetrics(Metric):
         self.invalid += invalid
 
     def compute(self) -> dict[str, Tensor]:
-        return scores(self.confusion)
+        """The scores, and ``confusion`` and ``invalid`` themselves: summed over processes only in here."""
+        return scores(self.confusion) | {"confusion": self.confusion.clone(), "invalid": self.invalid.clone()}

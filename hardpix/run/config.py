@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -85,12 +87,15 @@ def conf_dir() -> Path:
 
 
 def compose(overrides: Sequence[str] = (), *, root: str = "train") -> DictConfig:
-    """Compose a root configuration the way the command line does (for tests, scripts and notebooks)."""
+    """Compose a root configuration the way the command line does; ``ConfigError`` if it cannot be."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra_compose(root, overrides=list(overrides))
+        try:
+            return hydra_compose(root, overrides=list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error, overrides)) from error
 
 
 def compose_group(group: str, choice: str) -> DictConfig:
@@ -118,6 +123,32 @@ def nearest(word: str, candidates: Sequence[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(sorted(candidates))}" if candidates else ""
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """What Hydra says, without its advice to append new keys, and with the nearest known key."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    unwanted = ("Set the environment variable", "To append to your", "Config search path", "provider=")
+    text = " ".join(line for line in lines if not line.startswith(unwanted)).replace("\t", "")
+    missing = re.match(r"Could not override '([\w.]+)'", text)
+    if missing is None:
+        return text
+    path = missing.group(1)
+    return f"{path}: no such key{nearest(path.rpartition('.')[2], _siblings(path, arguments))}"
+
+
+def _siblings(path: str, arguments: Sequence[str]) -> list[str]:
+    """The keys beside ``path`` in the configuration as chosen by the groups on the command line."""
+    chosen = [a for a in arguments if re.fullmatch(r"\w+=[\w/]+", a) and a.split("=")[0] in GROUPS]
+    try:
+        cfg = compose(chosen)
+    except ConfigError:
+        return []
+    parent = path.rpartition(".")[0]
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if isinstance(node, DictConfig):
+        return [str(key) for key in node]
+    return [str(key) for key in cfg]
 
 
 def _root_problems(cfg: DictConfig) -> Iterator[str]:

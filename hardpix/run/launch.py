@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from hardpix.run.config import GROUPS, compose, conf_dir, nearest, validate
+from hardpix.run.config import conf_dir, explain, validate
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -82,29 +81,3 @@ def _as_program(arguments: list[str]):
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
-
-
-def explain(error: Exception, arguments: list[str]) -> str:
-    """What Hydra says, without its advice to append new keys, and with the nearest known key."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    unwanted = ("Set the environment variable", "To append to your", "Config search path", "provider=")
-    text = " ".join(line for line in lines if not line.startswith(unwanted)).replace("\t", "")
-    missing = re.match(r"Could not override '([\w.]+)'", text)
-    if missing is None:
-        return text
-    path = missing.group(1)
-    return f"{path}: no such key{nearest(path.rpartition('.')[2], _siblings(path, arguments))}"
-
-
-def _siblings(path: str, arguments: list[str]) -> list[str]:
-    """The keys beside ``path`` in the configuration as chosen by the groups on the command line."""
-    chosen = [a for a in arguments if re.fullmatch(r"\w+=[\w/]+", a) and a.split("=")[0] in GROUPS]
-    try:
-        cfg = compose(chosen)
-    except (HydraException, OmegaConfBaseException):
-        return []
-    parent = path.rpartition(".")[0]
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if isinstance(node, DictConfig):
-        return [str(key) for key in node]
-    return [str(key) for key in cfg]

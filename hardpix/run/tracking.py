@@ -76,7 +76,7 @@ def _wandb_logger(
         config=config,
         save_dir=str(run_dir),
         offline=not online,
-        settings=wandb.Settings(init_timeout=30, x_disable_stats=True),
+        settings=wandb.Settings(init_timeout=30, x_disable_stats=True, silent=True),
     )
 
 

@@ -86,7 +86,8 @@ def _run(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> dict[str,
     try:
         callbacks = build_callbacks(run_dir=run_dir, monitor=f"val/{data.info.main_metric}", **cfg.callbacks)
         trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
-        if cfg.trainer.sync_batchnorm and trainer.world_size > 1:
+        on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
+        if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
             convert_sync_batch_norm(method)
         compile_model(method, cfg.trainer.compile)
         trainer.fit(method, datamodule=data, ckpt_path=resume_path, weights_only=True)
