@@ -51,8 +51,15 @@ def _progress(kind: str, refresh_every: int) -> list[Callback]:
     if kind == "auto":
         kind = "rich" if sys.stdout.isatty() else "plain"
     if kind == "rich":
-        return [RichProgressBar(refresh_rate=refresh_every)]
+        return [RichProgress(refresh_rate=refresh_every)]
     return [PlainProgress()] if kind == "plain" else []
+
+
+class RichProgress(RichProgressBar):
+    """Loss, mIoU and rate; without the total of epochs where steps decide how long to train."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return super()._get_train_description(current_epoch).replace("/-2", "")
 
 
 class PlainProgress(Callback):

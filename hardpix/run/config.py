@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -219,7 +220,12 @@ def _key_problems(path: str, node: DictConfig, signature: Signature, supplied: f
 
 
 def _imported_signature(target: str) -> Signature:
-    """The signature of an object outside hardpix (a user's trusted package); imports it."""
+    """The signature of an object outside hardpix (a user's trusted package); imports it.
+
+    A package in the working directory is found too, as it would be by ``python -m``.
+    """
+    if "" not in sys.path:
+        sys.path.append("")
     module, _, name = target.rpartition(".")
     parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -113,13 +113,16 @@ def close(loggers: list[Logger]) -> None:
 class MetricsCSV(Logger):
     """``metrics.csv``: one row per logged step, columns as they appear; a resumed run goes on in the same file.
 
-    Lightning's own CSV logger deletes the rows of the run that is resumed.
+    Rows are appended once they are complete: writing the file anew at each of them took longer than many a
+    training step, and the longer the run the more. Lightning's own CSV logger does that, and deletes the rows of
+    the run that is resumed.
     """
 
     def __init__(self, path: Path, *, resumed: bool) -> None:
         super().__init__()
         self.path, self.rows = path, _read_rows(path) if resumed else []
         self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
+        self.on_disk = 0  # rows that stand in the file as they are; 0: the file is to be written anew
 
     @property
     def name(self) -> str:
@@ -143,20 +146,37 @@ class MetricsCSV(Logger):
             while self.rows and step is not None and int(self.rows[-1]["step"]) > step:
                 self.rows.pop()
             self.rows.append(row)
-        self.columns += [name for name in row if name not in self.columns]
+        new = [name for name in row if name not in self.columns]
+        self.columns += new
+        if new or len(self.rows) <= self.on_disk:
+            self.on_disk = 0
 
     @rank_zero_only
     def save(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+        """What Lightning calls after every row; the newest one may still grow."""
+        self._write(len(self.rows) - 1)
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """A run resumed from here finds all rows up to here."""
+        self._write(len(self.rows))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        self._write(len(self.rows))
+
+    def _write(self, count: int) -> None:
+        if self.on_disk == 0:
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(self.rows[:count])
+            os.replace(temporary, self.path)
+        elif count > self.on_disk:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writerows(self.rows[self.on_disk : count])
+        self.on_disk = max(self.on_disk, count)
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

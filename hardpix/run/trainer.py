@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, ProgressBar
 
 from hardpix.types import ConfigError
 
@@ -57,7 +57,7 @@ def build_trainer(
         raise ConfigError(f"trainer.precision={precision}: must be one of {', '.join(PRECISIONS)}")
     if accumulate < 1:
         raise ConfigError(f"trainer.accumulate={accumulate}: must be 1 or above")
-    check_device(accelerator)
+    check_device(accelerator, str(precision))
     if ema_decay is not None:
         callbacks = [*callbacks, EMAWeightAveraging(decay=ema_decay)]
     return pl.Trainer(
@@ -84,7 +84,7 @@ def build_trainer(
         limit_test_batches=limit_test_batches,
         num_sanity_val_steps=sanity_steps,
         use_distributed_sampler=False,  # the data module shards itself and counts no image twice
-        enable_progress_bar=False,  # ours is among the callbacks
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),  # ours, or none
         enable_model_summary=False,
     )
 
@@ -97,8 +97,11 @@ def check_length(max_steps: int | None, max_epochs: int | None) -> None:
         )
 
 
-def check_device(accelerator: str) -> None:
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+def check_device(accelerator: str, precision: str) -> None:
+    on_gpu = torch.cuda.is_available() and accelerator != "cpu"
+    if precision == "16-mixed" and not on_gpu:  # Lightning would take bfloat16 without the record saying so
+        raise ConfigError("trainer.precision=16-mixed: float16 needs a GPU; on a CPU take bf16-mixed or 32")
+    if accelerator in ("gpu", "cuda") and not on_gpu:
         raise ConfigError(f"trainer.accelerator={accelerator}: no usable CUDA device here; use auto, or cpu")
 
 

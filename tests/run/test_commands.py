@@ -1,6 +1,7 @@
 """The commands as a person types them: evaluate, predict, table, data, demo, a sweep, several processes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,47 @@ def test_two_processes_train_one_run_and_count_every_frame_once(tmp_path):
     assert done.status == "done"
     counts = [np.load(tmp_path / f"runs/default/{n}/confusion.npy").sum(1) for n in ("one", "two")]
     assert np.array_equal(*counts)
+
+
+def readme_block(kind, start):
+    """The first fenced block of the README of a kind that begins with a text."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+    return next(block for block in blocks if block.startswith(start))
+
+
+def test_the_readmes_own_method_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab/__init__.py").write_text(readme_block("python", "# mylab"))
+    (tmp_path / "myconf/method").mkdir(parents=True)
+    (tmp_path / "myconf/method/top_half.yaml").write_text(readme_block("yaml", "# myconf"))
+    line = ["train", "--config-dir", "myconf", "method=top_half", *TINY_LINE, "run=own"]
+    assert main(line) == 2  # not trusted: not imported
+    assert "mylab" not in sys.modules
+    assert main([*line, "trusted=[mylab]"]) == 0
+    done = record.read(tmp_path / "runs/default/own")
+    assert done.factors["method.share"] == 0.5
+    assert main(["evaluate", "runs/default/own"]) == 0
+
+
+def test_the_readmes_own_images_train(tmp_path, monkeypatch):
+    """A folder of images and masks, sizes differing, without a line of code."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 2), ("test", 2)):
+        for kind in ("images", "labels"):
+            (tmp_path / "my" / split / kind).mkdir(parents=True)
+        for i in range(count):
+            h, w = 40 + 3 * i, 50 + i
+            label = (np.arange(w)[None] > w // 2).astype(np.uint8).repeat(h, 0)
+            label[:3] = 255
+            image = np.where(label[..., None] == 1, 200, 50) + rng.integers(0, 30, (h, w, 3))
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / "my" / split / "images" / f"{i}.jpg")
+            Image.fromarray(label).save(tmp_path / "my" / split / "labels" / f"{i}.png")
+    line = [o for o in TINY_LINE if not o.startswith("data.source.")]
+    source = ["data=folder", "data.source.root=my", "data.source.classes=[background,crack]"]
+    assert main(["train", *source, "data.source.ignore_index=255", *line, "run=own"]) == 0
+    confusion = np.load(tmp_path / "runs/default/own/confusion.npy")
+    labels = [np.asarray(Image.open(p)) for p in (tmp_path / "my/test/labels").iterdir()]
+    assert confusion.sum(1).tolist() == [int(sum((x == c).sum() for x in labels)) for c in (0, 1)]

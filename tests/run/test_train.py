@@ -184,6 +184,7 @@ def test_ways_to_train(tiny, overrides):
     [
         (["trainer.max_epochs=2"], "give exactly one"),
         (["trainer.precision=8"], "precision"),
+        (["trainer.precision=16-mixed"], "float16 needs a GPU"),
         (["trainer.val_every_steps=2"], "val_every"),
         (["optimizer.lr=-1"], r"optimizer\.lr=-1"),
         (["backbone.name=resnet5O"], "resnet50"),
@@ -231,3 +232,13 @@ def test_run_json_is_plain_json(tiny, tmp_path):
     content = json.loads((tmp_path / "runs/default/a/run.json").read_text())
     assert content["schema"] == record.SCHEMA
     assert content["factors"]["data.source.height"] == 32
+
+
+def test_the_rich_bar_shows_loss_miou_and_rate(tiny, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    done = train(tiny("run=a", "callbacks.progress=rich", "callbacks.refresh_every=1"), [])
+    shown = capsys.readouterr().out
+    assert done.status == "done"
+    for word in ("train/loss", "mIoU", "it/s"):
+        assert word in shown
