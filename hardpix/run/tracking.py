@@ -64,7 +64,7 @@ def _wandb_logger(
 
     online = mode == "online" or (mode in ("auto", "True") and has_wandb_key())
     os.environ.setdefault("WANDB_SILENT", "true")
-    return WandbLogger(
+    logger = WandbLogger(
         project=project,
         entity=entity,
         name=identity.name,
@@ -78,6 +78,8 @@ def _wandb_logger(
         offline=not online,
         settings=wandb.Settings(init_timeout=30, x_disable_stats=True, silent=True),
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and wandb warns of it
+    return logger
 
 
 def has_wandb_key() -> bool:
