@@ -91,9 +91,17 @@ class Method(pl.LightningModule):
         self._epoch_loss = self._epoch_loss.to(total.device) + total.detach()
         self._epoch_steps += 1
         if (self.global_step + 1) % self._log_every == 0:  # the steps Lightning writes
-            self.log("train/loss", total.detach(), prog_bar=True)
-            self.log_dict({f"train/{name}": x.detach() for name, x in losses.items()})
+            self._log_losses({"loss": total} | losses)
         return total
+
+    def _log_losses(self, losses: dict[str, Tensor]) -> None:
+        """To loggers and displays directly: ``self.log`` copies its bookkeeping at every call, 0.3 ms a value."""
+        values = {f"train/{name}": x.item() for name, x in losses.items()}
+        self.trainer.callback_metrics["train/loss"] = losses["loss"].detach()
+        self.trainer.progress_bar_metrics["train/loss"] = values["train/loss"]
+        for logger in self.loggers:
+            logger.log_metrics(values | {"epoch": self.current_epoch}, self.global_step)
+            logger.save()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
