@@ -43,15 +43,16 @@ class LabelCode:
     def __init__(self, mapping: Mapping[int, int], ignore_index: int) -> None:
         """``mapping``: file value -> class index or ``ignore_index``; any other value is an error."""
         self.mapping = dict(mapping)
-        size = 256 if max([*self.mapping, *self.mapping.values(), ignore_index]) < 256 else 65536
-        self._table = np.full(size, ignore_index, dtype=np.uint8 if size == 256 else np.uint16)
+        size = 256 if max(self.mapping) < 256 else 65536
+        largest = max([*self.mapping.values(), ignore_index])
+        self._table = np.full(size, ignore_index, dtype=np.uint8 if largest < 256 else np.uint16)
         self._legal = np.zeros(size, dtype=bool)
         for value, index in self.mapping.items():
             self._table[value] = index
             self._legal[value] = True
 
-    def decode(self, raw: NDArray, path: Path) -> Tensor:
-        """Label file ``[H, W]`` -> uint8 class indices (int64 above 255 classes)."""
+    def decode(self, raw: NDArray, path: Path | str) -> Tensor:
+        """Stored labels ``[H, W]`` -> uint8 class indices (int64 above 255 classes); an error names ``path``."""
         flat = torch.from_numpy(raw.ravel() if raw.dtype == np.uint8 else raw.ravel().astype(np.int64))
         counts = torch.bincount(flat, minlength=len(self._table)).numpy()
         wrong = np.flatnonzero(counts[: len(self._table)] * ~self._legal)
@@ -113,7 +114,7 @@ class FileFrames:
             same_size(raw, files.depth, image, files.image)
             depth, valid = self._depth_code(raw, files.depth)
             sample["depth"], sample["depth_valid"] = torch.from_numpy(depth), torch.from_numpy(valid)
-        return _crop(sample, self._crop, files.image) if self._crop else sample
+        return crop_border(sample, self._crop, files.image) if self._crop else sample
 
     def label(self, index: int) -> Tensor:
         """The label of one frame alone: counting classes needs no picture decoded."""
@@ -171,7 +172,8 @@ def list_images(folder: Path) -> list[Path]:
     return found
 
 
-def _crop(sample: Sample, window: Border, path: Path) -> Sample:
+def crop_border(sample: Sample, window: Border, path: Path) -> Sample:
+    """Every tensor of the sample, cut to ``window``; ``path`` is named when the window leaves the frame."""
     top, bottom, left, right = window
     height, width = sample["image"].shape[-2:]
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hardpix.data.base import Frames, Source
 from hardpix.data.files import Border, FileFrames, FrameFiles, LabelCode, millimetres, read_list
+from hardpix.data.nyuv2_mat import LABELED, MatFrames, raw_label_code, split_names
 from hardpix.data.palette import voc_palette
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -31,7 +32,14 @@ _METRES_8BIT = ((np.arange(256, dtype=np.float32) + np.float32(0.5)) / np.float3
 class NYUv2(Source):
     """Indoor RGB-D scenes, 640x480 pixels, 795 training and 654 test frames, 40 classes.
 
-    Layout below ``root``; NNNN is the official index from 1 into the 1449 frames::
+    Two layouts below ``root`` are read. The official files, where the first of them lies there (needs
+    ``pip install 'hardpix[mat]'``)::
+
+        nyu_depth_v2_labeled.mat             images, labels (894 raw classes, 0 void), depths (metres, in-painted)
+        splits.mat                           trainNdxs, testNdxs
+        classMapping40.mat                   mapClass: raw class -> 1..40
+
+    Otherwise a folder of images; NNNN is the official index from 1 into the 1449 frames::
 
         {train,test}.txt                     the indices of the split, one a line (all of rgb/ without it)
         {train,test}/rgb/NNNN.{jpg,png}
@@ -44,7 +52,8 @@ class NYUv2(Source):
     score is optimistic; it serves to choose hyper-parameters without looking at the test frames).
 
     void_40_in_train: one common release merged void into class 40 (otherprop) in its training labels: there
-        ``ignore`` treats 40 as void in ``train`` and ``class`` keeps it. Test labels are never changed.
+        ``ignore`` treats 40 as void in ``train`` and ``class`` keeps it. Test labels are never changed, nor is
+        anything in the official files: there void is 0 in both splits.
     border_crop: ``[top, bottom, left, right]`` of the window that is kept of every frame of every split,
         which takes the frames' white border off; null keeps whole frames.
     val_fraction: share of the training frames held out as ``val``, drawn with ``val_seed``; null for none.
@@ -82,10 +91,17 @@ class NYUv2(Source):
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; data.source.root must be the folder of NYUv2")
         folder = "train" if split == "train" or (split == "val" and self._val_fraction) else "test"
+        if (self.root / LABELED).is_file():
+            return self._official(split, folder, keys)
         files = [self._frame(folder, name) for name in self._hold_out(split, self._names(folder))]
         return FileFrames(
             files, keys, label_code=self._label_code(folder), depth_code=_metres, crop=self._crop
         )
+
+    def _official(self, split: str, folder: str, keys: frozenset[str]) -> MatFrames:
+        names = self._hold_out(split, split_names(self.root, folder))
+        code = raw_label_code(self.root, self.info.ignore_index)
+        return MatFrames(self.root, names, keys, label_code=code, crop=self._crop)
 
     def _label_code(self, folder: str) -> LabelCode:
         ignore = self.info.ignore_index
@@ -100,7 +116,10 @@ class NYUv2(Source):
             return read_list(listing)
         images = self.root / folder / "rgb"
         if not images.is_dir():
-            raise DataError(f"{images}: no such folder; it must hold the images NNNN.jpg or .png")
+            raise DataError(
+                f"{images}: no such folder; it must hold the images NNNN.jpg or .png, "
+                f"or {self.root} the official {LABELED}"
+            )
         return sorted(path.stem for path in images.iterdir())
 
     def _hold_out(self, split: str, names: list[str]) -> list[str]:

@@ -1,0 +1,173 @@
+"""NYU Depth v2 as it is published: all frames in one MATLAB v7.3 file (HDF5), split and classes in two v5 files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hardpix.data.base import Sample
+from hardpix.data.files import Border, LabelCode, crop_border
+from hardpix.types import ConfigError, DataError
+
+LABELED, SPLITS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
+RAW_CLASSES, CLASSES = 894, 40
+
+# MATLAB stores columns first and HDF5 says so by reversing the axes: x stands before y.
+_SHAPES = {"images": (3, 640, 480), "labels": (640, 480), "depths": (640, 480)}
+
+
+class MatFrames:
+    """One split of the labelled file; each process opens the file for itself at its first frame."""
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        keys: frozenset[str],
+        *,
+        label_code: LabelCode,
+        crop: Border | None = None,
+    ) -> None:
+        """``names``: official indices from 1, as text."""
+        self._path, self._names, self._crop = root / LABELED, names, crop
+        self._label_code = label_code
+        self._with_label = "label" in keys
+        self._with_depth = not keys.isdisjoint({"depth", "depth_valid"})
+        self._opened: tuple[int, Any] | None = None  # process id, file
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def load(self, index: int) -> Sample:
+        """Read one frame (less the border, where a crop is set)."""
+        sample = Sample(image=torch.from_numpy(self._read("images", index)), name=self.name(index))
+        if self._with_label:
+            sample["label"] = self._whole_label(index)
+        if self._with_depth:
+            depth = self._read("depths", index).astype(np.float32, copy=False)
+            sample["depth"] = torch.from_numpy(depth)
+            sample["depth_valid"] = torch.from_numpy(np.isfinite(depth) & (depth > 0))
+        return crop_border(sample, self._crop, self._path) if self._crop else sample
+
+    def label(self, index: int) -> Tensor:
+        """The label of one frame alone."""
+        label = self._whole_label(index)
+        if self._crop is None:
+            return label
+        top, bottom, left, right = self._crop
+        return label[top:bottom, left:right]
+
+    def fingerprint(self) -> str:
+        """Changes when the file does (its size or time), the frames, or what the labels' numbers mean."""
+        stat = self._path.stat()
+        facts = [self._path.resolve(), stat.st_size, stat.st_mtime_ns, self._label_code.mapping, self._crop]
+        return hashlib.sha256("\n".join(map(str, [*facts, *self._names])).encode()).hexdigest()
+
+    def _whole_label(self, index: int) -> Tensor:
+        where = f"{self._path}, labels of frame {self._names[index]}"
+        return self._label_code.decode(self._read("labels", index), where)
+
+    def _read(self, key: str, index: int) -> NDArray:
+        """Frame ``index`` of a dataset with y before x: ``[3, H, W]`` or ``[H, W]``."""
+        try:
+            stored = self._file()[key][int(self._names[index]) - 1]
+        except OSError as error:
+            raise DataError(
+                f"{self._path}: {key} of frame {self._names[index]} cannot be read ({error}); "
+                "the file is damaged, download it again"
+            ) from None
+        return np.ascontiguousarray(stored.swapaxes(-1, -2))
+
+    def _file(self) -> Any:
+        """The open file. A handle is never used in a forked process: HDF5's state does not survive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), _open(self._path)
+        return self._opened[1]
+
+    def _check(self) -> None:
+        """Every dataset that is read exists, has its shape and holds every frame of the split."""
+        used = ["images"] + ["labels"] * self._with_label + ["depths"] * self._with_depth
+        last = max(int(name) for name in self._names)
+        with _open(self._path) as file:
+            for key in used:
+                shape = file[key].shape if key in file else None
+                if shape is None or shape[1:] != _SHAPES[key]:
+                    found = "is missing" if shape is None else f"has shape {shape}"
+                    right = ", ".join(map(str, _SHAPES[key]))
+                    raise DataError(
+                        f"{self._path}: dataset {key} {found}; it must have shape (frames, {right}), x before y"
+                    )
+                if shape[0] < last:
+                    raise DataError(
+                        f"{self._path}: {key} holds {shape[0]} frames, but {SPLITS} names frame {last}; "
+                        "the two must be of one release"
+                    )
+
+
+def split_names(root: Path, folder: str) -> list[str]:
+    """The official indices, from 1, of the frames of ``train`` or ``test``: four digits each."""
+    key = f"{folder}Ndxs"
+    numbers = _read_v5(root / SPLITS, key)
+    if numbers.size == 0 or numbers.min() < 1:
+        raise DataError(f"{root / SPLITS}: {key} must hold frame numbers from 1")
+    return [f"{number:04d}" for number in numbers]
+
+
+def raw_label_code(root: Path, ignore_index: int) -> LabelCode:
+    """The 894 raw classes to the indices 0..39 of the 40 classes; raw 0 is void."""
+    classes = _read_v5(root / MAPPING, "mapClass")
+    if classes.size != RAW_CLASSES or classes.min() < 1 or classes.max() > CLASSES:
+        raise DataError(
+            f"{root / MAPPING}: mapClass holds {classes.size} values; "
+            f"it must hold {RAW_CLASSES}, each from 1 to {CLASSES}"
+        )
+    return LabelCode({0: ignore_index, **{raw: int(c) - 1 for raw, c in enumerate(classes, 1)}}, ignore_index)
+
+
+def _read_v5(path: Path, key: str) -> NDArray[np.int64]:
+    """A vector of whole numbers from a MATLAB v5 file."""
+    scipy_io = _need("scipy.io", path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; beside {LABELED} must lie {SPLITS} and {MAPPING}")
+    try:
+        found = scipy_io.loadmat(path, variable_names=[key])
+    except Exception as error:  # scipy raises a class of its own for each kind of damage
+        raise DataError(f"{path}: not readable as a MATLAB v5 file ({error}); download it again") from None
+    if key not in found:
+        raise DataError(f"{path}: variable {key} is missing; it must be the file of the official release")
+    return found[key].ravel().astype(np.int64)
+
+
+def _open(path: Path) -> Any:
+    h5py = _need("h5py", path)
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(
+            f"{path}: not readable as a MATLAB v7.3 (HDF5) file ({error}); download it again"
+        ) from None
+
+
+def _need(module: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{path}: MATLAB files are read with h5py and scipy; install them with pip install 'hardpix[mat]'"
+        ) from None
