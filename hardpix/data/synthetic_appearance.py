@@ -93,7 +93,11 @@ class Densities(NamedTuple):
 
     def log_density(self, appearance: Array) -> Array:
         """``ln p(appearance | c)`` up to one constant: ``[..., 3] -> [..., C]``."""
-        squared = ((appearance[..., None, None, :] - self.means) ** 2).sum(-1) / (-2.0 * SPREAD**2)
+        # Axis by axis: [..., C, M, 3] at once takes twice as long and more memory.
+        squared = (appearance[..., None, None, 0] - self.means[..., 0]) ** 2
+        for axis in (1, 2):
+            squared += (appearance[..., None, None, axis] - self.means[..., axis]) ** 2
+        squared /= -2.0 * SPREAD**2
         peak = squared.max(-1)
         return peak + np.log(np.exp(squared - peak[..., None]).sum(-1))
 
