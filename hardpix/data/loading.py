@@ -112,7 +112,9 @@ class Loader(DataLoader):
 def fault_or_batch(batch: dict[str, Any] | DataError) -> dict[str, Any]:
     """Raise the fault that came in a batch's place."""
     if isinstance(batch, DataError):
-        raise batch
+        # A new one: raised itself, it and the frames that hold it as `batch` would be a cycle. Workers that
+        # only the garbage collector ends have lost their queues by then, and each is waited for 5 seconds.
+        raise DataError(*batch.args)
     return batch
 
 
