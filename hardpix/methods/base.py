@@ -80,11 +80,6 @@ class Method(pl.LightningModule):
         rest = {n: list(c.parameters()) for n, c in self.named_children() if n not in ("model", "metrics")}
         return {name: members for name, members in (groups | rest).items() if members}
 
-    @property
-    def progress(self) -> float:
-        """Share of training done, in [0, 1]."""
-        return min(1.0, self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         total = torch.stack([x.float() for x in losses.values()]).sum()
