@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hardpix.run.signatures import Signature, find_signature
+from hardpix.run.signatures import Signature, expected, find_signature
 from hardpix.types import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -38,9 +38,12 @@ SUPPLIED: dict[str, frozenset[str]] = {
 
 # Groups of plain values, and the function whose keywords they are.
 PLAIN: dict[str, tuple[str, frozenset[str]]] = {
-    "trainer": ("hardpix.run.trainer.build_trainer", frozenset({"run_dir", "callbacks", "loggers", "ema"})),
-    "callbacks": ("hardpix.run.callbacks.build_callbacks", frozenset({"run_dir", "monitor", "info"})),
-    "logger": ("hardpix.run.tracking.build_loggers", frozenset({"run_dir", "identity", "config", "resumed"})),
+    "trainer": ("hardpix.run.trainer.build_trainer", frozenset({"run_dir", "callbacks", "loggers"})),
+    "callbacks": ("hardpix.run.callbacks.build_callbacks", frozenset({"run_dir", "monitor"})),
+    "logger": (
+        "hardpix.run.tracking.build_loggers",
+        frozenset({"run_dir", "identity", "config", "resume_step"}),
+    ),
 }
 
 GROUPS = (
@@ -92,11 +95,11 @@ def compose(overrides: Sequence[str] = (), *, root: str = "train") -> DictConfig
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        try:
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose(root, overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(explain(error, overrides)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, overrides)) from error
 
 
 def compose_group(group: str, choice: str) -> DictConfig:
@@ -157,6 +160,8 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     for key in map(str, cfg):
         if key not in known:
             yield f"{key}: no such key at the top level{nearest(key, known)}"
+    if cfg.get("test_weights") not in ("last", "best"):
+        yield f"test_weights={cfg.get('test_weights')}: must be last or best"
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             yield f"{group}: missing; choose a file of conf/{group}/, for example {group}=NAME"
@@ -214,9 +219,18 @@ def _key_problems(path: str, node: DictConfig, signature: Signature, supplied: f
         elif key not in signature.names:
             hint = nearest(key, sorted(signature.names - supplied))
             problems.append(f"{path}.{key}: no such key{hint}")
+        elif key in signature.types:
+            value = _plain(node[key])
+            if wanted := expected(value, signature.types[key]):
+                problems.append(f"{path}.{key}={value}: must be {wanted}")
     missing = signature.required - supplied - set(given)
     problems += [f"{path}.{key}: needs a value" for key in sorted(missing)]
     return problems
+
+
+def _plain(value: Any) -> Any:
+    """A value with its interpolations resolved, lists and mappings as Python's own."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _imported_signature(target: str) -> Signature:
@@ -230,5 +244,5 @@ def _imported_signature(target: str) -> Signature:
     parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return Signature(
-        frozenset(p.name for p in named), frozenset(p.name for p in named if p.default is p.empty)
+        frozenset(p.name for p in named), frozenset(p.name for p in named if p.default is p.empty), {}
     )

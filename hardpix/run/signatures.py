@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 class Signature(NamedTuple):
     names: frozenset[str]  # every keyword that can be given
     required: frozenset[str]  # those without a default
+    types: dict[str, str]  # the annotations as they are written, by keyword
 
 
 @cache
@@ -68,7 +69,7 @@ def _of_class(module: str, node: ast.ClassDef) -> Signature:
             home, definition = found
             if isinstance(definition, ast.ClassDef):
                 return _of_class(home, definition)
-    return Signature(frozenset(), frozenset())
+    return Signature(frozenset(), frozenset(), {})
 
 
 def _of_function(node: ast.FunctionDef, *, skip_first: bool) -> Signature:
@@ -79,7 +80,9 @@ def _of_function(node: ast.FunctionDef, *, skip_first: bool) -> Signature:
     }
     names = positional[1:] if skip_first else positional
     names += [a.arg for a in node.args.kwonlyargs]
-    return Signature(frozenset(names), frozenset(names) - optional)
+    arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    types = {a.arg: ast.unparse(a.annotation) for a in arguments if a.annotation is not None}
+    return Signature(frozenset(names), frozenset(names) - optional, types)
 
 
 def _is_dataclass(decorator: ast.expr) -> bool:
@@ -95,4 +98,79 @@ def _of_dataclass(node: ast.ClassDef) -> Signature:
     ]
     names = {f.target.id for f in fields}  # type: ignore[union-attr]
     required = {f.target.id for f in fields if f.value is None}  # type: ignore[union-attr]
-    return Signature(frozenset(names), frozenset(required))
+    types = {f.target.id: ast.unparse(f.annotation) for f in fields}  # type: ignore[union-attr]
+    return Signature(frozenset(names), frozenset(required), types)
+
+
+_WORDS = {"int": "an int", "float": "a float", "bool": "a bool", "str": "a string", "None": "null"}
+_LISTS = ("list", "tuple", "Sequence")
+
+
+@cache
+def _members(annotation: str) -> tuple[ast.expr, ...]:
+    """The alternatives of a union."""
+    waiting, found = [ast.parse(annotation, mode="eval").body], []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            waiting += [node.right, node.left]
+        else:
+            found.append(node)
+    return tuple(found)
+
+
+def expected(value: object, annotation: str) -> str | None:
+    """What a plain value must be, such as ``an int or null``; None where it fits or cannot be judged.
+
+    Judged are unions of int, float, bool, str, None, and of lists and tuples. An int fits a float; a bool or
+    a string fits no number.
+    """
+    words = []
+    for member in _members(annotation):
+        word = _word(member)
+        if word is None or _fits(value, member):
+            return None
+        words.append(word)
+    return " or ".join(words)
+
+
+def _word(member: ast.expr) -> str | None:
+    text = ast.unparse(member)
+    if text in _WORDS:
+        return _WORDS[text]
+    elements = _elements(member)
+    if elements is None:
+        return None
+    count = "" if elements[-1] == "..." else f"{len(elements)} "
+    kinds = {_WORDS[e].split()[-1] + "s" if e in _WORDS else "items" for e in elements if e != "..."}
+    return f"a list of {count}{kinds.pop() if len(kinds) == 1 else 'items'}"
+
+
+def _elements(member: ast.expr) -> tuple[str, ...] | None:
+    """Annotations of a list's elements, ending in ``...`` where their number is free; None for no list."""
+    if not (isinstance(member, ast.Subscript) and ast.unparse(member.value) in _LISTS):
+        return None
+    if not isinstance(member.slice, ast.Tuple):
+        only = ast.unparse(member.slice)
+        return (only,) if ast.unparse(member.value) == "tuple" else (only, "...")
+    texts = [ast.unparse(element) for element in member.slice.elts]
+    return tuple(texts)
+
+
+def _fits(value: object, member: ast.expr) -> bool:
+    text = ast.unparse(member)
+    if text == "None":
+        return value is None
+    if text in _WORDS:
+        fitting = {"int": ("int",), "float": ("int", "float")}.get(text, (text,))
+        return type(value).__name__ in fitting
+    elements = _elements(member)
+    if elements is None or not isinstance(value, list | tuple):
+        return False
+    if elements[-1] == "...":
+        return all(_agrees(item, elements[0]) for item in value)
+    return len(value) == len(elements) and all(map(_agrees, value, elements))
+
+
+def _agrees(value: object, annotation: str) -> bool:
+    return expected(value, annotation) is None

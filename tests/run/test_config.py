@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hardpix.run.config import GROUPS, compose, conf_dir, validate
-from hardpix.run.signatures import find_signature
+from hardpix.run.signatures import expected, find_signature
 from hardpix.types import ConfigError
 
 # Values that a user must give, filled in for the check.
@@ -50,6 +50,51 @@ def test_mistakes_are_named_by_path(override, said):
     extra = ["data=nyuv2"] if "root" in override else ["method=hardness"]
     with pytest.raises(ConfigError, match=said):
         validate(compose([*extra, override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr=abc: must be a float"),
+        ("optimizer.lr='0.1'", "optimizer.lr=0.1: must be a float"),
+        ("optimizer.lr=true", "optimizer.lr=True: must be a float"),
+        ("optimizer.nesterov=1", "optimizer.nesterov=1: must be a bool"),
+        ("data.batch_size=abc", "data.batch_size=abc: must be an int"),
+        ("data.batch_size=2.5", "data.batch_size=2.5: must be an int"),
+        ("data.batch_size=true", "data.batch_size=True: must be an int"),
+        ("data.batch_size=null", "data.batch_size=None: must be an int"),
+        ("data.train_transform.crop=32", "data.train_transform.crop=32: must be a list of ints"),
+        ("data.train_transform.crop=[a,b]", "data.train_transform.crop=['a', 'b']: must be a list of ints"),
+        ("trainer.max_steps=1e4", "trainer.max_steps=10000.0: must be an int or null"),
+        ("data.seed=${study}", "data.seed=default: must be an int"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_by_path(override, said):
+    with pytest.raises(ConfigError) as error:
+        validate(compose([override]))
+    assert str(error.value).splitlines() == [said]
+
+
+@pytest.mark.parametrize(
+    "override", ["optimizer.lr=1", "seed=3", "trainer.max_steps=null", "data.train_transform.crop=[8,9]"]
+)
+def test_a_value_that_fits_passes(override):
+    validate(compose([override]))
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "wanted"),
+    [
+        ([1, 2], "tuple[int, int]", None),
+        ([1, 2, 3], "tuple[int, int]", "a list of 2 ints"),
+        ("ab", "Sequence[str] | None", "a list of strings or null"),
+        ([[0, 1], [2]], "Sequence[Sequence[int]]", None),
+        ([1, 2], "tuple[float, ...]", None),
+        ("anything", "Path | None", None),  # not plain: not judged
+    ],
+)
+def test_what_an_annotation_expects(value, annotation, wanted):
+    assert expected(value, annotation) == wanted
 
 
 def test_all_mistakes_are_told_at_once():
