@@ -12,7 +12,7 @@ from hardpix.data.base import Source
 from hardpix.data.loading import Finish, Loader, SplitDataset, Transform, collate, fault_or_batch, to_batch
 from hardpix.data.sampling import EvalSampler, TrainSampler
 from hardpix.data.statistics import class_counts
-from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
+from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
 
 ALWAYS = frozenset({"image", "label"})
 
@@ -46,6 +46,9 @@ class DataModule(pl.LightningDataModule):
         test_split: str = "test",
     ) -> None:
         super().__init__()
+        _at_least("batch_size", batch_size, 1)
+        _at_least("eval_batch_size", eval_batch_size, 1)
+        _at_least("num_workers", num_workers, 0)
         self.source = source
         self._transforms = {"train": train_transform, "test": test_transform}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -159,6 +162,11 @@ class DataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"data.{name}={value}: must be at least {least}")
 
 
 def with_validity(keys: frozenset[str]) -> frozenset[str]:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.statistics import cache_dir, write_json
-from hardpix.data.transforms import plain, typed
+from hardpix.data.transforms import plain, sides, typed
 from hardpix.data.window import Window, zoom
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -53,6 +53,8 @@ def pack(
     of its sides is not kept); None keeps the frames' own sizes, which may differ. Depth is rounded to
     millimetres and ends at 65.535 m. The true hardness of synthetic data is not packed.
     """
+    if size is not None:
+        sides("size", size)
     out = Path(out_dir)
     if (out / MANIFEST).exists():
         raise DataError(f"{out}: there is a packed data set already; name another folder or delete it")

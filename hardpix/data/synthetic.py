@@ -143,6 +143,10 @@ class SyntheticRooms(Source):
         if len(set(names)) < max(len(names), 2):
             raise ConfigError(f"synthetic rooms: classes is {list(names)}; give two or more, each once.")
         self.counts = {"train": train_frames, "val": val_frames, "test": test_frames}
+        counts = {f"{split}_frames": count for split, count in self.counts.items()}
+        for name, value in {"height": height, "width": width, **counts}.items():
+            if value < 1:
+                raise ConfigError(f"synthetic rooms: {name} is {value}; it must be at least 1.")
         self.parameters: dict[str, Any] = {
             "seed": seed,
             "height": height,

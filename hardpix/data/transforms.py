@@ -18,6 +18,7 @@ from hardpix.data.base import Sample
 from hardpix.data.photometric import Photometric, uniform
 from hardpix.data.tensors import DepthMap
 from hardpix.data.window import Window, zoom
+from hardpix.types import ConfigError
 
 Size = tuple[int, int]  # height, width
 
@@ -62,8 +63,10 @@ class TrainTransform:
         photometric: Photometric | None,
         scale_with_zoom: bool,
     ) -> None:
-        self.crop: Size = (crop[0], crop[1])
-        self.base_size = None if base_size is None else (base_size[0], base_size[1])
+        self.crop = sides("crop", crop)
+        self.base_size = None if base_size is None else sides("base_size", base_size)
+        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < float("inf"):
+            raise ConfigError(f"ratio={list(ratio)}: must be two positive numbers, the smaller first")
         self.ratio = (ratio[0], ratio[1])
         self.cat_max_ratio, self.hflip, self.photometric = cat_max_ratio, hflip, photometric
         self.scale_with_zoom = scale_with_zoom
@@ -125,13 +128,20 @@ class TestTransform:
     __test__ = False  # the name begins like a test's
 
     def __init__(self, *, resize: Sequence[int] | None) -> None:
-        self.resize = None if resize is None else (resize[0], resize[1])
+        self.resize = None if resize is None else sides("resize", resize)
 
     def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed:
         native = (sample["image"].shape[-2], sample["image"].shape[-1])
         window = Window.whole(self.resize or native)
         tensors = {key: zoom(value, window) for key, value in typed(sample).items()}
         return Transformed(plain(tensors), sample["name"], window.scaled)
+
+
+def sides(name: str, size: Sequence[int]) -> Size:
+    """A size from the configuration; ``ConfigError`` unless it is two positive ints."""
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ConfigError(f"{name}={list(size)}: must be two positive ints")
+    return size[0], size[1]
 
 
 def typed(sample: Sample) -> dict[str, tv_tensors.TVTensor]:

@@ -30,7 +30,7 @@ def _pack(given: argparse.Namespace) -> int:
         raise ConfigError("hardpix data pack: name the dataset, for example data=nyuv2")
     cfg = compose(given.overrides)
     validate(cfg)
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from hardpix.data.packed import pack
     from hardpix.run.build import make
@@ -38,11 +38,14 @@ def _pack(given: argparse.Namespace) -> int:
     source = make(cfg.data.source)
     size = tuple(given.size) if given.size else None
     with Progress() as bar:
-        tasks = {split: bar.add_task(split) for split in given.splits or source.splits}
+        tasks: dict[str, TaskID] = {}
 
         def advance(split: str, done: int, total: int) -> None:
+            """A split gets its bar with its first frame: what cannot be opened leaves only its error."""
+            if split not in tasks:
+                tasks[split] = bar.add_task(split)
             bar.update(tasks[split], completed=done, total=total)
 
-        pack(source, given.out, size=size, splits=list(tasks), progress=advance)
+        pack(source, given.out, size=size, splits=given.splits or source.splits, progress=advance)
     print(f"packed to {given.out}; train with data=packed data.source.root={given.out}")
     return 0

@@ -12,7 +12,7 @@ from torch import nn
 
 from hardpix.data import DataModule, Photometric, TestTransform, TrainTransform
 from hardpix.data.statistics import class_counts
-from hardpix.types import DataError, DatasetInfo
+from hardpix.types import ConfigError, DataError, DatasetInfo
 
 INFO = DatasetInfo(
     name="tiny",
@@ -305,3 +305,9 @@ def test_lightning_tells_the_sampler_the_epoch(tmp_path):
     for number in range(3):
         want = [tuple(batch["name"]) for batch in epoch(data, number)]
         assert [names for e, names, _ in seen if e == number] == want
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("eval_batch_size", 0), ("num_workers", -1)])
+def test_sizes_out_of_range_are_named(name, value):
+    with pytest.raises(ConfigError, match=rf"data\.{name}={value}: must be at least {value + 1}"):
+        module(**{name: value})

@@ -224,3 +224,9 @@ def test_classes_are_counted_without_decoding(packed):
     )  # fmt: skip
     want = sum(torch.bincount(Mixed().load(i)["label"].flatten(), minlength=256)[:3] for i in range(3))
     assert torch.equal(data.class_counts().pixels, want)
+
+
+def test_a_size_must_be_positive_and_is_judged_first(tmp_path):
+    with pytest.raises(ConfigError, match=r"size=\[0, 5\]: must be two positive ints"):
+        pack(Mixed(), tmp_path / "out", size=(0, 5), splits=("val",))
+    assert not (tmp_path / "out").exists()

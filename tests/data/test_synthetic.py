@@ -431,3 +431,9 @@ def test_cache_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cache_dir"):
         rooms(tmp_path / "file" / "below").frames("test", frozenset())
+
+
+@pytest.mark.parametrize("name", ["height", "width", "train_frames", "val_frames", "test_frames"])
+def test_sizes_below_one_are_named(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"{name} is 0; it must be at least 1"):
+        rooms(tmp_path, **{name: 0})

@@ -10,6 +10,7 @@ from hardpix.data import DepthMap, Photometric, TestTransform, TrainTransform
 from hardpix.data.sampling import generator
 from hardpix.data.transforms import REDRAWS, is_varied, scaled_size
 from hardpix.data.window import Window
+from hardpix.types import ConfigError
 
 IGNORE = 255
 
@@ -203,3 +204,21 @@ def test_depth_obeys_any_v2_transform():
     assert (v2.Pad(1, fill=99)(depth)[0] == 0).all()
     assert v2.RandomHorizontalFlip(p=1.0)(depth)[0].tolist() == [4.0, 3.0, 2.0, 1.0]
     assert v2.RandomVerticalFlip(p=1.0)(depth)[:, 0].tolist() == [13.0, 9.0, 5.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop": (0, 30)}, {"crop": (20,)}, {"crop": (20, 30, 3)}, {"crop": (20.5, 30)}, {"base_size": (20, -1)},
+        {"ratio": (2.0, 0.5)}, {"ratio": (0.0, 1.0)}, {"ratio": (1.0,)}, {"ratio": (0.5, float("nan"))},
+    ],
+)  # fmt: skip
+def test_sizes_and_ratios_out_of_range_are_named(change):
+    with pytest.raises(ConfigError, match=rf"^{next(iter(change))}=.*must be two positive"):
+        train_transform(**change)
+
+
+def test_a_test_size_must_be_positive():
+    with pytest.raises(ConfigError, match="resize="):
+        TestTransform(resize=(0, 4))
+    assert TestTransform(resize=(3, 4)).resize == (3, 4)
