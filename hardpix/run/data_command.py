@@ -37,6 +37,7 @@ def _pack(given: argparse.Namespace) -> int:
 
     source = make(cfg.data.source)
     size = tuple(given.size) if given.size else None
+    splits = list(dict.fromkeys(given.splits or source.splits))
     with Progress() as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -46,6 +47,6 @@ def _pack(given: argparse.Namespace) -> int:
                 tasks[split] = bar.add_task(split)
             bar.update(tasks[split], completed=done, total=total)
 
-        pack(source, given.out, size=size, splits=given.splits or source.splits, progress=advance)
+        pack(source, given.out, size=size, splits=splits, progress=advance)
     print(f"packed to {given.out}; train with data=packed data.source.root={given.out}")
     return 0
