@@ -21,7 +21,7 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on va
 _INDEX = ("L", "P", "1")
 
 # What Pillow raises on broken files, over its formats.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 def read_colour(path: Path) -> NDArray[np.uint8]:
@@ -87,6 +87,8 @@ def _open(path: Path) -> Image.Image:
             return image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; the data set needs it") from None
+    except Image.DecompressionBombError:  # Pillow judges the header too, far above our limit
+        raise DataError(f"{path}: its header claims too many pixels; at most {MAX_PIXELS} are read") from None
     except _BROKEN as error:
         reason = "it is empty" if _is_empty(path) else str(error).replace(f" {str(path)!r}", "")
         raise DataError(f"{path}: not a readable {', '.join(FORMATS)} image ({reason})") from None

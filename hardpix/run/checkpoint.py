@@ -20,11 +20,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):  # the bytes of another kind of file
+            raise HardpixError(f"{path} is not a checkpoint, or is damaged") from None
         raise HardpixError(
             f"{path} holds more than plain data and is not loaded ({_first_line(error)})"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise HardpixError(f"{path} is damaged ({_first_line(error)})") from None
+    except Exception as error:  # a reader that is fed any bytes can fail in any way
+        raise HardpixError(f"{path} is not a checkpoint, or is damaged ({_first_line(error)})") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise HardpixError(f"{path} is not a checkpoint of this program: it has no state_dict")
     return content

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,11 +55,24 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             cfg[group] = chosen[group]
             OmegaConf.set_struct(cfg, True)
             continue
+        _check_known(cfg, key)
         try:
             OmegaConf.update(cfg, key, OmegaConf.create({"v": None}).v if value == "null" else _value(value))
-        except (OmegaConfBaseException, AttributeError) as error:
+        except (HydraException, OmegaConfBaseException, AttributeError) as error:
             raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
     return cfg
+
+
+def _check_known(cfg: DictConfig, key: str) -> None:
+    """Raise with the nearest known key if a part of a dotted key is not in the configuration."""
+    node = cfg
+    for part in key.split("."):
+        if not isinstance(node, DictConfig):
+            return
+        known = [str(k) for k in node]
+        if part not in known:
+            raise ConfigError(f"{key}: no such key{nearest(part, known)}")
+        node = node[part]
 
 
 def _value(text: str) -> object:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from pathlib import Path
 
 from hardpix.run.evaluate import loaded
@@ -21,17 +23,45 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--weights", default="last", choices=("last", "best"))
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     overrides = [x for x in given.images if x.split(".", 1)[0].split("=", 1)[0] == "inference" and "=" in x]
     paths = find_images([Path(x) for x in given.images if x not in overrides])
+    check_folder(given.out)
+    device = find_device(given.device)
     _, data, method = loaded(given.run, given.weights, overrides)
-    predict(method, data, paths, given.out, device=given.device)
-    print(f"{len(paths)} images labelled in {given.out}")
-    return 0
+    faults = predict(method, data, paths, given.out, device=device)
+    print(f"{len(paths) - len(faults)} images labelled in {given.out}")
+    for fault in faults:
+        print(f"hardpix: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def check_folder(out: Path) -> None:
+    """Raise if ``out`` or a folder above it is a file."""
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"--out {out}: {path} is a file; name a folder")
+
+
+def find_device(name: str) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:1`` as torch takes it; raises if there is no such device here."""
+    import torch
+
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if found is None:
+        raise ConfigError(f"--device {name}: must be auto, cpu or cuda")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and int(found[1] or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: no such CUDA device here; use auto, or cpu")
+    return name
 
 
 def find_images(sources: list[Path]) -> list[Path]:
-    """The image files named or contained (recursively), sorted; raises if there are none or names collide."""
+    """The image files named or contained (recursively), sorted, each once.
+
+    Raises if there are none, or if two different files would write the same output.
+    """
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
@@ -44,30 +74,37 @@ def find_images(sources: list[Path]) -> list[Path]:
         raise DataError(f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
     seen: dict[str, Path] = {}
     for path in paths:
-        if path.stem in seen:
+        other = seen.setdefault(path.stem, path)
+        if other != path and not other.samefile(path):
             raise ConfigError(
-                f"{path} and {seen[path.stem]} would write the same output; predict them into two folders"
+                f"{path} and {other} would write the same output; predict them into two folders"
             )
-        seen[path.stem] = path
-    return paths
+    return list(seen.values())
 
 
-def predict(method, data, paths: list[Path], out: Path, *, device: str = "auto") -> None:
-    """``out/label/NAME.png`` (class index), ``out/overlay/NAME.png`` and ``out/<map>/NAME.png`` per image."""
+def predict(method, data, paths: list[Path], out: Path, *, device: str) -> list[str]:
+    """``out/label/NAME.png`` (class index), ``out/overlay/NAME.png`` and ``out/<map>/NAME.png`` per image.
+
+    Returns a sentence for every file that could not be read; the others are labelled all the same.
+    """
     import torch
     from PIL import Image
 
     from hardpix.data.images import read_image
     from hardpix.report.figures import heatmap, overlay
 
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    method = method.to(place).eval()
+    method = method.to(device).eval()
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.info.mean, data.info.std))
     (out / "label").mkdir(parents=True, exist_ok=True)
     (out / "overlay").mkdir(exist_ok=True)
+    faults = []
     for path in paths:
-        pixels = torch.as_tensor(read_image(path))
-        image = ((pixels.float() - mean) / std)[None].to(place)
+        try:
+            pixels = read_image(path)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        image = ((pixels.float() - mean) / std)[None].to(device)
         with torch.inference_mode():
             label = method.enlarge(method.predict_logits(image), image.shape).argmax(1)[0].cpu()
             maps = {k: v[0].float().cpu().numpy() for k, v in method.maps({"image": image}).items()}
@@ -78,3 +115,4 @@ def predict(method, data, paths: list[Path], out: Path, *, device: str = "auto")
         for name, values in maps.items():
             (out / name).mkdir(exist_ok=True)
             Image.fromarray(heatmap(values)).save(out / name / f"{path.stem}.png")
+    return faults

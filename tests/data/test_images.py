@@ -133,4 +133,4 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, side):
     )
     with pytest.raises(DataError) as error:
         read_colour(tmp_path / "a.png")
-    assert "pixels" in sentence(error)
+    assert "at most 80000000 are read" in sentence(error)

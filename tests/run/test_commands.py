@@ -14,6 +14,7 @@ from PIL import Image
 from hardpix import record
 from hardpix.cli import main
 from hardpix.run.train import train
+from hardpix.types import HardpixError
 
 TINY_LINE = (
     "data.source.height=32", "data.source.width=48", "data.source.train_frames=8", "data.source.val_frames=3",
@@ -56,7 +57,9 @@ def test_evaluation_with_another_inference_and_split(run_dir, tmp_path):
     ("arguments", "said"),
     [
         (["optimizer.lr=3"], "an evaluation can set"),
-        (["inference.stide=3"], "stide"),
+        (["inference.stide=3"], "inference.stide: no such key"),
+        (["data.sorce.root=x"], "data.sorce.root: no such key; did you mean 'source'"),
+        (["data.num_workers=[1"], "data.num_workers"),
         (["inference=slid"], "slid"),
         (["--split", "tset"], "tset"),
         (["inference=slide", "inference.stride=[99,99]", "inference.crop=[8,8]"], "stride"),
@@ -229,3 +232,59 @@ def test_the_readmes_own_images_train(tmp_path, monkeypatch):
     confusion = np.load(tmp_path / "runs/default/own/confusion.npy")
     labels = [np.asarray(Image.open(p)) for p in (tmp_path / "my/test/labels").iterdir()]
     assert confusion.sum(1).tolist() == [int(sum((x == c).sum() for x in labels)) for c in (0, 1)]
+
+
+def test_a_bad_image_does_not_lose_the_others(run_dir, tmp_path, capsys):
+    """One line per bad file at the end, the rest labelled, a file that is named twice labelled once."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a", "d"):
+        Image.new("RGB", (40, 33)).save(images / f"{name}.png")
+    (images / "b.png").write_text("no picture")
+    (images / "c.png").touch()
+    out = tmp_path / "out"
+    given = [
+        "predict",
+        str(run_dir),
+        str(images),
+        str(images / "a.png"),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    assert main(given) == 1
+    said = capsys.readouterr()
+    assert "2 images labelled" in said.out
+    faults = [line for line in said.err.splitlines() if line.startswith("hardpix: ")]
+    assert [Path(line.split(": ")[1]).name for line in faults] == ["b.png", "c.png"]
+    assert sorted(p.name for p in (out / "label").iterdir()) == ["a.png", "d.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "tpu"], "--device tpu: must be auto, cpu or cuda"),
+        (["--device", "cuda:99"], "--device cuda:99: no such CUDA device here"),
+        (["--out", "taken"], "--out taken: taken is a file; name a folder"),
+        (["--out", "taken/deep"], "--out taken/deep: taken is a file; name a folder"),
+    ],
+)
+def test_impossible_predictions_are_refused_before_the_run_is_read(
+    tmp_path, monkeypatch, options, said, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    Image.new("RGB", (8, 8)).save("a.png")
+    assert main(["predict", "run", "a.png", "--out", "out", *options]) == 2
+    assert capsys.readouterr().err == f"hardpix: {said}" + ("; use auto, or cpu\n" if "99" in said else "\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello there", b"h\x05.", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04 cut"])
+def test_a_file_of_another_kind_is_no_checkpoint(tmp_path, content):
+    from hardpix.run.checkpoint import read_checkpoint
+
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(HardpixError, match=r"last\.ckpt is not a checkpoint, or is damaged") as error:
+        read_checkpoint(tmp_path / "last.ckpt")
+    assert "\n" not in str(error.value)
