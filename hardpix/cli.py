@@ -19,7 +19,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   table      compare runs:               hardpix table RUNS... --rows method,loss
   data       look at and pack datasets:  hardpix data pack data=nyuv2 --out DIR
-  demo       the two-minute tour: a small sweep on synthetic rooms, a table and a page with pictures
+  demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
 hardpix COMMAND --help says more; hardpix --version prints the version.
 Settings are Hydra overrides (group=choice, key.sub=value); hardpix train --cfg job shows them all.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from hardpix.data.base import Source
 from hardpix.data.loading import Finish, Loader, SplitDataset, Transform, collate, fault_or_batch, to_batch
 from hardpix.data.sampling import EvalSampler, TrainSampler
-from hardpix.data.statistics import class_counts
+from hardpix.data.statistics import split_counts
 from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
 
 ALWAYS = frozenset({"image", "label"})
@@ -73,10 +75,13 @@ class DataModule(pl.LightningDataModule):
             )
         self._keys = ALWAYS | with_validity(keys)
 
-    def class_counts(self) -> ClassCounts:
-        """Pixel statistics of the training labels, before any augmentation; kept on disk."""
-        frames = self.source.frames(self._splits["train"], frozenset({"label"}))
-        return class_counts(frames, self.info)
+    @property
+    def class_counts(self) -> Callable[[], ClassCounts]:
+        """Call it for the pixel statistics of the training labels, before any augmentation; kept on disk.
+
+        It holds the source alone, so a loss that keeps it can be copied without this module and its trainer.
+        """
+        return partial(split_counts, self.source, self._splits["train"])
 
     def train_dataloader(self) -> DataLoader:
         dataset = self._dataset(self._splits["train"], self._transforms["train"])

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from hardpix.data.base import Frames
+from hardpix.data.base import Frames, Source
 from hardpix.types import ClassCounts, DatasetInfo
 
 
@@ -45,6 +45,11 @@ def class_counts(frames: Frames, info: DatasetInfo) -> ClassCounts:
     counts = count((frames.label(index) for index in range(len(frames))), info)
     write_json(path, {"pixels": counts.pixels.tolist(), "image_pixels": counts.image_pixels.tolist()})
     return counts
+
+
+def split_counts(source: Source, split: str) -> ClassCounts:
+    """Class statistics of a split's labels."""
+    return class_counts(source.frames(split, frozenset({"label"})), source.info)
 
 
 def count(labels: Iterator[Tensor], info: DatasetInfo) -> ClassCounts:

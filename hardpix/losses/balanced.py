@@ -70,8 +70,8 @@ class BalancedCrossEntropy(nn.Module):
         self.ignore_index, self.class_counts = ignore_index, class_counts
         self.normalizer, self.weighting, self.weight_normalized = normalizer, weighting, weight_normalized
         fixed = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-        # Not in checkpoints: a buffer that is None until the first step would make them differ.
-        self.register_buffer("weight", fixed, persistent=False)
+        # No buffer: one that appears at the first step would differ between a module and its earlier copies.
+        self.weight = fixed
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""

@@ -64,8 +64,11 @@ class Method(pl.LightningModule):
         return self.enlarge(self.model(image).outputs["label"], image.shape[-2:])
 
     def enlarge(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Bilinear to label size with the segmenter's own ``align_corners``."""
-        return resize(x, (size[-2], size[-1]), align_corners=self.model.align_corners)
+        """Bilinear to label size with the segmenter's own ``align_corners``, in float32.
+
+        In half precision classes would tie; mmsegmentation converts before it resizes, too.
+        """
+        return resize(x.float(), (size[-2], size[-1]), align_corners=self.model.align_corners)
 
     def aux_losses(self, out: SegOutput, label: Tensor) -> dict[str, Tensor]:
         """Plain cross-entropy of every auxiliary head, times its weight (0.4 in mmsegmentation)."""
@@ -85,7 +88,8 @@ class Method(pl.LightningModule):
         total = torch.stack([x.float() for x in losses.values()]).sum()
         self._epoch_loss = self._epoch_loss.to(total.device) + total.detach()
         self._epoch_steps += 1
-        if (self.global_step + 1) % self._log_every == 0:  # the steps Lightning writes
+        last_of_step = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if (self.global_step + 1) % self._log_every == 0 and last_of_step:  # the steps Lightning writes
             self._log_losses({"loss": total} | losses)
         return total
 
@@ -115,8 +119,13 @@ class Method(pl.LightningModule):
             if len(self._resumed_rng["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all([state.cpu() for state in self._resumed_rng["cuda"]])
 
+    def on_train_epoch_start(self) -> None:
+        """Not called when a run is resumed in mid-epoch: the sum so far then came with the checkpoint."""
+        self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
+
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss_epoch", self._epoch_loss / max(1, self._epoch_steps), sync_dist=True)
+        if self._epoch_steps:
+            self.log("train/loss_epoch", self._epoch_loss / self._epoch_steps, sync_dist=True)
         self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
 
     def predict_logits(self, image: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ def checked_warmup(warmup_steps: int, warmup_ratio: float) -> Callable[[int], fl
 class _PerStep:
     """A schedule that is a factor per step: the decay times the warm-up."""
 
+    depends_on_length = False  # true: training cannot be made longer afterwards
+    min_lr = 0.0
+
     def __init__(self, warmup: Callable[[int], float]) -> None:
         self.warmup = warmup
 
@@ -49,11 +52,20 @@ class _PerStep:
         return [{"scheduler": LambdaLR(optimizer, factors), "interval": "step", "name": "lr"}]
 
     def _factor(self, base: float, steps: int) -> Callable[[int], float]:
+        if base < self.min_lr and base > 0:
+            raise ConfigError(
+                f"scheduler.min_lr={self.min_lr}: above the rate {base:g} of a parameter group, which would rise; "
+                "lower scheduler.min_lr (0 for Adam and AdamW)"
+            )
+        if base == 0:
+            return lambda step: 0.0
         return lambda step: self.decay(step, base=base, steps=steps) * self.warmup(step)
 
 
 class Poly(_PerStep):
     """Polynomial decay to ``min_lr`` over all optimiser steps; ``min_lr`` holds for every parameter group."""
+
+    depends_on_length = True
 
     def __init__(
         self, *, power: float, min_lr: float, warmup_steps: int = 0, warmup_ratio: float = 1e-6
@@ -96,6 +108,8 @@ class Plateau:
     LWM divides by 10 "when the loss stops decreasing": factor 0.1, patience 5 epochs, relative threshold
     1e-3, at most 3 drops. The epoch decides about drops, the step about the warm-up.
     """
+
+    depends_on_length = False
 
     def __init__(
         self,

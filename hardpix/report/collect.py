@@ -42,4 +42,5 @@ def _run_directories(path: Path) -> Iterator[Path]:
     for directory, below, files in os.walk(path, followlinks=False):
         below.sort()
         if FILE_NAME in files:
+            below.clear()  # its evaluations are records of their own, to be named
             yield Path(directory)

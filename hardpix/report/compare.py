@@ -20,9 +20,9 @@ IGNORED = (
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
 )
 # Facts of the machine: they move a score by rounding and a cost by a lot, so they are told below the table.
-WARNED = ("trainer.precision", "trainer.accelerator")
+WARNED = ("trainer.accelerator",)
 # Parts of `host` and `code` that differ without a meaning.
-SILENT = ("hostname", "dirty")
+SILENT = ("hostname", "pid", "precision", "dirty")
 
 MAX_KEYS, MAX_VALUES = 8, 3
 

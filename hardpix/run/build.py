@@ -40,6 +40,8 @@ def build(cfg: DictConfig) -> tuple[DataModule, Method]:
     method: Method = make(cfg.method, parts)
     _check_loss(method, loss)
     data.use(method.requires)
+    # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
+    parts.build_scheduler(parts.build_optimizer(method.parameter_groups()), 1)
     return data, method
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 
 from hardpix.run.cost import Cost
 from hardpix.types import ConfigError
@@ -30,19 +37,17 @@ def build_callbacks(
         mode="max",
         save_top_k=1,
         enable_version_counter=False,
-        save_weights_only=True,
+        save_weights_only=False,  # true would pass the averaged weights by
         save_on_train_epoch_end=False,  # only ever after a validation
     )
-    last = ModelCheckpoint(
-        dirpath=folder,
-        filename="last",
-        monitor=None,
-        save_top_k=1,
-        enable_version_counter=False,
-        every_n_train_steps=checkpoint_every_steps,
-        save_on_train_epoch_end=None if checkpoint_every_steps else True,
-    )
-    return [best, last, LearningRateMonitor(), Cost(), *_progress(progress, refresh_every)]
+    last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_steps)
+    return [
+        best,
+        last,
+        LearningRateMonitor(logging_interval="step"),
+        Cost(),
+        *_progress(progress, refresh_every),
+    ]
 
 
 def _progress(kind: str, refresh_every: int) -> list[Callback]:
@@ -53,6 +58,51 @@ def _progress(kind: str, refresh_every: int) -> list[Callback]:
     if kind == "rich":
         return [RichProgress(refresh_rate=refresh_every)]
     return [PlainProgress()] if kind == "plain" else []
+
+
+class LastCheckpoint(Checkpoint):
+    """``last.ckpt`` after every so many steps, or after every epoch, and after the last step.
+
+    At the end of an epoch Lightning's own hooks come too early or too late: before validation and the schedules
+    of epochs, or when its counters already say that an epoch is half done, so that a resumed run trains on other
+    frames than the uninterrupted one. Here the counters are those after the last batch, and all else is what it
+    is when the next epoch begins. (A ``Checkpoint`` runs after all other callbacks.)
+    """
+
+    def __init__(self, path: Path, every_steps: int | None) -> None:
+        if every_steps is not None and every_steps < 1:
+            raise ConfigError(f"callbacks.checkpoint_every_steps={every_steps}: must be 1 or above, or null")
+        self.path, self.every_steps, self.saved = path, every_steps, -1
+        self.counters: dict[str, Any] | None = None  # after the last batch of an epoch whose end is to come
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        epoch_ends = batch_idx + 1 == trainer.num_training_batches
+        over = step == trainer.max_steps or (epoch_ends and trainer.current_epoch + 1 == trainer.max_epochs)
+        due = epoch_ends if self.every_steps is None else step % self.every_steps == 0
+        if over or (due and not epoch_ends):
+            self._save(trainer)
+        elif due:
+            self.counters = trainer._checkpoint_connector._get_loops_state_dict()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.counters is not None:
+            self._save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self.counters is not None:
+            checkpoint["loops"] = self.counters
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step != self.saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path)
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
+        self.saved, self.counters = trainer.global_step, None
 
 
 class RichProgress(RichProgressBar):
@@ -74,8 +124,9 @@ class PlainProgress(Callback):
         shown = {k: float(v) for k, v in trainer.callback_metrics.items()}
         rate = (trainer.global_step - self.first_step) / (time.perf_counter() - self.started)
         total = trainer.estimated_stepping_batches
+        loss = f"{shown['train/loss']:.4f}" if "train/loss" in shown else "-"
         print(
-            f"step {trainer.global_step}/{total:.0f}  loss {shown.get('train/loss', float('nan')):.4f}  "
+            f"step {trainer.global_step}/{total:.0f}  loss {loss}  "
             f"val mIoU {100 * shown.get('val/miou', float('nan')):.2f} %  {rate:.2f} steps/s",
             flush=True,
         )

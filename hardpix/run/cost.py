@@ -20,58 +20,83 @@ NAN = float("nan")
 class Cost(Callback):
     """Seconds per training step and peak memory, for the cost columns of a table.
 
-    ``step_seconds`` is the median from one batch's end to the next one's (loading included, validation not).
-    ``peak_memory_mb`` on CUDA is what the allocator held at most; on the CPU it is the parameters, gradients
-    and optimiser state, plus by how much the process's resident memory rose above its level between steps
-    (Linux; NaN elsewhere), so that libraries and earlier runs of the same process do not count.
+    ``step_seconds`` is the median over blocks of steps from the end of one batch to the end of another (loading
+    included, validation not). A block is one step on the CPU and 20 on a GPU, with a synchronisation at its
+    ends, so that losses that wait for the device and losses that do not are timed alike.
+
+    ``peak_memory_mb`` is of training alone. On a GPU it is the most that the allocator held. On the CPU it is
+    the parameters, gradients and optimiser state, plus by how much the process's resident memory rose above
+    its level between steps (Linux; NaN elsewhere), so that libraries and earlier runs of the same process do
+    not count.
     """
 
-    SETTLED = 3  # batches after which lazily imported code and allocator pools are in place
+    SETTLED = 3  # steps after which lazily imported code and allocator pools are in place
 
     def __init__(self) -> None:
-        self.durations: list[float] = []
-        self.previous: float | None = None
+        self.blocks: list[float] = []  # seconds per step
+        self.steps = 0  # since the last interruption
+        self.began = NAN
+        self.seen = 0
         self.baseline = NAN  # resident MB between two steps
-        self.peak = self.static = NAN  # MB: the highest rise above it; parameters, gradients, optimiser state
+        self.peak = self.static = NAN
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        self.device = trainer.strategy.root_device
+        self.block = 20 if self._cuda else 1
+        self._reset()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now = time.perf_counter()
-        if self.previous is not None:
-            self.durations.append(now - self.previous)
-        self.previous = now
-        if len(self.durations) == self.SETTLED and self.baseline != self.baseline:
+        self.seen += 1
+        if self.seen == self.SETTLED and not self._cuda:
             self.baseline = _settle()
-            self.previous = time.perf_counter()
+            self.steps = 0
+        if self.steps % self.block == 0:
+            if self._cuda:
+                torch.cuda.synchronize(self.device)
+            now = time.perf_counter()
+            if self.steps and self.seen > self.SETTLED:
+                self.blocks.append((now - self.began) / self.block)
+            self.began = now
+        self.steps += 1
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.previous = None
-        self._take_peak()  # validation is not part of the training peak
+        if trainer.state.fn == "fit":
+            self._take_peak()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _reset_peak()
+        if trainer.state.fn == "fit":
+            self.steps = 0
+            self._reset()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_peak()
         self.static = _static_mb(trainer, pl_module)
 
-    def _take_peak(self) -> None:
-        self.peak = _larger(_resident("VmHWM") - self.baseline, self.peak)
-
     def result(self) -> dict[str, float]:
         """``cost/step_seconds`` and ``cost/peak_memory_mb``; NaN where nothing could be measured."""
-        settled = sorted(self.durations[self.SETTLED :])
+        settled = sorted(self.blocks)
         seconds = settled[len(settled) // 2] if settled else NAN
-        if torch.cuda.is_available():
-            memory = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            memory = self.static + self.peak
+        memory = self.peak if self._cuda else self.static + self.peak
         return {"cost/step_seconds": seconds, "cost/peak_memory_mb": memory}
+
+    @property
+    def _cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _take_peak(self) -> None:
+        if self._cuda:
+            self.peak = _larger(torch.cuda.max_memory_allocated(self.device) / 2**20, self.peak)
+        else:
+            self.peak = _larger(_resident("VmHWM") - self.baseline, self.peak)
+
+    def _reset(self) -> None:
+        """Start a new peak."""
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            _reset_resident_peak()
 
 
 def _static_mb(trainer: pl.Trainer, module: pl.LightningModule) -> float:
@@ -94,11 +119,11 @@ def _settle() -> float:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library: the level is only less sharp
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    _reset_peak()
+    _reset_resident_peak()
     return _resident("VmRSS")
 
 
-def _reset_peak() -> None:
+def _reset_resident_peak() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder for runs and page (default: runs/demo-TIME)")
     parser.add_argument("--seeds", type=int, default=2, help="runs per row (default: 2)")
     parser.add_argument("overrides", nargs="*", help="settings of every run, such as trainer.max_steps=50")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     out = given.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     if (out / "index.html").exists():
         raise HardpixError(f"{out} already holds a demo; choose another --out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -32,7 +33,14 @@ def host_facts(accelerator: str, precision: str) -> dict[str, str]:
     gpu = torch.cuda.is_available() and accelerator != "cpu"
     device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
     threads = str(torch.get_num_threads())
-    return {"device": device, "precision": precision, "threads": threads, "system": platform.system()}
+    return {
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "system": platform.system(),
+        "hostname": platform.node(),
+        "pid": str(os.getpid()),
+    }
 
 
 def _git(*arguments: str) -> str:

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--weights", default="last", choices=("last", "best"))
     parser.add_argument("--out", type=Path, help="folder for the results (default: RUN/evaluations/NAME)")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     record.read(given.run)  # says in one sentence if this is no run
     cfg = override(rundir.read_config(given.run), given.overrides)
     validate(cfg)
@@ -101,6 +101,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     trained = record.read(run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
+    rundir.check_classes(run_dir, data.info.classes, data.info.name)
     load_weights(method, run_dir, weights)
     trainer = pl.Trainer(
         accelerator=cfg.trainer.accelerator,
@@ -141,5 +142,6 @@ def loaded(run_dir: Path, weights: str, overrides: list[str]):
     cfg = override(rundir.read_config(run_dir), overrides)
     validate(cfg)
     data, method = build(cfg)
+    rundir.check_classes(run_dir, data.info.classes, data.info.name)
     load_weights(method, run_dir, weights)
     return cfg, data, method.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ from hardpix.types import ConfigError, HardpixError
 def launch(arguments: list[str]) -> int:
     """Run Hydra on ``arguments`` (overrides, ``-m``, ``--cfg job``, ``--config-dir DIR``, ...)."""
     failures: list[str] = []
+    refusals: list[Exception] = []
 
     def task(cfg: DictConfig) -> float | None:
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -29,7 +31,8 @@ def launch(arguments: list[str]) -> int:
             return _one(cfg, overrides)
         except Exception as error:
             if not multirun:
-                raise
+                refusals.append(error)  # raised below: Hydra would first print all overrides
+                return None
             # The other jobs of a sweep go on; this one's record, its trace and the last lines tell.
             if not isinstance(error, HardpixError):
                 traceback.print_exc()
@@ -42,6 +45,8 @@ def launch(arguments: list[str]) -> int:
             command()
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, arguments)) from error
+    if refusals:
+        raise refusals[0]
     for line in failures:
         print(f"hardpix: failed: {line}", file=sys.stderr)
     return 1 if failures else 0
@@ -50,10 +55,16 @@ def launch(arguments: list[str]) -> int:
 def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
     validate(cfg)
     with _outside_hydra():
+        import torch
+
         from hardpix.run.train import train
 
-        metrics = train(cfg, overrides).metrics
-    return metrics.get("test/miou")
+        try:
+            return train(cfg, overrides).metrics.get("test/miou")
+        finally:  # a network refers to its trainer and back: the next job must not find it in memory
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.compiler.reset()
 
 
 @contextmanager

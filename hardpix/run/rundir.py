@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import re
 import uuid
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
 COMPOSED = "config_composed.yaml"
+CLASSES = "classes.json"
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 # Keys that a resumed run may have otherwise than when it started.
@@ -52,25 +55,30 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
             raise ConfigError("run: under torchrun every process must know the directory, give run=NAME")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{short_name(overrides)}-{uuid.uuid4().hex[:4]}"
-    return Path(cfg.runs_dir) / cfg.study / str(name)
+    for key, value in (("study", cfg.study), ("run", name)):
+        if not str(value).strip() or str(value) in (".", "..") or "/" in str(value) or os.sep in str(value):
+            raise ConfigError(f"{key}={value}: must be the name of a folder, without slashes")
+    return Path(cfg.runs_dir) / str(cfg.study) / str(name)
 
 
-def claim(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
-    """Make the directory this run's own; returns the record to continue when resuming, else None.
+def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
+    """What lies in the directory, before anything is written: the record to continue when resuming, else None.
 
-    A directory that holds a run is refused unless ``resume=true``, or its run failed before its first checkpoint.
+    A directory that holds a run is refused unless ``resume=true``, or its run failed before its first
+    checkpoint; so is one whose run is alive in another process, and one that cannot be written.
     """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConfigError(
-            f"{run_dir}: cannot be made ({error.strerror}); choose a writable runs_dir="
-        ) from None
-    if not os.access(run_dir, os.W_OK):
-        raise ConfigError(f"{run_dir}: not writable; choose another runs_dir=")
+            f"{run_dir}: {parent} is not a folder that can be written; choose another runs_dir="
+        )
     if not (run_dir / record.FILE_NAME).is_file():
         return None
     before = record.read(run_dir)
+    if before.status == "running" and _alive(before):
+        raise ConfigError(
+            f"{run_dir}: process {before.host['pid']} is training this run; wait for it or stop it"
+        )
     if cfg.resume:
         _check_same(run_dir, cfg)
         return before
@@ -79,6 +87,29 @@ def claim(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     raise ConfigError(
         f"{run_dir} already holds a run ({before.status}): resume=true continues it, another run= starts a new one"
     )
+
+
+def _alive(before: record.RunRecord) -> bool:
+    """Whether the process of a record lives, as far as this machine can tell."""
+    pid = int(before.host.get("pid", "0"))
+    if before.host.get("hostname") != platform.node() or pid in (0, os.getpid()):
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def claim(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{run_dir}: cannot be made ({error.strerror}); choose a writable runs_dir="
+        ) from None
 
 
 def _check_same(run_dir: Path, cfg: DictConfig) -> None:
@@ -103,6 +134,22 @@ def write_config(run_dir: Path, cfg: DictConfig) -> None:
     """``config.yaml`` (resolved, what a run is reloaded from) and ``config_composed.yaml`` (with interpolations)."""
     for name, resolve in ((CONFIG, True), (COMPOSED, False)):
         write_text(run_dir / name, OmegaConf.to_yaml(cfg, resolve=resolve))
+
+
+def write_classes(run_dir: Path, classes: Sequence[str]) -> None:
+    """The names behind the outputs: a score with other names would mean nothing."""
+    write_text(run_dir / CLASSES, json.dumps(list(classes), indent=1) + "\n")
+
+
+def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:
+    path = run_dir / CLASSES
+    trained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else list(classes)
+    if trained != list(classes):
+        pairs = [f"{a} / {b}" for a, b in zip(trained, classes, strict=False) if a != b][:3]
+        raise ConfigError(
+            f"{run_dir} was trained on {len(trained)} classes, {dataset} has {len(classes)}, and they differ "
+            f"({', '.join(pairs) or 'in number'}): choose data with the same classes in the same order"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,7 +29,7 @@ def build_loggers(
     run_dir: Path,
     identity: Identity,
     config: dict[str, Any],
-    resumed: bool,
+    resume_step: int | None,
     wandb: bool | str,
     project: str,
     entity: str | None,
@@ -39,7 +39,7 @@ def build_loggers(
 
     ``wandb``: ``auto`` (online with a key, else offline), ``online``, ``offline`` or false.
     """
-    loggers: list[Logger] = [MetricsCSV(run_dir / "metrics.csv", resumed=resumed)]
+    loggers: list[Logger] = [MetricsCSV(run_dir / "metrics.csv", resume_step=resume_step)]
     if wandb:
         loggers.append(_wandb_logger(run_dir, identity, config, str(wandb), project, entity, tags))
     return loggers
@@ -62,6 +62,10 @@ def _wandb_logger(
         raise ConfigError("logger.wandb: wandb is not installed; pip install wandb, or logger=csv") from None
     from pytorch_lightning.loggers import WandbLogger
 
+    if mode == "online" and not has_wandb_key():
+        raise ConfigError(
+            "logger.wandb=online: no key; run wandb login, set WANDB_API_KEY, or logger.wandb=offline"
+        )
     online = mode == "online" or (mode in ("auto", "True") and has_wandb_key())
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(
@@ -76,7 +80,7 @@ def _wandb_logger(
         config=config,
         save_dir=str(run_dir),
         offline=not online,
-        settings=wandb.Settings(init_timeout=30, x_disable_stats=True, silent=True),
+        settings=wandb.Settings(init_timeout=10, x_disable_stats=True, silent=True),
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and wandb warns of it
     return logger
@@ -93,6 +97,23 @@ def has_wandb_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def connect(loggers: list[Logger]) -> None:
+    """Start the W&B run; where its server cannot be reached, offline (`wandb sync` sends it later)."""
+    for logger in loggers:
+        if type(logger).__name__ != "WandbLogger":
+            continue
+        try:
+            _ = logger.experiment  # type: ignore[attr-defined]
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            print(
+                f"W&B cannot be reached ({reason}); going on offline, send it later with wandb sync",
+                flush=True,
+            )
+            logger._wandb_init["mode"] = "offline"  # type: ignore[attr-defined]
+            logger._offline = True  # type: ignore[attr-defined]
 
 
 def log_images(loggers: list[Logger], key: str, paths: list[Path], step: int) -> None:
@@ -120,9 +141,11 @@ class MetricsCSV(Logger):
     the run that is resumed.
     """
 
-    def __init__(self, path: Path, *, resumed: bool) -> None:
+    def __init__(self, path: Path, *, resume_step: int | None) -> None:
+        """``resume_step``: of the checkpoint that is continued; rows from there on are written again."""
         super().__init__()
-        self.path, self.rows = path, _read_rows(path) if resumed else []
+        kept = [] if resume_step is None else [r for r in _read_rows(path) if r["step"] < resume_step]
+        self.path, self.rows = path, kept
         self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
         self.on_disk = 0  # rows that stand in the file as they are; 0: the file is to be written anew
 
@@ -144,13 +167,10 @@ class MetricsCSV(Logger):
         if self.rows and self.rows[-1]["step"] == step:
             self.rows[-1] |= row
         else:
-            # Steps that a resumed run does again replace the rows of the first time.
-            while self.rows and step is not None and int(self.rows[-1]["step"]) > step:
-                self.rows.pop()
             self.rows.append(row)
         new = [name for name in row if name not in self.columns]
         self.columns += new
-        if new or len(self.rows) <= self.on_disk:
+        if new or len(self.rows) <= self.on_disk:  # a column more, or a row on disk that grew
             self.on_disk = 0
 
     @rank_zero_only

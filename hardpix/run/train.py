@@ -9,10 +9,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hardpix import record
 from hardpix.data import DataModule
@@ -21,40 +25,72 @@ from hardpix.models import convert_sync_batch_norm
 from hardpix.run import results, rundir, tracking
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
-from hardpix.run.checkpoint import init_from, load_weights
+from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.panels import write_panels
 from hardpix.run.trainer import build_trainer, compile_model
-from hardpix.types import HardpixError
+from hardpix.types import ConfigError, HardpixError
 
 JOB_VARIABLE = "HARDPIX_JOB"  # run directory, for the processes that Lightning starts for DDP
+
+
+class Job(NamedTuple):
+    """Everything of one run, built and checked, nothing written yet."""
+
+    cfg: DictConfig
+    run_dir: Path
+    data: DataModule
+    method: Method
+    callbacks: list[pl.Callback]
+    loggers: list[Logger]
+    trainer: pl.Trainer
+    resume_path: Path | None
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
     """Train, test and record; the directory is ``runs_dir/study/run``.
 
-    The record says ``running`` until the end, then ``done``, or ``failed`` with the error; whatever is raised
-    is raised on. ``overrides`` (the command line) only name the run.
+    What cannot work is refused before anything is written. The record then says ``running`` until the end,
+    ``done``, or ``failed`` with the error; whatever is raised is raised on, a signal as ``SystemExit`` with its
+    status (130, 143). ``overrides`` (the command line) only name the run.
     """
     validate(cfg)
     run_dir = rundir.choose(cfg, overrides)
-    before = rundir.claim(run_dir, cfg)
-    rundir.write_config(run_dir, cfg)
+    further = (
+        int(os.environ.get("RANK", "0")) > 0
+    )  # torchrun starts all processes alike: the first one writes
+    before = None if further else rundir.inspect(run_dir, cfg)
+    if before is not None and _complete(before, cfg):
+        print(f"{run_dir} is done: nothing to resume")
+        return before
     started = _new_record(cfg, run_dir, overrides, before)
+    job = _assemble(cfg, run_dir, started)
+    if before is not None:
+        _check_length(before, cfg, job.method)
+    if further:
+        return replace(started, metrics=_run(job))
+    rundir.claim(run_dir)
+    rundir.write_config(run_dir, cfg)
+    rundir.write_classes(run_dir, job.data.info.classes)
     record.write(started, run_dir)
     os.environ[JOB_VARIABLE] = str(run_dir)
+    begin = time.perf_counter()
     try:
-        metrics = _run(cfg, run_dir, started)
+        metrics = _run(job)
     except BaseException as error:
-        line = (str(error).strip().splitlines() or [""])[0]
-        record.write(
-            replace(started, status="failed", error=f"{type(error).__name__}: {line}"[:500]), run_dir
-        )
+        record.write(replace(started, status="failed", error=_described(error)), run_dir)
+        status = _signal_status(error)
+        if status:
+            raise SystemExit(status) from error
         raise
     finally:
         os.environ.pop(JOB_VARIABLE, None)
+    metrics["run/seconds"] = time.perf_counter() - begin + _earlier(before)
+    metrics |= {
+        k: v for k, v in _costs(before).items() if metrics[k] != metrics[k]
+    }  # too short a leg to measure
     done = replace(started, status="done", metrics=metrics)
     record.write(done, run_dir)
     return done
@@ -62,49 +98,102 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
 
 def join(run_dir: Path) -> None:
     """What a further DDP process does: the same run, without claiming the directory or recording."""
-    cfg = rundir.read_config(run_dir)
-    _run(cfg, run_dir, record.read(run_dir))
+    _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
 
 
-def _run(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> dict[str, float]:
-    begin = time.perf_counter()
+def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
     quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
-    print(f"run {run_dir}", flush=True)
+    for split in ("train", "val", "test"):
+        data.evaluation_dataset(split)  # lists the files; a missing one is told now
     if cfg.init_from:
         print(f"init_from: {init_from(method, cfg.init_from)}", flush=True)
     resume_path = run_dir / rundir.LAST if cfg.resume and (run_dir / rundir.LAST).is_file() else None
-    identity = tracking.Identity(started.run_id, started.name, started.study, "train")
     loggers = tracking.build_loggers(
         run_dir=run_dir,
-        identity=identity,
+        identity=tracking.Identity(started.run_id, started.name, started.study, "train"),
         config=started.factors,
-        resumed=resume_path is not None,
+        resume_step=None if resume_path is None else read_checkpoint(resume_path)["global_step"],
         **cfg.logger,
     )
+    callbacks = build_callbacks(run_dir=run_dir, monitor=f"val/{data.info.main_metric}", **cfg.callbacks)
+    trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
+    on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
+    if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
+        convert_sync_batch_norm(method)
+    compile_model(method, cfg.trainer.compile)
+    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path)
+
+
+def _run(job: Job) -> dict[str, float]:
+    print(f"run {job.run_dir}", flush=True)
+    trainer, method = job.trainer, job.method
     try:
-        callbacks = build_callbacks(run_dir=run_dir, monitor=f"val/{data.info.main_metric}", **cfg.callbacks)
-        trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
-        on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
-        if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
-            convert_sync_batch_norm(method)
-        compile_model(method, cfg.trainer.compile)
-        trainer.fit(method, datamodule=data, ckpt_path=resume_path, weights_only=True)
+        tracking.connect(job.loggers)
+        trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
         _check_finite(method)
-        metrics = _test(cfg, run_dir, trainer, method, data)
+        metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
         if trainer.is_global_zero:
-            paths = write_panels(method, data, run_dir / "panels", split="test", count=cfg.panels)
-            tracking.log_images(loggers, "panels", paths, trainer.global_step)
-        cost = next(c for c in callbacks if isinstance(c, Cost)).result()
-        metrics |= cost | {
-            "run/seconds": time.perf_counter() - begin,
-            "run/steps": float(trainer.global_step),
-            "run/parameters": float(sum(p.numel() for p in method.parameters())),
-        }
-        return metrics
+            paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
+            tracking.log_images(job.loggers, "panels", paths, trainer.global_step)
+        cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
+        return (
+            metrics
+            | cost
+            | {
+                "run/steps": float(trainer.global_step),
+                "run/parameters": float(sum(p.numel() for p in method.parameters())),
+            }
+        )
     finally:
-        tracking.close(loggers)
+        tracking.close(job.loggers)
+
+
+def _complete(before: record.RunRecord, cfg: DictConfig) -> bool:
+    """Whether the run that is to be resumed has nothing left to train; refuses to make it shorter."""
+    lengths = {key: before.factors.get(f"trainer.{key}") for key in ("max_steps", "max_epochs")}
+    if cfg.trainer.max_steps is not None and cfg.trainer.max_steps < before.metrics.get("run/steps", 0):
+        raise ConfigError(
+            f"trainer.max_steps={cfg.trainer.max_steps}: the run has already made "
+            f"{before.metrics['run/steps']:.0f} steps; give as many or more"
+        )
+    return before.status == "done" and all(cfg.trainer[key] == value for key, value in lengths.items())
+
+
+def _check_length(before: record.RunRecord, cfg: DictConfig, method: Method) -> None:
+    """A schedule that ends with the training cannot be stretched: the record would tell of another run."""
+    for key in ("max_steps", "max_epochs"):
+        old, new = before.factors.get(f"trainer.{key}"), cfg.trainer[key]
+        if old != new and getattr(method.parts.build_scheduler, "depends_on_length", True):
+            raise ConfigError(
+                f"trainer.{key}: {old} -> {new}, but the schedule was made for the old length; start a new run "
+                "(only scheduler=constant and plateau can be trained longer)"
+            )
+
+
+def _earlier(before: record.RunRecord | None) -> float:
+    """Seconds that earlier legs of a resumed run took, as far as they were recorded."""
+    seconds = before.metrics.get("run/seconds", 0.0) if before else 0.0
+    return seconds if seconds == seconds else 0.0
+
+
+def _costs(before: record.RunRecord | None) -> dict[str, float]:
+    return {k: v for k, v in before.metrics.items() if k.startswith("cost/")} if before else {}
+
+
+def _described(error: BaseException) -> str:
+    if _signal_status(error):
+        return "interrupted"
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line}"[:500]
+
+
+def _signal_status(error: BaseException) -> int:
+    """Exit status of a process that ends by a signal; 0 for any other error. Lightning hides both."""
+    if isinstance(error, SIGTERMException):
+        return 143
+    return 130 if isinstance(error, KeyboardInterrupt | SystemExit) else 0
 
 
 def _test(
@@ -126,10 +215,10 @@ def _test(
 
 def _settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
     """The last weights compete for ``best`` too: training rarely ends on a validation."""
-    callback = next((c for c in trainer.checkpoint_callbacks if c.monitor is not None), None)  # type: ignore[attr-defined]
+    callback = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), None)
     if callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    before = callback.best_model_score  # type: ignore[attr-defined]
+    before = callback.best_model_score
     if before is None or score > float(before) or not (run_dir / rundir.BEST).is_file():
         trainer.save_checkpoint(run_dir / rundir.BEST, weights_only=True)
 

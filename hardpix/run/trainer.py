@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, ProgressBar
+from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from hardpix.run.ema import EMA
 from hardpix.types import ConfigError
 
-PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed", "64-true")
+COMPILE_MODES = (False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")
 
 
 def build_trainer(
@@ -49,18 +53,33 @@ def build_trainer(
     ``sync_batchnorm`` change the network and are applied by the caller.
     """
     check_length(max_steps, max_epochs)
+    _check_ranges(
+        positive={
+            "max_steps": max_steps,
+            "max_epochs": max_epochs,
+            "accumulate": accumulate,
+            "clip_norm": clip_norm,
+            "val_every_steps": val_every_steps,
+            "val_every_epochs": val_every_epochs,
+            "log_every_steps": log_every_steps,
+            "limit_train_batches": limit_train_batches,
+            "limit_val_batches": limit_val_batches,
+            "limit_test_batches": limit_test_batches,
+        }
+    )
     if val_every_steps is not None and val_every_epochs is not None:
         raise ConfigError(
             "trainer.val_every_steps and trainer.val_every_epochs are both given: set one to null"
         )
-    if str(precision) not in PRECISIONS:
-        raise ConfigError(f"trainer.precision={precision}: must be one of {', '.join(PRECISIONS)}")
-    if accumulate < 1:
-        raise ConfigError(f"trainer.accumulate={accumulate}: must be 1 or above")
+    if ema_decay is not None and not 0 <= ema_decay <= 1:
+        raise ConfigError(f"trainer.ema_decay={ema_decay}: must lie in [0, 1], for example 0.999")
+    if compile not in COMPILE_MODES:
+        raise ConfigError(f"trainer.compile={compile}: must be one of {', '.join(map(str, COMPILE_MODES))}")
     check_device(accelerator, str(precision))
     if ema_decay is not None:
-        callbacks = [*callbacks, EMAWeightAveraging(decay=ema_decay)]
-    return pl.Trainer(
+        callbacks = [*callbacks, EMA(decay=ema_decay)]
+    return _made(
+        pl.Trainer,
         default_root_dir=run_dir,
         callbacks=callbacks,
         logger=loggers,
@@ -70,13 +89,13 @@ def build_trainer(
         devices=devices,
         num_nodes=num_nodes,
         strategy=strategy,
-        precision=str(precision),  # type: ignore[arg-type]
+        precision=str(precision),
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip_norm,
         val_check_interval=val_every_steps and val_every_steps * accumulate,
         check_val_every_n_epoch=val_every_epochs,
         log_every_n_steps=log_every_steps,
-        deterministic="warn" if deterministic else None,
+        deterministic="warn" if deterministic else False,  # None would keep the former job's
         benchmark=benchmark and not deterministic,
         fast_dev_run=fast_dev_run,
         limit_train_batches=limit_train_batches,
@@ -89,6 +108,20 @@ def build_trainer(
     )
 
 
+def _made(factory: Callable[..., pl.Trainer], **settings: Any) -> pl.Trainer:
+    """What Lightning refuses (a strategy, a device) becomes one sentence."""
+    try:
+        return factory(**settings)
+    except (ValueError, TypeError, KeyError, RuntimeError, MisconfigurationException) as error:
+        raise ConfigError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+
+
+def _check_ranges(positive: dict[str, int | float | None]) -> None:
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"trainer.{name}={value}: must be above 0")
+
+
 def check_length(max_steps: int | None, max_epochs: int | None) -> None:
     if (max_steps is None) == (max_epochs is None):
         raise ConfigError(
@@ -98,14 +131,22 @@ def check_length(max_steps: int | None, max_epochs: int | None) -> None:
 
 
 def check_device(accelerator: str, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ConfigError(f"trainer.precision={precision}: must be one of {', '.join(PRECISIONS)}")
     on_gpu = torch.cuda.is_available() and accelerator != "cpu"
-    if precision == "16-mixed" and not on_gpu:  # Lightning would take bfloat16 without the record saying so
-        raise ConfigError("trainer.precision=16-mixed: float16 needs a GPU; on a CPU take bf16-mixed or 32")
     if accelerator in ("gpu", "cuda") and not on_gpu:
         raise ConfigError(f"trainer.accelerator={accelerator}: no usable CUDA device here; use auto, or cpu")
+    if precision == "16-mixed" and not on_gpu:  # Lightning would take bfloat16 without the record saying so
+        raise ConfigError("trainer.precision=16-mixed: float16 needs a GPU; on a CPU take bf16-mixed or 32")
 
 
 def compile_model(method: pl.LightningModule, mode: bool | str) -> None:
-    """``torch.compile`` in place (parameter names, and so checkpoints, stay as they are)."""
-    if mode:
-        method.model.compile(mode=None if mode is True else mode)  # type: ignore[union-attr]
+    """``torch.compile`` in place (parameter names, and so checkpoints, stay as they are).
+
+    Part by part: a method may call backbone and head apart, and every method must get the same treatment.
+    """
+    if not mode:
+        return
+    others = [child for name, child in method.named_children() if name not in ("model", "loss", "metrics")]
+    for part in [*method.model.children(), *others]:  # type: ignore[union-attr]
+        part.compile(mode=None if mode is True else mode)

@@ -104,14 +104,14 @@ def test_all_mistakes_are_told_at_once():
 
 
 def test_a_trusted_package_may_be_named(monkeypatch, tmp_path):
-    (tmp_path / "mylab.py").write_text("class Mine:\n    def __init__(self, parts, *, gain): ...\n")
+    (tmp_path / "ourlab.py").write_text("class Mine:\n    def __init__(self, parts, *, gain): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    cfg = compose(["trusted=[mylab]"])
+    cfg = compose(["trusted=[ourlab]"])
     OmegaConf.set_struct(cfg, False)
-    cfg.method = {"_target_": "mylab.Mine", "gian": 1}
+    cfg.method = {"_target_": "ourlab.Mine", "gian": 1}
     with pytest.raises(ConfigError, match=r"method\.gian: no such key; did you mean 'gain'"):
         validate(cfg)
-    cfg.method = {"_target_": "mylab.Mine", "gain": 1}
+    cfg.method = {"_target_": "ourlab.Mine", "gain": 1}
     validate(cfg)
 
 

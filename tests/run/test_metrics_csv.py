@@ -18,7 +18,7 @@ def log(logger, step, **metrics):
 
 
 def test_rows_of_one_step_join_and_a_late_column_reaches_the_file(tmp_path):
-    logger = MetricsCSV(tmp_path / "metrics.csv", resumed=False)
+    logger = MetricsCSV(tmp_path / "metrics.csv", resume_step=None)
     log(logger, 9, loss=0.5)
     log(logger, 9, lr=0.1)
     log(logger, 19, loss=0.25)
@@ -34,7 +34,7 @@ def test_rows_of_one_step_join_and_a_late_column_reaches_the_file(tmp_path):
 
 
 def test_a_new_row_does_not_write_the_file_anew(tmp_path):
-    logger = MetricsCSV(tmp_path / "metrics.csv", resumed=False)
+    logger = MetricsCSV(tmp_path / "metrics.csv", resume_step=None)
     for step in range(3):
         log(logger, step, loss=step)
     before = logger.path.stat().st_ino
@@ -46,11 +46,11 @@ def test_a_new_row_does_not_write_the_file_anew(tmp_path):
 
 @pytest.mark.parametrize("again", [2, 3, 5])
 def test_a_resumed_run_replaces_the_steps_it_does_again(tmp_path, again):
-    killed = MetricsCSV(tmp_path / "metrics.csv", resumed=False)
+    killed = MetricsCSV(tmp_path / "metrics.csv", resume_step=None)
     for step in range(5):
         log(killed, step, loss=step)
     killed.after_save_checkpoint(None)  # all five rows are on disk, whatever happens next
-    resumed = MetricsCSV(tmp_path / "metrics.csv", resumed=True)
+    resumed = MetricsCSV(tmp_path / "metrics.csv", resume_step=again)
     log(resumed, again, loss=100 + again)
     log(resumed, again + 1, loss=101 + again)
     resumed.finalize("success")

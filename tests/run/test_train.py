@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hardpix import record
+from hardpix.cli import main
+from hardpix.methods import Method
 from hardpix.run.train import train
 from hardpix.types import ConfigError, DataError, HardpixError
 
@@ -85,21 +89,109 @@ def test_the_same_seed_repeats_and_another_does_not(tiny, tmp_path):
     assert not same(weights(runs / "a"), weights(runs / "c"))
 
 
-@pytest.mark.parametrize("method", ["baseline", "hardness"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, method):
-    """Stopped in the middle of an epoch (dropout and augmentation on), continued by resume=true."""
-    fixed = (f"method={method}", "scheduler=constant", "callbacks.checkpoint_every_steps=1")
+def logged(run_dir):
+    """What ``metrics.csv`` says of each step: losses, rates and scores."""
+    return {r.pop("step"): {k: v for k, v in r.items() if v} for r in rows(run_dir)}
+
+
+@pytest.mark.parametrize("every", ["null", "1", "3"], ids=lambda e: f"checkpoint_every={e}")
+@pytest.mark.parametrize("killed_at", [3, 4, 5])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ["method=baseline", "trainer.accumulate=1"],
+        ["method=hardness", "trainer.ema_decay=0.9"],
+        ["method=baseline", "scheduler=plateau", "scheduler.patience=0", "trainer.val_every_epochs=2"],
+    ],
+    ids=["baseline", "hardness-ema", "plateau"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch, case, killed_at, every):
+    """Two steps an epoch, dropout and augmentation on; killed in or between epochs, continued by resume=true."""
+    fixed = [*case, f"callbacks.checkpoint_every_steps={every}", "trainer.max_steps=7"]
+    whole = train(tiny("run=whole", *fixed), [])
+    step = Method.training_step
+
+    def dies(self, batch, batch_idx):
+        if self.global_step == killed_at:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Method, "training_step", dies)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny("run=parts", *fixed), [])
+    again = train(tiny("run=parts", "resume=true", *fixed), [])
+    runs = tmp_path / "runs/default"
+    assert same(weights(runs / "whole"), weights(runs / "parts"))
+    assert logged(runs / "whole") == logged(runs / "parts")
+    kept = [k for k in whole.metrics if k.startswith(("val/", "test/", "run/steps"))]
+    assert {k: again.metrics[k] for k in kept} == {k: whole.metrics[k] for k in kept}
+    assert record.read(runs / "parts").run_id == again.run_id
+
+
+def test_a_constant_schedule_can_be_trained_longer_and_no_other(tiny, tmp_path):
+    fixed = ("scheduler=constant",)
     train(tiny("run=whole", "trainer.max_steps=7", *fixed), [])
-    first = train(tiny("run=parts", "trainer.max_steps=3", *fixed), [])
+    first = train(tiny("run=parts", "trainer.max_steps=4", *fixed), [])
     again = train(tiny("run=parts", "trainer.max_steps=7", "resume=true", *fixed), [])
     runs = tmp_path / "runs/default"
     assert same(weights(runs / "whole"), weights(runs / "parts"))
     assert again.run_id == first.run_id
-    assert again.metrics["run/steps"] == 7
-    whole = {r["step"]: r["train/loss"] for r in rows(runs / "whole") if r["train/loss"]}
-    parts = {r["step"]: r["train/loss"] for r in rows(runs / "parts") if r["train/loss"]}
-    assert whole == parts
-    assert len(whole) == 7
+    assert {s: r.get("train/loss") for s, r in logged(runs / "whole").items()} == {
+        s: r.get("train/loss") for s, r in logged(runs / "parts").items()
+    }
+    train(tiny("run=poly", "trainer.max_steps=4"), [])
+    with pytest.raises(ConfigError, match="schedule was made for the old length"):
+        train(tiny("run=poly", "trainer.max_steps=7", "resume=true"), [])
+    with pytest.raises(ConfigError, match="already made 7 steps"):
+        train(tiny("run=parts", "trainer.max_steps=5", "resume=true", *fixed), [])
+
+
+def test_resuming_what_is_done_changes_nothing(tiny, tmp_path):
+    done = train(tiny("run=a", "trainer.max_steps=8"), [])
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    again = train(tiny("run=a", "trainer.max_steps=8", "resume=true"), [])
+    assert again.metrics == pytest.approx(done.metrics, nan_ok=True)
+    assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+
+
+def test_best_under_ema_holds_the_average_that_was_scored(tiny, tmp_path):
+    done = train(tiny("run=a", "trainer.ema_decay=0.9", "test_weights=best", "optimizer.lr=0.1"), [])
+    assert main(["evaluate", str(tmp_path / "runs/default/a"), "--weights", "best"]) == 0
+    found = record.read(next((tmp_path / "runs/default/a/evaluations").iterdir()))
+    assert found.metrics["test/miou"] == pytest.approx(done.metrics["test/miou"], abs=1e-6)
+    assert main(["evaluate", str(tmp_path / "runs/default/a"), "--weights", "best", "--split", "val"]) == 0
+    scored = [record.read(p) for p in (tmp_path / "runs/default/a/evaluations").iterdir()]
+    val = next(r.metrics["val/miou"] for r in scored if "val/miou" in r.metrics)
+    assert val == pytest.approx(done.metrics["val/miou"], abs=1e-6)
+
+
+def test_a_run_that_is_alive_is_not_resumed(tiny, tmp_path):
+    train(tiny("run=a"), [])
+    folder = tmp_path / "runs/default/a"
+    found = record.read(folder)
+    alive = found.host | {"pid": str(os.getppid())}
+    record.write(replace(found, status="running", host=alive), folder)
+    with pytest.raises(ConfigError, match=f"process {os.getppid()} is training this run"):
+        train(tiny("run=a", "resume=true"), [])
+    record.write(replace(found, status="running", host=found.host | {"pid": "999999999"}), folder)
+    assert train(tiny("run=a", "resume=true"), []).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(SIGTERMException(), 143, "interrupted"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+def test_a_signal_ends_in_its_status_and_in_the_record(tiny, tmp_path, monkeypatch, error, status, said):
+    def interrupted(self, batch, batch_idx):
+        raise error
+
+    monkeypatch.setattr(Method, "training_step", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        train(tiny("run=a"), [])
+    assert raised.value.code == status
+    found = record.read(tmp_path / "runs/default/a")
+    assert (found.status, found.error) == ("failed", said)
 
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(tiny):
@@ -165,7 +257,8 @@ def test_a_checkpoint_with_code_is_refused(tiny, tmp_path):
     [
         ["optimizer=adamw", "scheduler=plateau", "trainer.max_steps=null", "trainer.max_epochs=2"],
         ["trainer.accumulate=2", "trainer.clip_norm=1.0", "trainer.precision=bf16-mixed"],
-        ["trainer.ema_decay=0.9", "optimizer=adam", "scheduler.warmup_steps=2"],
+        ["trainer.ema_decay=0.9", "optimizer=adam", "scheduler.warmup_steps=2", "loss=balanced"],
+        ["optimizer=adamw", "scheduler=poly_adamw", "scheduler.warmup_steps=2"],
         ["trainer.deterministic=true", "test_weights=best", "inference=multiscale", "inference.scales=[1.0,1.5]"],
         ["trainer.val_every_steps=2", "trainer.val_every_epochs=null", "inference=slide",
          "inference.crop=[24,24]", "inference.stride=[16,16]"],
@@ -193,15 +286,27 @@ def test_ways_to_train(tiny, overrides):
         (["callbacks.progress=fancy"], "auto, rich, plain or none"),
         (["loss=ohem", "loss.thresh=7"], "thresh"),
         (["trainer.accelerator=gpu"], "no usable CUDA"),
+        (["trainer.max_steps=-1"], r"trainer\.max_steps=-1: must be above 0"),
+        (["trainer.log_every_steps=0"], r"trainer\.log_every_steps=0"),
+        (["trainer.limit_val_batches=0"], r"trainer\.limit_val_batches=0"),
+        (["trainer.strategy=foo"], "trainer: .*foo"),
+        (["trainer.ema_decay=2"], r"trainer\.ema_decay=2"),
+        (["trainer.compile=foo"], r"trainer\.compile=foo"),
+        (["callbacks.checkpoint_every_steps=0"], "checkpoint_every_steps=0"),
+        (["test_weights=foo"], "test_weights=foo: must be last or best"),
+        (["run=../x"], "without slashes"),
+        (["study='a/b'"], "without slashes"),
+        (["optimizer=adamw"], r"scheduler\.min_lr=0\.0001: above the rate 6e-05"),
     ],
     ids=lambda o: str(o),
 )
-def test_impossible_requests_get_one_sentence(tiny, overrides, said):
+def test_impossible_requests_get_one_sentence(tiny, tmp_path, overrides, said):
     if "trainer.accelerator=gpu" in overrides and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(HardpixError, match=said) as error:
         train(tiny("run=a", *overrides), [])
     assert "\n" not in str(error.value).strip()
+    assert not (tmp_path / "runs").exists()  # no failed record to poison a table
 
 
 def test_ema_weights_are_what_is_saved_and_scored(tiny, tmp_path):

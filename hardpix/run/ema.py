@@ -1,0 +1,18 @@
+"""An exponential moving average of the weights: what is validated, saved and tested."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EMAWeightAveraging
+
+
+class EMA(EMAWeightAveraging):
+    """Lightning's averaging, which ends with the training.
+
+    Lightning swaps the average in for every later validation too, also when other weights (``best``) have been
+    loaded by then.
+    """
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._average_model = None
