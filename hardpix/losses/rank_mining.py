@@ -13,7 +13,7 @@ from hardpix.ops.select import count_true, hardest
 
 
 class LossRankMining(nn.Module):
-    """Mean cross-entropy of the ``k = ceil(fraction * n)`` hardest of an image's n valid pixels.
+    """Mean cross-entropy of the ``k = ceil(fraction * n)`` hardest of an image's n valid pixels, at least one.
 
     Averaged over the images that have a valid pixel. The hard-mining baseline of Erroneous Pixel Prediction.
     """
@@ -38,4 +38,4 @@ class LossRankMining(nn.Module):
 
     def _count(self, pixels: int) -> int:
         # Rounded first: 0.1 * 30 is 3.0000000000000004, and ceil would make it 4.
-        return math.ceil(round(self.fraction * pixels, 6))
+        return min(pixels, max(1, math.ceil(round(self.fraction * pixels, 6))))

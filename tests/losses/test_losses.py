@@ -240,3 +240,35 @@ def test_a_list_of_weights_of_another_data_set_is_refused():
     logits, label = make()
     with pytest.raises(ConfigError, match="has 2 numbers, but must have one per class, 5"):
         balanced(weighting="fixed", weights=[1.0, 2.0])(logits, label)
+
+
+@pytest.mark.parametrize(("pixels", "fraction"), [(1, 1e-9), (3, 1e-8)])
+def test_loss_rank_mining_keeps_a_pixel_however_small_the_fraction(pixels, fraction):
+    logits, label = torch.randn(1, 3, 1, pixels), torch.zeros(1, 1, pixels, dtype=torch.long)
+    value = LossRankMining(ignore_index=VOID, fraction=fraction)(logits, label)
+    assert value.item() == pytest.approx(naive_error(logits, label).max(), rel=1e-6)
+
+
+def test_loss_rank_mining_rounds_before_it_counts():
+    """0.1 * 30 is 3.0000000000000004, yet 3 pixels; 0.07 * 100 is 7.000000000000001, yet 7."""
+    mining = {f: LossRankMining(ignore_index=VOID, fraction=f) for f in (0.1, 0.07)}
+    for pixels, fraction, count in [(30, 0.1, 3), (31, 0.1, 4), (100, 0.07, 7), (101, 0.07, 8)]:
+        logits, label = 3 * torch.randn(1, C, 1, pixels), torch.zeros(1, 1, pixels, dtype=torch.long)
+        want = np.sort(naive_error(logits, label).ravel())[-count:].mean()
+        assert mining[fraction](logits, label).item() == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(200.0, 0.0), (200.0, -200.0), (0.0, 0.0)])
+def test_a_focal_root_is_finite_at_the_ends_of_its_range(right, wrong):
+    """Below gamma 1 the factor's own gradient is infinite at p = 1; at p = 0 nothing may overflow either."""
+    logits = torch.full((1, 3, 1, 4), wrong)
+    logits[:, 0, :, :2] = right  # two sure and right,
+    logits[:, 1, :, 2:] = right  # two sure and wrong
+    logits.requires_grad_()
+    label = torch.tensor([[[0, VOID, 0, VOID]]])
+    value = Focal(ignore_index=VOID, gamma=0.5, normalizer="valid")(logits, label)
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[..., 0].any() or right == wrong
+    assert not logits.grad[..., [1, 3]].any()

@@ -78,3 +78,9 @@ def test_without_threshold_exactly_the_hardest_are_kept(seed):
     order = np.lexsort((np.arange(error.numel()), -error.flatten().numpy(), ~valid.flatten().numpy()))
     want.view(-1)[torch.from_numpy(order[:count])] = True
     assert torch.equal(kept, want)
+
+
+@pytest.mark.parametrize(("reduction", "normalizer"), [("all", "all"), ("valid", "valid"), ("kept", "valid")])
+def test_cross_entropy_beside_it_divides_by_as_many_pixels(reduction, normalizer):
+    loss = OHEM(ignore_index=VOID, thresh=0.7, min_kept=0, reduction=reduction)
+    assert loss.normalizer == normalizer
