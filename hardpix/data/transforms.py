@@ -18,6 +18,7 @@ from hardpix.data.base import Sample
 from hardpix.data.photometric import Photometric, uniform
 from hardpix.data.tensors import DepthMap
 from hardpix.data.window import Window, zoom
+from hardpix.ops.window import fitted_size
 from hardpix.types import ConfigError
 
 Size = tuple[int, int]  # height, width
@@ -74,7 +75,7 @@ class TrainTransform:
     def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed:
         ratio = uniform(rng, *self.ratio)
         native = (sample["image"].shape[-2], sample["image"].shape[-1])
-        scaled = scaled_size(native, self.base_size, ratio)
+        scaled = fitted_size(native, self.base_size, ratio)
         tensors = typed(sample)
         window, label = self._draw_window(tensors.pop("label", None), native, scaled, rng, ignore_index)
         tensors = {key: zoom(value, window) for key, value in tensors.items()}
@@ -164,16 +165,6 @@ def pad(value: Tensor, size: Size, fill: int) -> Tensor:
     if (height, width) == tuple(size):
         return value
     return F.pad(value, [0, 0, size[1] - width, size[0] - height], fill=fill)
-
-
-def scaled_size(native: Size, base_size: Size | None, ratio: float) -> Size:
-    """Size after the random resize: the picture fitted into ``base_size`` (long, short) times ``ratio``."""
-    if base_size is None:
-        factor = ratio
-    else:
-        limits = [int(limit * ratio) for limit in base_size]
-        factor = min(max(limits) / max(native), min(limits) / min(native))
-    return max(1, int(native[0] * factor + 0.5)), max(1, int(native[1] * factor + 0.5))
 
 
 def is_varied(label: Tensor, ignore_index: int, cat_max_ratio: float) -> bool:

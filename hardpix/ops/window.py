@@ -128,7 +128,7 @@ def window_starts(size: int, crop: int, stride: int) -> list[int]:
 
 
 def fitted_size(native: tuple[int, int], base_size: tuple[int, int] | None, scale: float) -> tuple[int, int]:
-    """(H, W) of an image fitted, ratio kept, into ``base_size`` (long, short) times ``scale`` (mmsegmentation)."""
+    """(H, W) of an image fitted into ``base_size`` (long, short) times ``scale``, its ratio kept (mmsegmentation)."""
     if base_size is None:
         factor = scale
     else:

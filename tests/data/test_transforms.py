@@ -8,8 +8,9 @@ from torchvision.transforms import v2
 
 from hardpix.data import DepthMap, Photometric, TestTransform, TrainTransform
 from hardpix.data.sampling import generator
-from hardpix.data.transforms import REDRAWS, is_varied, scaled_size
+from hardpix.data.transforms import REDRAWS, is_varied
 from hardpix.data.window import Window
+from hardpix.ops.window import fitted_size
 from hardpix.types import ConfigError
 
 IGNORE = 255
@@ -100,7 +101,7 @@ def test_zoom_leaves_metres_unless_asked_to_scale():
     ],
 )
 def test_base_size_is_a_long_and_a_short_limit(native, base, ratio, want):
-    assert scaled_size(native, base, ratio) == want
+    assert fitted_size(native, base, ratio) == want
 
 
 def redraw_slowly(label, windows, ratio):
@@ -222,3 +223,21 @@ def test_a_test_size_must_be_positive():
     with pytest.raises(ConfigError, match="resize="):
         TestTransform(resize=(0, 4))
     assert TestTransform(resize=(3, 4)).resize == (3, 4)
+
+
+def test_a_hopeless_label_is_drawn_eleven_times_and_every_corner_is_reached(monkeypatch):
+    """One draw and ten redraws; corners run from the first to the last at which the crop still fits."""
+    drawn, original = [], TrainTransform._random_window
+
+    def record(self, native, scaled, rng):
+        drawn.append(original(self, native, scaled, rng))
+        return drawn[-1]
+
+    monkeypatch.setattr(TrainTransform, "_random_window", record)
+    transform = train_transform(ratio=(1.0, 1.0), cat_max_ratio=0.75)
+    one_class = sample_of(np.full((23, 32), 4, dtype=np.uint8))
+    for index in range(20):
+        transform(one_class, generator(0, 0, index), IGNORE)
+    assert len(drawn) == 20 * 11
+    assert {window.top for window in drawn} == {0, 1, 2, 3}
+    assert {window.left for window in drawn} == {0, 1, 2}
