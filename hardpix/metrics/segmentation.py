@@ -10,13 +10,13 @@ from hardpix.ops.confusion import confusion_counts
 
 
 def scores(confusion: Tensor) -> dict[str, Tensor]:
-    """Scores of a ``[C, C]`` confusion matrix (rows truth, columns prediction), float64 in [0, 1].
+    """Scores of a ``[C, C]`` confusion matrix (rows truth, columns prediction), float64 in [0, 1] on the CPU.
 
     ``iou`` and ``acc`` are ``[C]``; a class that neither occurs nor is predicted has IoU NaN, one that does
     not occur has accuracy NaN, and both are left out of ``miou`` and ``mean_acc``. ``fg_iou`` is the IoU of
     the last class (text against background). With no pixel at all every score is NaN.
     """
-    matrix = confusion.double()
+    matrix = confusion.cpu().double()  # there is no float64 on MPS
     hit, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     iou, acc = hit / (truth + predicted - hit), hit / truth  # 0/0 is NaN: the absent class
     return {
