@@ -57,9 +57,7 @@ def count(labels: Iterator[Tensor], info: DatasetInfo) -> ClassCounts:
     pixels = torch.zeros(info.num_classes, dtype=torch.int64)
     image_pixels = torch.zeros(info.num_classes, dtype=torch.int64)
     for label in labels:
-        bins = torch.bincount(label.flatten(), minlength=info.ignore_index + 1)
-        bins[info.ignore_index] = 0
-        seen = bins[: info.num_classes]
+        seen = torch.bincount(label.flatten(), minlength=info.num_classes)[: info.num_classes]
         pixels += seen
         image_pixels += (seen > 0) * seen.sum()
     return ClassCounts(pixels, image_pixels)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import nn
 
 from hardpix.data import DataModule, Photometric, TestTransform, TrainTransform
+from hardpix.data.files import FileFrames, FrameFiles, LabelCode
 from hardpix.data.statistics import class_counts
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -311,3 +313,26 @@ def test_lightning_tells_the_sampler_the_epoch(tmp_path):
 def test_sizes_out_of_range_are_named(name, value):
     with pytest.raises(ConfigError, match=rf"data\.{name}={value}: must be at least {value + 1}"):
         module(**{name: value})
+
+
+def test_the_fingerprint_follows_label_files_and_what_their_numbers_mean(tmp_path):
+    """Equal in size, other in content: then the time differs, and the counts are made anew."""
+    image, label = tmp_path / "a.png", tmp_path / "a_label.png"
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(image)
+
+    def written(value, seconds):
+        Image.fromarray(np.full((6, 8), value, np.uint8)).save(label, format="BMP")
+        os.utime(label, ns=(seconds * 10**9, seconds * 10**9))
+        return label.stat().st_size
+
+    def frames(mapping):
+        keys = frozenset({"image", "label"})
+        return FileFrames([FrameFiles("a", image, label)], keys, label_code=LabelCode(mapping, 255))
+
+    mapping = {0: 0, 1: 1, 2: 2}
+    sizes = [written(1, 1000)]
+    before, other = frames(mapping).fingerprint(), frames({0: 0, 1: 2, 2: 1}).fingerprint()
+    assert frames(mapping).fingerprint() == before != other
+    sizes.append(written(2, 1001))
+    assert sizes[0] == sizes[1]
+    assert frames(mapping).fingerprint() != before

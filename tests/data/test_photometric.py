@@ -103,3 +103,14 @@ def test_ranges_are_the_ones_given():
     values = [int(photometric(grey, rng)[0, 0, 0]) for _ in range(500)]
     assert 68 <= min(values) < 74
     assert 126 < max(values) <= 132
+
+
+def test_hue_turns_by_whole_units_of_two_degrees_to_both_sides():
+    photometric = Photometric(brightness=0, contrast=(1, 1), saturation=(1, 1), hue=18, p=1.0)
+    turns = set()
+    for seed in range(400):
+        steps = dict(photometric.draw(torch.Generator().manual_seed(seed)))
+        turns.add(steps[adjust_hue])
+    assert turns == {
+        2.0 * unit for unit in range(-18, 18)
+    }  # -36 included, +36 not: OpenCV's 180 to the circle

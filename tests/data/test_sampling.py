@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from hardpix.data import TrainTransform
+from hardpix.data.loading import SplitDataset
 from hardpix.data.sampling import EvalSampler, TrainSampler, generator
 
 
@@ -48,3 +50,23 @@ def test_generators_differ_in_every_part_of_their_key():
              [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 11, 0), (0, 1, 10), (0, 11, 10)]}  # fmt: skip
     assert len(set(draws.values())) == len(draws)
     assert torch.rand((), generator=generator(0, 1, 10)).item() == draws[0, 1, 10]
+
+
+def test_identical_frames_of_one_epoch_are_augmented_differently():
+    noise = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8, generator=generator(0))
+
+    class Copies:
+        def __len__(self):
+            return 2
+
+        def load(self, index):
+            return {"image": noise, "label": noise[0] % 5, "name": "same"}
+
+    transform = TrainTransform(
+        crop=(8, 8), base_size=None, ratio=(0.5, 2.0), cat_max_ratio=None, hflip=0.5, photometric=None,
+        scale_with_zoom=False,
+    )  # fmt: skip
+    dataset = SplitDataset(Copies(), transform, keys=frozenset({"image", "label"}), ignore_index=255, seed=3)
+    first, second, again = dataset[0, 0], dataset[0, 1], dataset[0, 0]
+    assert not torch.equal(first.tensors["image"], second.tensors["image"])
+    assert torch.equal(first.tensors["image"], again.tensors["image"])
