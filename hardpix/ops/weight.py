@@ -24,7 +24,7 @@ def _dims(normalize_over: str) -> tuple[int, ...]:
 def hardness_weight(
     hardness: Tensor, valid: Tensor, *, c: float, normalize_over: str, void_in_normalizer: bool
 ) -> Tensor:
-    """Pixel weights ``H = Z / sum Z`` with ``Z = sigmoid(D) + c`` (HL eqs. 2, 3); they sum to 1.
+    """Pixel weights ``H = Z / sum Z`` (HL eq. 1) with ``Z = sigmoid(D) + c``; they sum to 1.
 
     ``hardness`` is D before the sigmoid, ``[B, 1, H, W]`` or ``[B, H, W]``, already at label size; ``valid``
     is ``[B, H, W]`` bool. Returns ``[B, H, W]`` float32. ``void_in_normalizer=False`` leaves void pixels out
@@ -41,7 +41,7 @@ def hardness_weight(
 
 
 def weighted_loss(weight: Tensor, error: Tensor, valid: Tensor, normalize_over: str) -> Tensor:
-    """``sum weight * error`` per normalisation group (HL eqs. 4, 5), a scalar.
+    """``sum weight * error`` per normalisation group (HL), a scalar.
 
     All inputs ``[B, H, W]``. ``"image"``: one sum per image, then the mean over the images that have a valid
     pixel (0 if there is none). ``"batch"``: one sum over the batch, not divided by its size.
