@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from hardpix.models.head import HeadOutput
 from hardpix.run.build import build
 from hardpix.types import ConfigError
 
@@ -117,3 +119,35 @@ def test_hardness_rises_where_the_loss_is_high(tiny):
 def test_ranges(tiny, override):
     with pytest.raises(ConfigError, match=override.split("=")[0].split(".")[1]):
         build(tiny("method=hardness", override))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_hardness_is_enlarged_before_the_sigmoid_by_the_models_corners(tiny, align_corners):
+    """Logits of +-8: a sigmoid that came first would leave a ramp where there has to be a steep edge."""
+    method, batch = made(tiny, "method=hardness", f"model.align_corners={str(align_corners).lower()}")
+    raw = torch.where(torch.arange(48).view(1, 1, 6, 8) % 3 == 0, -8.0, 8.0).repeat(2, 1, 1, 1)
+    method.hardness = Fixed(raw)
+    got = method.hardness_logits([batch["image"]], batch["label"].shape)
+    want = F.interpolate(raw, (32, 48), mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(got, want)
+    other = F.interpolate(raw, (32, 48), mode="bilinear", align_corners=not align_corners)
+    assert (got - other).abs().max() > 1
+
+
+class Fixed(torch.nn.Module):
+    """A head that has made up its mind."""
+
+    def __init__(self, raw):
+        super().__init__()
+        self.raw = raw
+
+    def forward(self, pyramid):
+        return HeadOutput({"hardness": self.raw}, [self.raw])
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_hardness_head_resizes_as_the_segmenter_does(tiny, align_corners):
+    method, _ = made(tiny, "method=hardness", "head=psp", f"model.align_corners={str(align_corners).lower()}")
+    heads = [method.model.head, method.hardness]
+    assert [head.pooling.align_corners for head in heads] == [align_corners] * 2
+    assert [head.input.align_corners for head in heads] == [align_corners] * 2

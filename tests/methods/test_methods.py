@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hardpix.run.build import build
 from hardpix.types import ConfigError
@@ -138,3 +139,50 @@ def test_scores_come_from_one_confusion_matrix_over_the_split(tiny):
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     expected = np.mean([np.diag(confusion)[c] / union[c] for c in range(18) if union[c]])
     assert float(method.metrics["test"].compute()["miou"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_predictions_are_enlarged_by_the_models_corners(tiny, align_corners):
+    _, method, batch = made(tiny, METHODS[0], f"model.align_corners={str(align_corners).lower()}")
+    method.eval()
+    with torch.no_grad():
+        raw, got = method.model(batch["image"]).outputs["label"], method(batch["image"])
+    size = batch["label"].shape[-2:]
+    assert raw.shape[-2:] != size
+    torch.testing.assert_close(got, F.interpolate(raw, size, mode="bilinear", align_corners=align_corners))
+    other = F.interpolate(raw, size, mode="bilinear", align_corners=not align_corners)
+    assert not torch.allclose(got, other, atol=1e-3 * float(raw.abs().max()))
+
+
+def test_aux_heads_are_not_mined(tiny):
+    """At this threshold the decoder's loss keeps next to no pixel, plain cross-entropy all of them."""
+    case = "method=baseline loss=ohem loss.min_kept=0 loss.thresh=0.01 loss.reduction=valid"
+    data, method, _ = made(tiny, case, "model.aux_dropout=0", "aux_weight=0.7")
+    method.train()
+    batch = batch_of(data)
+    logits = method.enlarge(method.model(batch["image"]).aux["enc2"], batch["label"].shape)
+    want = 0.7 * F.cross_entropy(logits, batch["label"], ignore_index=data.info.ignore_index)
+    assert float(method.loss(logits, batch["label"]).detach()) < 0.1 * float(want.detach())
+    assert float(method.losses(batch)["aux_enc2"].detach()) == pytest.approx(float(want.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_scores_are_of_what_the_inference_returns(tiny, split):
+    data, method, batch = made(tiny, METHODS[0])
+    method.eval()
+    guess = torch.arange(batch["label"].numel()).view(batch["label"].shape) % data.info.num_classes
+    given = []
+
+    def infer(forward, image):
+        given.append((forward, image))
+        return F.one_hot(guess, data.info.num_classes).movedim(-1, 1).float()
+
+    method.parts = method.parts._replace(infer=infer)
+    getattr(method, {"val": "validation_step", "test": "test_step"}[split])(batch, 0)
+    want = torch.zeros(data.info.num_classes, data.info.num_classes, dtype=torch.int64)
+    for truth, predicted in zip(batch["label"].flatten().tolist(), guess.flatten().tolist(), strict=True):
+        if truth != data.info.ignore_index:
+            want[truth, predicted] += 1
+    assert torch.equal(method.metrics[split].confusion, want)
+    assert given[0][0] is method
+    assert given[0][1] is batch["image"]

@@ -20,7 +20,7 @@ from hardpix.models import (
     TimmBackbone,
     UPerHead,
 )
-from hardpix.models.layers import ConvNormAct
+from hardpix.models.layers import Classifiers, ConvNormAct
 from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
 SPECS = tuple(map(FeatureSpec, (4, 8, 16, 32), (3, 4, 5, 6)))
@@ -298,3 +298,11 @@ def test_a_level_that_does_not_exist(levels: list[int]) -> None:
         PSPHead(
             SPECS, {"label": 3}, channels=8, pool_sizes=POOLS, levels=levels, align_corners=False, dropout=0
         )
+
+
+def test_classifiers_start_small_and_without_bias():
+    torch.manual_seed(0)
+    conv = Classifiers(512, {"label": 150}, nn.Identity()).convs["label"]
+    assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert abs(conv.weight.mean().item()) < 2e-4
+    assert not conv.bias.any()
