@@ -15,6 +15,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from hardpix import record
 from hardpix.cli import main
 from hardpix.methods import Method
+from hardpix.run.build import build
+from hardpix.run.checkpoint import load_weights
 from hardpix.run.train import train
 from hardpix.types import ConfigError, DataError, HardpixError
 
@@ -347,3 +349,62 @@ def test_the_rich_bar_shows_loss_miou_and_rate(tiny, capsys, monkeypatch):
     assert done.status == "done"
     for word in ("train/loss", "mIoU", "it/s"):
         assert word in shown
+
+
+def test_every_validation_starts_from_an_empty_matrix(tiny, monkeypatch):
+    seen, original = [], Method._log_scores
+
+    def noted(self, split):
+        original(self, split)
+        seen.append((split, self.confusion.sum(1).tolist()))
+
+    monkeypatch.setattr(Method, "_log_scores", noted)
+    cfg = tiny("run=a", "trainer.val_every_steps=2", "trainer.val_every_epochs=null")
+    train(cfg, [])
+    first, second, *_ = [truth for split, truth in seen if split == "val"]
+    assert first == second == pixels_of(build(cfg)[0], "val")
+
+
+def pixels_of(data, split):
+    """Labelled pixels of each class, frame by frame."""
+    batches = [data.evaluation_batch(split, i) for i in range(3)]
+    return [int(sum((b["label"] == c).sum() for b in batches)) for c in range(data.info.num_classes)]
+
+
+@pytest.mark.parametrize("wrong", [18, 100, 254])
+def test_labels_out_of_range_end_a_validation(tiny, wrong):
+    data, method = build(tiny())
+    batch = data.evaluation_batch("val", 0)
+    batch["label"][0, 3, 4:7] = wrong
+    method.eval()
+    with torch.no_grad():
+        method.validation_step(batch, 0)
+    with pytest.raises(DataError, match=r"^3 label pixels of the val split of .* are neither one of its 18"):
+        method.on_validation_epoch_end()
+
+
+def test_one_run_read_back(tiny, tmp_path):
+    """Costs in their units, panels of the test split, the split that was asked for, and the named weights."""
+    cfg = tiny("run=a", "trainer.max_steps=6", "panels=3")
+    done = train(cfg, [])
+    folder = tmp_path / "runs/default/a"
+    assert 1e-4 < done.metrics["cost/step_seconds"] < 5 < done.metrics["cost/peak_memory_mb"] < 20000
+    data, method = build(cfg)
+    names = {
+        split: {data.evaluation_batch(split, i)["name"][0] for i in range(3)} for split in ("val", "test")
+    }
+    assert names["val"].isdisjoint(names["test"])
+    assert {p.stem for p in (folder / "panels").iterdir()} == names["test"]
+    truth = {split: pixels_of(data, split) for split in ("val", "test")}
+    assert truth["val"] != truth["test"]
+    for split, expected in truth.items():
+        assert main(["evaluate", str(folder), "--split", split, "--out", str(tmp_path / split)]) == 0
+        assert np.load(tmp_path / split / "confusion.npy").sum(1).tolist() == expected
+    key = next(k for k in weights(folder) if k.startswith("model.head") and k.endswith("weight"))
+    for number, name in enumerate(("last", "best"), start=1):
+        content = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+        content["state_dict"][key].fill_(number)
+        torch.save(content, folder / f"checkpoints/{name}.ckpt")
+    for number, name in enumerate(("last", "best"), start=1):
+        load_weights(method, folder, name)
+        assert (method.state_dict()[key] == number).all()
