@@ -39,7 +39,8 @@ class Batch(TypedDict):
 class SegOutput(NamedTuple):
     """What a segmenter returns; everything at feature resolution."""
 
-    outputs: dict[str, Tensor]  # {"label": [B, C, h, w]}, and what else was asked for: {"depth": [B, 1, h, w]}
+    # {"label": [B, C, h, w]}, and what else was asked for: {"depth": [B, 1, h, w]}
+    outputs: dict[str, Tensor]
     features: dict[str, Tensor]  # enc0.. and dec0..; index 0 is the finest level; all [B, c, h, w]
     aux: dict[str, Tensor]  # auxiliary label logits [B, C, h, w] by feature name; empty in eval
 
@@ -72,7 +73,7 @@ class DatasetInfo:
 
 
 class ClassCounts(NamedTuple):
-    """Pixel statistics of a training split, for class weights (methods R-4). Void is never counted."""
+    """Pixel statistics of a training split, for class weights. Void is never counted."""
 
     pixels: Tensor  # [C] int64: pixels of each class
     image_pixels: Tensor  # [C] int64: labelled pixels of the images that contain the class

@@ -97,7 +97,7 @@ def logging(repeats: int) -> Iterator[Row]:
 def _our_fit(folder: Path, kept: Any, earlier_rows: int = 0) -> float:
     cfg = compose(["logger=csv", "trainer.accelerator=cpu", f"trainer.max_steps={STEPS}"])
     identity = Identity("0", "bench", "bench", "train")
-    loggers: Any = build_loggers(run_dir=folder, identity=identity, config={}, resumed=False, **cfg.logger)
+    loggers: Any = build_loggers(run_dir=folder, identity=identity, config={}, resume_step=None, **cfg.logger)
     for step in range(-earlier_rows, 0):
         loggers[0].log_metrics({"train/loss": 0.5, "train/segmentation": 0.6, "lr": 0.01}, step)
     callbacks = build_callbacks(run_dir=folder, monitor="val/miou", **cfg.callbacks)
