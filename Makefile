@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 PYTEST_ARGS ?= -n 2
 
 .PHONY: help setup demo test lint format bench clean
@@ -13,7 +14,7 @@ help:           ## this list
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(INSTALL) || { echo "installing again from an empty $(VENV)"; $(PYTHON) -m venv --clear $(VENV) && $(INSTALL); }
 	@touch $@
 
 setup: $(READY)  ## create .venv and install (repeatable: constraints.txt)
