@@ -23,7 +23,7 @@ demo: $(READY)   ## a small sweep on synthetic rooms, a table, a page with pictu
 	$(BIN)/hardpix demo
 
 test: $(READY)   ## the test suite: no network, GPU or data set needed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(READY)   ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

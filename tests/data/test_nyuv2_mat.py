@@ -153,6 +153,7 @@ def test_packs_to_the_same_frames(root):
 
 
 def _send_sums(frames, queue):
+    torch.set_num_threads(1)  # as a loader worker does: a forked child has no thread pool to wait for
     sums = [int(frames.load(i)["image"].sum()) for i in range(2)]
     queue.put((sums, frames._opened[0] == os.getpid()))
 

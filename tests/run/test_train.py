@@ -96,8 +96,7 @@ def logged(run_dir):
     return {r.pop("step"): {k: v for k, v in r.items() if v} for r in rows(run_dir)}
 
 
-@pytest.mark.parametrize("every", ["null", "1", "3"], ids=lambda e: f"checkpoint_every={e}")
-@pytest.mark.parametrize("killed_at", [3, 4, 5])
+@pytest.mark.parametrize(("killed_at", "every"), [(3, "null"), (4, "null"), (4, "1"), (5, "3")])
 @pytest.mark.parametrize(
     "case",
     [
