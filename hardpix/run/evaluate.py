@@ -92,7 +92,6 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
 
     from hardpix.run import results
     from hardpix.run.build import build
-    from hardpix.run.callbacks import _progress
     from hardpix.run.checkpoint import load_weights
     from hardpix.run.panels import write_panels
     from hardpix.run.train import quiet
@@ -112,7 +111,6 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_test_batches=cfg.trainer.limit_test_batches,
-        callbacks=_progress("none", 1),
     )
     scores = trainer.test(method, data.evaluation_loader(split), verbose=False)[0]
     metrics = {k.replace("test/", f"{split}/"): v for k, v in scores.items() if k.startswith("test/")}
