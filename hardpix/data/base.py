@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NotRequired, Protocol, TypedDict
+from collections.abc import Mapping
+from typing import ClassVar, NotRequired, Protocol, TypedDict, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.types import DatasetInfo
@@ -33,6 +36,15 @@ class Frames(Protocol):
         ...
 
 
+@runtime_checkable
+class CameraFrames(Protocol):
+    """Frames whose camera is known."""
+
+    def intrinsics(self, index: int) -> NDArray[np.float64] | None:
+        """The camera matrix ``[3, 3]`` in pixels of the frame as loaded; None where it is not known."""
+        ...
+
+
 class Source(ABC):
     """A dataset: its facts and its splits. Constructing one touches no pixel data."""
 
@@ -45,3 +57,11 @@ class Source(ABC):
 
         Lists and checks the files (all present, pairs complete) and raises ``DataError`` before any training.
         """
+
+    def remarks(self) -> tuple[str, ...]:
+        """What a run's start prints, a line each: every value of the files that is mapped or left out by choice."""
+        return ()
+
+    def submission_values(self) -> Mapping[int, int] | None:
+        """Class index -> number in the files that the data set's test server takes; None: the indices."""
+        return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hardpix.data.base import Frames, Source
-from hardpix.data.files import FileFrames, FrameFiles, LabelCode, list_images, read_list
+from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images, read_list
+from hardpix.data.labels import LabelCode
 from hardpix.types import DataError, DatasetInfo
 
 CLASSES = (
@@ -18,7 +18,7 @@ PALETTE = (
 UNLABELLED = 11
 
 
-class CamVid(Source):
+class CamVid(FileSource):
     """Road scenes, 480x360 pixels, 367 / 101 / 233 frames, 11 classes.
 
     Layout below ``root``::
@@ -36,14 +36,12 @@ class CamVid(Source):
     def __init__(self, root: str) -> None:
         self.root = Path(root)
 
-    def frames(self, split: str, keys: frozenset[str]) -> Frames:
+    def label_reader(self, split: str) -> LabelCode:
         ignore = self.info.ignore_index
-        code = LabelCode({**{i: i for i in range(len(CLASSES))}, UNLABELLED: ignore}, ignore)
-        return FileFrames(self._files(split), keys, label_code=code)
+        return LabelCode({**{i: i for i in range(len(CLASSES))}, UNLABELLED: ignore}, ignore)
 
-    def _files(self, split: str) -> list[FrameFiles]:
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder; data.source.root must be the folder of CamVid")
+    def files(self, split: str) -> list[FrameFiles]:
+        existing_root(self.root, "CamVid")
         listing = self.root / f"{split}.txt"
         if not listing.is_file():
             images = list_images(self.root / split)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -13,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.data.base import Sample
-from hardpix.data.images import read_colour, read_depth, read_index, same_size
+from hardpix.data.base import Frames, Sample, Source
+from hardpix.data.images import SUFFIXES, read_colour, read_depth, same_size
+from hardpix.data.labels import LabelReader
 from hardpix.types import DataError
 
 
@@ -29,47 +31,63 @@ class Border(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """The files of one frame."""
+    """The files of one frame; None where the data set has no such file for it."""
 
     name: str
     image: Path
-    label: Path
+    label: Path | None = None
     depth: Path | None = None
-
-
-class LabelCode:
-    """What the numbers of a label file mean: class indices, the ignored value, or an error."""
-
-    def __init__(self, mapping: Mapping[int, int], ignore_index: int) -> None:
-        """``mapping``: file value -> class index or ``ignore_index``; any other value is an error."""
-        self.mapping = dict(mapping)
-        size = 256 if max(self.mapping) < 256 else 65536
-        largest = max([*self.mapping.values(), ignore_index])
-        self._table = np.full(size, ignore_index, dtype=np.uint8 if largest < 256 else np.uint16)
-        self._legal = np.zeros(size, dtype=bool)
-        for value, index in self.mapping.items():
-            self._table[value] = index
-            self._legal[value] = True
-
-    def decode(self, raw: NDArray, path: Path | str) -> Tensor:
-        """Stored labels ``[H, W]`` -> uint8 class indices (int64 above 255 classes); an error names ``path``."""
-        flat = torch.from_numpy(raw.ravel() if raw.dtype == np.uint8 else raw.ravel().astype(np.int64))
-        counts = torch.bincount(flat, minlength=len(self._table)).numpy()
-        wrong = np.flatnonzero(counts[: len(self._table)] * ~self._legal)
-        wrong = np.concatenate([wrong, np.flatnonzero(counts[len(self._table) :]) + len(self._table)])
-        if len(wrong):
-            raise DataError(
-                f"{path}: value {wrong[0]} ({counts[wrong[0]]} pixels) is no class; "
-                f"allowed are {_ranges(self.mapping)}"
-            )
-        label = torch.from_numpy(self._table.take(raw))
-        return label if label.dtype == torch.uint8 else label.long()
+    camera: Path | None = None  # a text file of the 3x3 intrinsic matrix
 
 
 class DepthCode(Protocol):
     """Stored depth ``[H, W]`` -> metres float32 and the mask of pixels that have a reading."""
 
     def __call__(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
+
+
+class FileSource(Source):
+    """A data set of image files: a subclass says which files, and what their contents mean."""
+
+    crop: Border | None = None  # the part of every frame that is kept
+    camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
+
+    @abstractmethod
+    def files(self, split: str) -> list[FrameFiles]:
+        """The frames of ``split`` in order. Raises for a missing folder or list; single files are not checked."""
+
+    @abstractmethod
+    def label_reader(self, split: str) -> LabelReader:
+        """What the label files of ``split`` mean."""
+
+    def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Stored depth ``[H, W]`` -> metres, and which pixels have a reading; this one: see :func:`millimetres`."""
+        return millimetres(raw, path)
+
+    def frames(self, split: str, keys: frozenset[str]) -> Frames:
+        return self.open(split, self.files(split), keys)
+
+    def open(self, split: str, files: Sequence[FrameFiles], keys: frozenset[str]) -> FileFrames:
+        """``files`` of ``split``, all of which must exist as far as ``keys`` needs them."""
+        return FileFrames(
+            files,
+            keys,
+            label_reader=self.label_reader(split),
+            depth_code=self.depth_code,
+            crop=self.crop,
+            camera=self.camera,
+        )
+
+    def strays(self, split: str) -> list[Path]:
+        """Label and depth files beside those of ``split`` that belong to no frame of it.
+
+        This one looks at files of the same ending in the same folders; override it where these mix kinds.
+        """
+        files = self.files(split)
+        named = {path for f in files for path in (f.label, f.depth) if path}
+        folders = {(path.parent, path.suffix) for path in named}
+        beside = (p for folder, suffix in sorted(folders) for p in sorted(folder.glob(f"*{suffix}")))
+        return [path for path in beside if path not in named]
 
 
 class FileFrames:
@@ -80,15 +98,19 @@ class FileFrames:
         files: Sequence[FrameFiles],
         keys: frozenset[str],
         *,
-        label_code: LabelCode,
+        label_reader: LabelReader,
         depth_code: DepthCode | None = None,
         crop: Border | None = None,
+        camera: NDArray[np.float64] | None = None,
     ) -> None:
         self._files = files
         self._keys = keys
-        self._label_code = label_code
+        self._labels = label_reader
         self._depth_code = depth_code
         self._crop = crop
+        self._camera = camera
+        if "label" in keys:
+            _all_labelled(files)
         missing = [path for path in self._paths() if not path.is_file()]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -105,10 +127,10 @@ class FileFrames:
         files = self._files[index]
         image = read_colour(files.image)
         sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=files.name)
-        if "label" in self._keys:
-            raw = read_index(files.label)
-            same_size(raw, files.label, image, files.image)
-            sample["label"] = self._label_code.decode(raw, files.label)
+        if "label" in self._keys and files.label:
+            label = self._labels.read(files.label, files.image)
+            same_size(label, files.label, image, files.image)
+            sample["label"] = label
         if self._wants_depth and files.depth and self._depth_code:
             raw = read_depth(files.depth)
             same_size(raw, files.depth, image, files.image)
@@ -119,28 +141,42 @@ class FileFrames:
     def label(self, index: int) -> Tensor:
         """The label of one frame alone: counting classes needs no picture decoded."""
         files = self._files[index]
-        label = self._label_code.decode(read_index(files.label), files.label)
+        if files.label is None:
+            raise DataError(f"{files.image}: this frame has no label; only its image can be used")
+        label = self._labels.read(files.label, files.image)
         if self._crop is None:
             return label
         top, bottom, left, right = self._crop
         return label[top:bottom, left:right]
 
+    def intrinsics(self, index: int) -> NDArray[np.float64] | None:
+        """The camera matrix ``[3, 3]`` in pixels of the frame as loaded; None where it is not known."""
+        path = self._files[index].camera
+        matrix = self._camera if path is None else read_intrinsics(path)
+        if matrix is None or self._crop is None:
+            return matrix
+        shifted = matrix.copy()
+        shifted[0, 2] -= self._crop.left
+        shifted[1, 2] -= self._crop.top
+        return shifted
+
     def fingerprint(self) -> str:
-        """Changes when a label file does (its size or time), or what its numbers mean."""
-        facts = [f"{self._label_code.mapping} {self._crop}"]
+        """Changes when a label file does (its size or time), or what its contents mean."""
+        facts = [f"{self._labels.identity()} {self._crop}"]
         for files in self._files:
-            stat = files.label.stat()
-            facts.append(f"{files.label.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+            if files.label:
+                stat = files.label.stat()
+                facts.append(f"{files.label.resolve()} {stat.st_size} {stat.st_mtime_ns}")
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property
     def _wants_depth(self) -> bool:
         return not self._keys.isdisjoint({"depth", "depth_valid"})
 
-    def _paths(self) -> Iterable[Path]:
+    def _paths(self) -> Iterator[Path]:
         for files in self._files:
             yield files.image
-            if "label" in self._keys:
+            if "label" in self._keys and files.label:
                 yield files.label
             if self._wants_depth and files.depth:
                 yield files.depth
@@ -151,11 +187,33 @@ def millimetres(raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[
     return raw.astype(np.float32) / np.float32(1000), raw > 0
 
 
+def read_intrinsics(path: Path) -> NDArray[np.float64]:
+    """The 3x3 camera matrix of a text file: nine numbers, row after row, on one line or three."""
+    try:
+        numbers = [float(word) for word in path.read_text(encoding="utf-8").split()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; it must hold the camera's 3x3 matrix") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as the nine numbers of a camera matrix ({error})") from None
+    matrix = np.array(numbers)
+    if matrix.shape != (9,) or not np.isfinite(matrix).all() or matrix[0] <= 0 or matrix[4] <= 0:
+        raise DataError(
+            f"{path}: holds {len(numbers)} numbers that are no camera matrix; "
+            "it must hold fx 0 cx, 0 fy cy, 0 0 1 with positive focal lengths"
+        )
+    return matrix.reshape(3, 3)
+
+
 def read_list(path: Path) -> list[str]:
     """The non-empty lines of a list file."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; it must list the frames of the split, one a line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: not a UTF-8 text; it must list the frames of the split, one a line"
+        ) from None
     if not any(lines):
         raise DataError(f"{path}: the list is empty; it must name the frames of the split, one a line")
     return [line for line in lines if line]
@@ -165,11 +223,18 @@ def list_images(folder: Path) -> list[Path]:
     """The images below ``folder`` in the order of their names."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it must hold the images of the split")
-    suffixes = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise DataError(f"{folder}: no PNG, JPEG or TIFF image in it; it must hold the images of the split")
     return found
+
+
+def existing_root(root: str | Path, what: str) -> Path:
+    """``root`` as a path; ``DataError`` that names the key where it is no folder."""
+    path = Path(root)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; data.source.root must be the folder of {what}")
+    return path
 
 
 def crop_border(sample: Sample, window: Border, path: Path) -> Sample:
@@ -182,12 +247,10 @@ def crop_border(sample: Sample, window: Border, path: Path) -> Sample:
     return Sample(**cut, name=sample["name"])  # type: ignore[typeddict-item]
 
 
-def _ranges(values: Iterable[int]) -> str:
-    """``[0, 1, 2, 255]`` -> ``0..2, 255``."""
-    runs: list[list[int]] = []
-    for value in sorted(values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a}..{b}" for a, b in runs)
+def _all_labelled(files: Sequence[FrameFiles]) -> None:
+    bare = [f.image for f in files if f.label is None]
+    if bare:
+        raise DataError(
+            f"{bare[0]}: no label belongs to it ({len(bare)} of {len(files)} frames of the split have none); "
+            "such a split can be predicted on, not trained on or scored"
+        )

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hardpix.data.base import Frames, Source
-from hardpix.data.files import FileFrames, FrameFiles, LabelCode, list_images
+from hardpix.data.files import FileSource, FrameFiles, list_images
+from hardpix.data.labels import LabelCode
 from hardpix.data.palette import voc_palette
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 
-class Folder(Source):
+class Folder(FileSource):
     """Images and masks in folders, paired by name.
 
     Layout below ``root``; ``{split}`` stands for train, val or test, and sub-folders are allowed::
@@ -65,9 +65,14 @@ class Folder(Source):
             provides=frozenset({"image", "label"} | ({"depth", "depth_valid"} if depths else set())),
         )
 
-    def frames(self, split: str, keys: frozenset[str]) -> Frames:
-        files = [self._frame(split, image) for image in list_images(self._folder("image", split))]
-        return FileFrames(files, keys, label_code=self._code, depth_code=self._metres)
+    def files(self, split: str) -> list[FrameFiles]:
+        return [self._frame(split, image) for image in list_images(self._folder("image", split))]
+
+    def label_reader(self, split: str) -> LabelCode:
+        return self._code
+
+    def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0
 
     def _folder(self, kind: str, split: str) -> Path:
         return self.root / str(self._folders[kind]).format(split=split)
@@ -79,9 +84,6 @@ class Folder(Source):
         if self._folders["depth"]:
             depth = _lossless(self._folder("depth", split) / relative)
         return FrameFiles("__".join(relative.parts), image, _lossless(label), depth)
-
-    def _metres(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0
 
 
 def _void(classes: int) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from hardpix.types import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MAX_PIXELS = 80_000_000  # below Pillow's own warning; a small file can claim a picture that fills the memory
 
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
@@ -65,33 +66,76 @@ def read_depth(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     return _pixels(image)
 
 
-def same_size(array: NDArray, path: Path, other: NDArray, other_path: Path) -> None:
-    """Refuse two images of one frame that differ in height or width."""
-    if array.shape[:2] != other.shape[:2]:
-        (h, w), (other_h, other_w) = array.shape[:2], other.shape[:2]
-        raise DataError(
-            f"{path} measures {w}x{h} pixels but {other_path} {other_w}x{other_h}; both must have one size"
+def same_size(array: NDArray | Tensor, path: Path, other: NDArray, other_path: Path) -> None:
+    """Refuse two images ``[H, W, ...]`` of one frame that differ in height or width."""
+    if tuple(array.shape[:2]) == other.shape[:2]:
+        return
+    (h, w), (other_h, other_w) = array.shape[:2], other.shape[:2]
+    advice = "both must have one size"
+    if (h, w) == (other_w, other_h) and orientation(other_path) > 4:
+        advice = (
+            f"{other_path.name} carries an EXIF orientation, which was applied: "
+            "rotate the other file alike, or take the tag out"
         )
+    raise DataError(f"{path} measures {w}x{h} pixels but {other_path} {other_w}x{other_h}; {advice}")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as :func:`read_colour` gives it, from its header alone."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _judge(image, path)
+            width, height = image.size
+            return (width, height) if _orientation(image) > 4 else (height, width)
+    except Image.DecompressionBombError:
+        raise _bomb(path) from None
+    except _BROKEN as error:
+        raise _unreadable(path, error) from None
+
+
+def orientation(path: Path) -> int:
+    """The EXIF orientation of an image file, 1 (upright) to 8; 1 where it has none."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return _orientation(image)
+    except (*_BROKEN, Image.DecompressionBombError):
+        return 1
+
+
+def _orientation(image: Image.Image) -> int:
+    # Without an EXIF block Pillow would look for one behind the pixels, which costs a decoding.
+    return int(image.getexif().get(274, 1)) if "exif" in image.info else 1
 
 
 def _open(path: Path) -> Image.Image:
-    """Decode a file after its header has been judged; the orientation tag is not applied."""
+    """Decode a file after its header has been judged; turned upright where its EXIF says so."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path}: its header claims {image.width}x{image.height} pixels; "
-                    f"at most {MAX_PIXELS} are read"
-                )
+            _judge(image, path)
             image.load()
-            return image
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; the data set needs it") from None
+            return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
     except Image.DecompressionBombError:  # Pillow judges the header too, far above our limit
-        raise DataError(f"{path}: its header claims too many pixels; at most {MAX_PIXELS} are read") from None
+        raise _bomb(path) from None
     except _BROKEN as error:
-        reason = "it is empty" if _is_empty(path) else str(error).replace(f" {str(path)!r}", "")
-        raise DataError(f"{path}: not a readable {', '.join(FORMATS)} image ({reason})") from None
+        raise _unreadable(path, error) from None
+
+
+def _judge(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{path}: its header claims {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
+        )
+
+
+def _bomb(path: Path) -> DataError:
+    return DataError(f"{path}: its header claims too many pixels; at most {MAX_PIXELS} are read")
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: no such file; the data set needs it")
+    reason = "it is empty" if _is_empty(path) else str(error).replace(f" {str(path)!r}", "")
+    return DataError(f"{path}: not a readable {', '.join(FORMATS)} image ({reason})")
 
 
 def _is_empty(path: Path) -> bool:

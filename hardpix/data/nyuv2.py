@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hardpix.data.base import Frames, Source
-from hardpix.data.files import Border, FileFrames, FrameFiles, LabelCode, millimetres, read_list
+from hardpix.data.base import Frames
+from hardpix.data.files import Border, FileSource, FrameFiles, existing_root, millimetres, read_list
+from hardpix.data.labels import LabelCode
 from hardpix.data.nyuv2_mat import LABELED, MatFrames, raw_label_code, split_names
 from hardpix.data.palette import voc_palette
 from hardpix.types import ConfigError, DataError, DatasetInfo
@@ -29,7 +30,7 @@ OTHERPROP = 40
 _METRES_8BIT = ((np.arange(256, dtype=np.float32) + np.float32(0.5)) / np.float32(25.5)).astype(np.float32)
 
 
-class NYUv2(Source):
+class NYUv2(FileSource):
     """Indoor RGB-D scenes, 640x480 pixels, 795 training and 654 test frames, 40 classes.
 
     Two layouts below ``root`` are read. The official files, where the first of them lies there (needs
@@ -84,31 +85,36 @@ class NYUv2(Source):
             raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1, or be null")
         self.root = Path(root)
         self._ignore_40 = void_40_in_train == "ignore"
-        self._crop = None if border_crop is None else Border(*border_crop)
+        self.crop = None if border_crop is None else Border(*border_crop)
         self._val_fraction, self._val_seed = val_fraction, val_seed
 
     def frames(self, split: str, keys: frozenset[str]) -> Frames:
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder; data.source.root must be the folder of NYUv2")
-        folder = "train" if split == "train" or (split == "val" and self._val_fraction) else "test"
+        existing_root(self.root, "NYUv2")
         if (self.root / LABELED).is_file():
-            return self._official(split, folder, keys)
-        files = [self._frame(folder, name) for name in self._hold_out(split, self._names(folder))]
-        return FileFrames(
-            files, keys, label_code=self._label_code(folder), depth_code=_metres, crop=self._crop
-        )
+            names = self._hold_out(split, split_names(self.root, self._folder(split)))
+            code = raw_label_code(self.root, self.info.ignore_index)
+            return MatFrames(self.root, names, keys, label_code=code, crop=self.crop)
+        return super().frames(split, keys)
 
-    def _official(self, split: str, folder: str, keys: frozenset[str]) -> MatFrames:
-        names = self._hold_out(split, split_names(self.root, folder))
-        code = raw_label_code(self.root, self.info.ignore_index)
-        return MatFrames(self.root, names, keys, label_code=code, crop=self._crop)
+    def files(self, split: str) -> list[FrameFiles]:
+        existing_root(self.root, "NYUv2")
+        folder = self._folder(split)
+        return [self._frame(folder, name) for name in self._hold_out(split, self._names(folder))]
 
-    def _label_code(self, folder: str) -> LabelCode:
+    def label_reader(self, split: str) -> LabelCode:
         ignore = self.info.ignore_index
         mapping = {0: ignore, **{value: value - 1 for value in range(1, len(CLASSES) + 1)}}
-        if folder == "train" and self._ignore_40:
+        if self._folder(split) == "train" and self._ignore_40:
             mapping[OTHERPROP] = ignore
         return LabelCode(mapping, ignore)
+
+    def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        if raw.dtype == np.uint16:
+            return millimetres(raw, path)
+        return _METRES_8BIT.take(raw), raw > 0
+
+    def _folder(self, split: str) -> str:
+        return "train" if split == "train" or (split == "val" and self._val_fraction) else "test"
 
     def _names(self, folder: str) -> list[str]:
         listing = self.root / f"{folder}.txt"
@@ -135,9 +141,3 @@ class NYUv2(Source):
         image = jpeg if jpeg.is_file() else base / "rgb" / f"{name}.png"
         depth = deep if deep.is_file() else base / "depth" / f"{name}.png"
         return FrameFiles(name, image, base / "labels_40" / f"{name}.png", depth)
-
-
-def _metres(raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    if raw.dtype == np.uint16:
-        return millimetres(raw, path)
-    return _METRES_8BIT.take(raw), raw > 0

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.data.base import Sample
-from hardpix.data.files import Border, LabelCode, crop_border
+from hardpix.data.files import Border, crop_border
+from hardpix.data.labels import LabelCode
 from hardpix.types import ConfigError, DataError
 
 LABELED, SPLITS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"

@@ -7,10 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+from hardpix.data.images import SUFFIXES
 from hardpix.run.evaluate import loaded
 from hardpix.types import ConfigError, DataError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def main(arguments: list[str]) -> int:

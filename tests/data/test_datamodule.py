@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from hardpix.data import DataModule, Photometric, TestTransform, TrainTransform
-from hardpix.data.files import FileFrames, FrameFiles, LabelCode
+from hardpix.data.files import FileFrames, FrameFiles
+from hardpix.data.labels import LabelCode
 from hardpix.data.statistics import class_counts
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -327,7 +328,7 @@ def test_the_fingerprint_follows_label_files_and_what_their_numbers_mean(tmp_pat
 
     def frames(mapping):
         keys = frozenset({"image", "label"})
-        return FileFrames([FrameFiles("a", image, label)], keys, label_code=LabelCode(mapping, 255))
+        return FileFrames([FrameFiles("a", image, label)], keys, label_reader=LabelCode(mapping, 255))
 
     mapping = {0: 0, 1: 1, 2: 2}
     sizes = [written(1, 1000)]

@@ -1,0 +1,161 @@
+"""The contract of ``hardpix data prepare``: what a data set's recipe states, and the hands it works with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
+
+from hardpix.types import DataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file that the user downloads. ``size`` (bytes) and ``md5`` are checked where they are known."""
+
+    name: str  # of the file; * stands for anything
+    what: str
+    size: int | None = None
+    md5: str | None = None
+    needed: bool = True
+
+
+class Bar(Protocol):
+    """Shows how far a step is."""
+
+    def __call__(self, title: str, done: int, total: int) -> None: ...
+
+
+class Recipe(ABC):
+    """How the published files of one data set become what its reader reads.
+
+    A subclass is a frozen dataclass whose fields, if any, are its options (``key=value`` on the command line):
+    ints, floats, strings or bools with defaults.
+    """
+
+    name: ClassVar[str]  # on the command line, and of conf/data/NAME.yaml
+    title: ClassVar[str]
+    page: ClassVar[str]  # where the user downloads it
+    licence: ClassVar[str]  # its terms in one sentence
+    parts: ClassVar[tuple[Part, ...]]
+
+    @abstractmethod
+    def convert(self, work: Work) -> None:
+        """Write everything below ``work.out``; called again after an interruption, it skips what is there."""
+
+    def wanted(self, member: str) -> bool:
+        """Whether a member of an archive, named by its path in it, is worth unpacking."""
+        return True
+
+    def use(self, out: Path) -> str:
+        """The overrides that train on the result."""
+        return f"data={self.name} data.source.root={out}"
+
+
+class Work:
+    """What a recipe works with: where the user's files lie, where results go, progress and faults."""
+
+    def __init__(self, roots: Sequence[Path], out: Path, *, workers: int = 1, bar: Bar | None = None) -> None:
+        """``roots``: folders with the user's files and with what was unpacked from archives, in that order."""
+        self.roots, self.out, self.workers = list(roots), out, workers
+        self._bar = bar
+        self.faults: list[str] = []  # a sentence for each file that could not be used; the others go on
+
+    def find(self, pattern: str, comes_from: str) -> Path:
+        """The first file or folder whose path ends in ``pattern`` (wildcards allowed), at most three folders down.
+
+        Raises ``DataError`` with ``comes_from`` (the file to download) where there is none.
+        """
+        found = self.search(pattern)
+        if found is None:
+            places = " or ".join(str(root) for root in self.roots)
+            raise DataError(f"{places}: there is no {pattern}; it comes from {comes_from}")
+        return found
+
+    def search(self, pattern: str) -> Path | None:
+        """Like :meth:`find`, but None where there is none."""
+        for depth in range(4):
+            for root in self.roots:
+                found = sorted(root.glob("*/" * depth + pattern))
+                if found:
+                    return found[0]
+        return None
+
+    def track(self, items: Sequence[T], title: str) -> Iterator[T]:
+        """``items`` one by one, with progress under ``title``."""
+        for done, item in enumerate(items):
+            self._show(title, done, len(items))
+            yield item
+        self._show(title, len(items), len(items))
+
+    def each(self, function: Callable[[T], None], items: Sequence[T], title: str) -> None:
+        """``function`` of every item, over the work's processes; a ``DataError`` joins :attr:`faults`.
+
+        With several processes ``function`` and the items must pickle.
+        """
+        if self.workers <= 1 or len(items) < 2 * self.workers:
+            results: Iterable[str | None] = (_fault(function, item) for item in items)
+            self._collect(results, len(items), title)
+            return
+        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+            chunk = max(1, min(16, len(items) // (4 * self.workers)))
+            jobs = pool.map(_fault, [function] * len(items), items, chunksize=chunk)
+            self._collect(jobs, len(items), title)
+
+    def place(self, source: Path, relative: str | Path) -> None:
+        """Put the user's file at ``out/relative`` as it is: a hard link where that is possible, else a copy."""
+        write_once(self.out / relative, lambda path: link_or_copy(source, path))
+
+    def make(self, relative: str | Path, write: Callable[[Path], None]) -> None:
+        """``write`` the file ``out/relative`` unless it is there; see :func:`write_once`."""
+        write_once(self.out / relative, write)
+
+    def _collect(self, results: Iterable[str | None], total: int, title: str) -> None:
+        self._show(title, 0, total)
+        for done, fault in enumerate(results, 1):
+            if fault is not None:
+                self.faults.append(fault)
+            self._show(title, done, total)
+
+    def _show(self, title: str, done: int, total: int) -> None:
+        if self._bar:
+            self._bar(title, done, total)
+
+
+def write_once(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write`` with a temporary path and rename it to ``path``: a file that exists is whole, and is kept.
+
+    The temporary path keeps the suffix, by which image libraries choose a format.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    try:
+        os.link(source.resolve(), path)
+    except OSError:
+        shutil.copyfile(source, path)
+
+
+def _fault(function: Callable[[T], None], item: T) -> str | None:
+    try:
+        function(item)
+    except DataError as error:
+        return str(error)
+    return None
