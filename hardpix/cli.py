@@ -18,7 +18,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   table      compare runs:               hardpix table RUNS... --rows method,loss
-  data       look at and pack datasets:  hardpix data pack data=nyuv2 --out DIR
+  data       prepare and pack data sets: hardpix data prepare NAME --from FILES --to DIR
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
 hardpix COMMAND --help says more; hardpix --version prints the version.

@@ -1,52 +1,29 @@
-"""``hardpix data``: pack a dataset for fast loading."""
+"""``hardpix data``: the commands that look at data sets and bring them into shape, one module each."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hardpix.run.config import compose, validate
-from hardpix.types import ConfigError
+from hardpix.run import pack_command, prepare_command
+
+# Each module has add_parser(commands) and run(given) -> exit status, and imports torch in run alone.
+COMMANDS = {
+    "prepare": prepare_command,
+    "pack": pack_command,
+}
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("hardpix data", description="look at and pack datasets")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    packing = commands.add_parser(
-        "pack",
-        help="decode and resize once, into files that are mapped into memory",
-        description="Write the packed form of a dataset; train on it with data=packed data.source.root=DIR.",
-    )
-    packing.add_argument("overrides", nargs="+", help="the dataset, such as data=nyuv2 data.source.root=PATH")
-    packing.add_argument("--out", type=Path, required=True, help="a new folder")
-    packing.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: sizes as they are")
-    packing.add_argument("--splits", nargs="+", help="default: all splits of the dataset")
-    given = parser.parse_args(arguments)
-    return _pack(given)
-
-
-def _pack(given: argparse.Namespace) -> int:
-    if not any(o.startswith("data=") for o in given.overrides):
-        raise ConfigError("hardpix data pack: name the dataset, for example data=nyuv2")
-    cfg = compose(given.overrides)
-    validate(cfg)
-    from rich.progress import Progress, TaskID
-
-    from hardpix.data.packed import pack
-    from hardpix.run.build import make
-
-    source = make(cfg.data.source)
-    size = tuple(given.size) if given.size else None
-    splits = list(dict.fromkeys(given.splits or source.splits))
-    with Progress() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(split: str, done: int, total: int) -> None:
-            """A split gets its bar with its first frame: what cannot be opened leaves only its error."""
-            if split not in tasks:
-                tasks[split] = bar.add_task(split)
-            bar.update(tasks[split], completed=done, total=total)
-
-        pack(source, given.out, size=size, splits=splits, progress=advance)
-    print(f"packed to {given.out}; train with data=packed data.source.root={given.out}")
-    return 0
+    parser = argparse.ArgumentParser("hardpix data", description="prepare, look at and pack data sets")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for module in COMMANDS.values():
+        module.add_parser(commands)
+    if not arguments:
+        parser.print_help()
+        return 0
+    if arguments[0] not in COMMANDS:
+        parser.parse_args(arguments)  # prints the help, or which commands there are
+        return 2
+    # Overrides may stand between the options, which a parser of sub-commands does not allow.
+    given = commands.choices[arguments[0]].parse_intermixed_args(arguments[1:])
+    return COMMANDS[arguments[0]].run(given)
