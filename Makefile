@@ -34,7 +34,8 @@ format: $(READY) ## let ruff reformat
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## speed, side by side in one run, as ratios
+bench: $(READY)  ## speed, side by side in one run, as ratios (brings OpenCV to measure against)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python scripts/bench.py
 
 clean:           ## remove .venv and everything that was built

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Planes = NDArray[np.float32]  # [3, H, W], RGB in 0..255
 Step = Callable[[Planes, float], None]
 
-STRIP_PIXELS = 131072  # rows are worked on in strips: small enough for the cache, large enough to be few
+STRIP_PIXELS = 24576  # rows are worked on in strips: six planes of them stay in a core's cache
 
 
 class Photometric:
