@@ -2,8 +2,10 @@
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.camvid import CamVid
+from hardpix.data.cityscapes import Cityscapes
 from hardpix.data.datamodule import DataModule
 from hardpix.data.folder import Folder
+from hardpix.data.gtav import GTAV
 from hardpix.data.nyuv2 import NYUv2
 from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
@@ -12,7 +14,9 @@ from hardpix.data.tensors import DepthMap
 from hardpix.data.transforms import TestTransform, TrainTransform
 
 __all__ = [
+    "GTAV",
     "CamVid",
+    "Cityscapes",
     "DataModule",
     "DepthMap",
     "Folder",

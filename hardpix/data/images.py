@@ -93,6 +93,17 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from None
 
 
+def image_mode(path: Path) -> str:
+    """The pixel format of an image as Pillow names it (L grey, P palette, RGB, ...), from its header alone."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.mode
+    except Image.DecompressionBombError:
+        raise _bomb(path) from None
+    except _BROKEN as error:
+        raise _unreadable(path, error) from None
+
+
 def orientation(path: Path) -> int:
     """The EXIF orientation of an image file, 1 (upright) to 8; 1 where it has none."""
     try:
