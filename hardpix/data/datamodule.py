@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from hardpix.data.base import Source
 from hardpix.data.loading import Finish, Loader, SplitDataset, Transform, collate, fault_or_batch, to_batch
 from hardpix.data.sampling import EvalSampler, TrainSampler
-from hardpix.data.statistics import split_counts
+from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, split_counts
 from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
 
 ALWAYS = frozenset({"image", "label"})
@@ -22,13 +24,15 @@ ALWAYS = frozenset({"image", "label"})
 class DataModule(pl.LightningDataModule):
     """Loads the splits of a source.
 
-    The order of frames and every random choice are functions of (seed, epoch, index): neither the number of
-    workers nor a restart changes them. Run it under ``Trainer(use_distributed_sampler=False)``: it shares the
+    The order of frames and every random choice are functions of (seed, epoch, index, repeat): neither the number
+    of workers nor a restart changes them. Run it under ``Trainer(use_distributed_sampler=False)``: it shares the
     frames out itself, equally in training and without counting any twice in evaluation.
 
     batch_size, eval_batch_size: frames per process; frames that differ in size evaluate one by one.
     pin_memory: page-locked buffers for the transfer; only ever where there is a CUDA device.
     drop_last: leave out the last, smaller batch of a training epoch.
+    repeat_rare: show frames with rare classes more often: a class in the share f of the training frames asks for
+    sqrt(repeat_rare / f) times (LVIS, Gupta et al. 2019); None shows every frame once an epoch.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class DataModule(pl.LightningDataModule):
         seed: int,
         pin_memory: bool,
         drop_last: bool,
+        repeat_rare: float | None = None,
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
@@ -51,12 +56,16 @@ class DataModule(pl.LightningDataModule):
         _at_least("batch_size", batch_size, 1)
         _at_least("eval_batch_size", eval_batch_size, 1)
         _at_least("num_workers", num_workers, 0)
+        if repeat_rare is not None and not 0 < repeat_rare <= 1:
+            raise ConfigError(
+                f"data.repeat_rare={repeat_rare}: must be a share of the frames in (0, 1], or null"
+            )
         self.source = source
         self._transforms = {"train": train_transform, "test": test_transform}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.seed = num_workers, seed
         self._pin_memory = pin_memory and torch.cuda.is_available()
-        self._drop_last = drop_last
+        self._drop_last, self._repeat_rare = drop_last, repeat_rare
         self._splits = {"train": train_split, "val": val_split, "test": test_split}
         self._keys = ALWAYS
 
@@ -83,10 +92,23 @@ class DataModule(pl.LightningDataModule):
         """
         return partial(split_counts, self.source, self._splits["train"])
 
+    def remarks(self) -> tuple[str, ...]:
+        """What a run's start prints, a line each: what becomes of label values, and how often frames repeat."""
+        if self._repeats is None:
+            return self.source.remarks()
+        most, total = self._repeats.max(), self._repeats.sum()
+        line = (
+            f"repeat_rare {self._repeat_rare}: an epoch shows {len(self._repeats)} frames {total:.0f} times, "
+            f"{(self._repeats > 1).sum()} of them more than once, up to {most:.1f} times"
+        )
+        return (*self.source.remarks(), line)
+
     def train_dataloader(self) -> DataLoader:
         dataset = self._dataset(self._splits["train"], self._transforms["train"])
         rank, world_size = self._process()
-        sampler = TrainSampler(len(dataset), seed=self.seed, rank=rank, world_size=world_size)
+        sampler = TrainSampler(
+            len(dataset), seed=self.seed, rank=rank, world_size=world_size, repeats=self._repeats
+        )
         needed = self.batch_size if self._drop_last else 1
         if len(sampler) < needed:
             raise DataError(
@@ -120,6 +142,14 @@ class DataModule(pl.LightningDataModule):
     def evaluation_loader(self, split: str) -> DataLoader:
         """Each frame of a split once, in order, as finished batches: for use without this module's hooks."""
         return self._eval_loader(split, finish=self._finish)
+
+    @cached_property
+    def _repeats(self) -> NDArray[np.float64] | None:
+        """How often an epoch shows each training frame; None: once."""
+        if self._repeat_rare is None:
+            return None
+        frames = self.source.frames(self._splits["train"], LABEL)
+        return repeat_factors(frame_counts(frames, self.info), self._repeat_rare)
 
     def _eval_loader(self, split: str, finish: Finish | None = None) -> Loader:
         dataset = self.evaluation_dataset(split)

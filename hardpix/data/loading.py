@@ -24,7 +24,7 @@ class Transform(Protocol):
 
 
 class SplitDataset(Dataset):
-    """One split under a transform, indexed by (epoch, index).
+    """One split under a transform, indexed by (epoch, index) or (epoch, index, repeat).
 
     A ``DataError`` is returned, not raised: a loader worker would wrap it in the text of its stack trace.
     :class:`Loader` raises it in the main process.
@@ -40,11 +40,11 @@ class SplitDataset(Dataset):
         return len(self.frames)
 
     def __getitem__(self, draw: Draw) -> Transformed | DataError:
-        epoch, index = draw
+        index = draw[1]
         try:
             sample = self.frames.load(index)
             wanted = {k: v for k, v in sample.items() if k in self.keys or k in ("image", "name")}
-            rng = generator(self.seed, epoch, index)
+            rng = generator(self.seed, *draw)
             return self.transform(wanted, rng, self.ignore_index)  # type: ignore[arg-type]
         except DataError as error:
             return error

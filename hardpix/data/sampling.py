@@ -1,4 +1,4 @@
-"""Which frames a process sees, and the random numbers of each: functions of (seed, epoch, index) alone.
+"""Which frames a process sees, and the random numbers of each: functions of (seed, epoch, index, repeat) alone.
 
 Neither the number of workers, nor which worker draws a frame, nor a resumed run changes them.
 """
@@ -8,20 +8,38 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Sampler
 
-Draw = tuple[int, int]  # epoch, index
+Draw = (
+    tuple[int, int] | tuple[int, int, int]
+)  # epoch, index, and which repeat of the epoch where it is not the first
 
 
 class TrainSampler(Sampler[Draw]):
     """A new order of the frames each epoch, dealt to ``world_size`` processes in turn, equally many to each.
 
-    The last ``frames % world_size`` frames of the order are left out; the order differs from epoch to epoch.
+    ``repeats`` ``[frames]``: how often an epoch shows each frame, at least 1. An epoch then has as many draws as
+    these sum to, rounded; a frame whose share of them is 2.3 comes up twice or three times.
+
+    The last ``draws % world_size`` of the order are left out; the order differs from epoch to epoch.
     """
 
-    def __init__(self, frames: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        frames: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: NDArray[np.float64] | None = None,
+    ) -> None:
         self.frames, self.seed, self.rank, self.world_size = frames, seed, rank, world_size
+        self.repeats = repeats
+        self.draws = frames if repeats is None else round(float(repeats.sum()))
         self.epoch = 0
         self.skip = 0  # frames of this process that a resumed epoch has behind it
 
@@ -29,12 +47,36 @@ class TrainSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.frames // self.world_size
+        return self.draws // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
-        order = torch.randperm(self.frames, generator=generator(self.seed, self.epoch)).tolist()
+        rng = generator(self.seed, self.epoch)
+        drawn = self._drawn(rng)
+        order = torch.randperm(self.draws, generator=rng).tolist()
         dealt = order[: len(self) * self.world_size]
-        return iter([(self.epoch, index) for index in dealt[self.rank :: self.world_size]][self.skip :])
+        return iter([drawn[place] for place in dealt[self.rank :: self.world_size]][self.skip :])
+
+    def _drawn(self, rng: torch.Generator) -> list[Draw]:
+        """The draws of an epoch in the order of the frames."""
+        if self.repeats is None:
+            return [(self.epoch, index) for index in range(self.frames)]
+        indices = systematic(self.repeats, self.draws, rng).tolist()
+        drawn: list[Draw] = []
+        repeat = 0
+        for before, index in zip([-1, *indices], indices, strict=False):
+            repeat = repeat + 1 if index == before else 0
+            drawn.append((self.epoch, index, repeat) if repeat else (self.epoch, index))
+        return drawn
+
+
+def systematic(shares: NDArray[np.float64], draws: int, rng: torch.Generator) -> Tensor:
+    """``draws`` indices, ascending: each occurs as often as its share of the draws, rounded up or down.
+
+    Systematic resampling: a comb of ``draws`` teeth, laid over the cumulated shares at one random offset.
+    """
+    ends = np.cumsum(shares) * (draws / shares.sum())
+    teeth = torch.rand((), generator=rng, dtype=torch.float64).item() + np.arange(draws)
+    return torch.from_numpy(np.searchsorted(ends, teeth, side="right").clip(max=len(shares) - 1))
 
 
 class EvalSampler(Sampler[Draw]):

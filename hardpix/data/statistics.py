@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.data.base import Frames, Source
 from hardpix.types import ClassCounts, DatasetInfo
+
+QUIET_SECONDS = 5.0  # a count that takes longer says how far it is, that often
+
+LABEL = frozenset({"label"})
 
 
 @runtime_checkable
@@ -21,7 +30,9 @@ class LabelFrames(Protocol):
 
     def __len__(self) -> int: ...
 
-    def label(self, index: int) -> Tensor: ...
+    def label(self, index: int) -> Tensor:
+        """Label ``[H, W]`` of frame ``index``; several threads may ask at once."""
+        ...
 
     def fingerprint(self) -> str: ...
 
@@ -31,46 +42,102 @@ def cache_dir() -> Path:
     return Path(os.environ.get("HARDPIX_CACHE") or Path.home() / ".cache" / "hardpix")
 
 
-def class_counts(frames: Frames, info: DatasetInfo) -> ClassCounts:
-    """Pixels of each class, and labelled pixels of the images that contain it; void is not counted.
+def frame_counts(frames: Frames, info: DatasetInfo) -> NDArray[np.int32]:
+    """Pixels of each class in each frame, ``[frames, C]``; void is not counted.
 
     Kept in :func:`cache_dir` for frames that can tell whether their files changed.
     """
     if not isinstance(frames, LabelFrames):
-        return count(_loaded_labels(frames), info)
-    path = cache_dir() / "class_counts" / f"{frames.fingerprint()}.json"
-    if path.is_file():
-        stored = json.loads(path.read_text())
-        return ClassCounts(torch.tensor(stored["pixels"]), torch.tensor(stored["image_pixels"]))
-    counts = count((frames.label(index) for index in range(len(frames))), info)
-    write_json(path, {"pixels": counts.pixels.tolist(), "image_pixels": counts.image_pixels.tolist()})
+        return _counted(len(frames), lambda index: frames.load(index)["label"], info, threads=1)
+    path = cache_dir() / "class_counts" / f"{frames.fingerprint()}.npy"
+    stored = _stored(path)
+    if stored is not None and stored.shape == (len(frames), info.num_classes):
+        return stored
+    counts = _counted(len(frames), frames.label, info, threads=min(8, os.cpu_count() or 1))
+    _write_array(path, counts)
     return counts
+
+
+def class_counts(frames: Frames, info: DatasetInfo) -> ClassCounts:
+    """Pixels of each class, and labelled pixels of the images that contain it: sums of :func:`frame_counts`."""
+    seen = torch.from_numpy(frame_counts(frames, info)).long()
+    return ClassCounts(seen.sum(0), ((seen > 0) * seen.sum(1, keepdim=True)).sum(0))
 
 
 def split_counts(source: Source, split: str) -> ClassCounts:
     """Class statistics of a split's labels."""
-    return class_counts(source.frames(split, frozenset({"label"})), source.info)
+    return class_counts(source.frames(split, LABEL), source.info)
 
 
-def count(labels: Iterator[Tensor], info: DatasetInfo) -> ClassCounts:
-    """Count over labels ``[H, W]``."""
-    pixels = torch.zeros(info.num_classes, dtype=torch.int64)
-    image_pixels = torch.zeros(info.num_classes, dtype=torch.int64)
-    for label in labels:
-        seen = torch.bincount(label.flatten(), minlength=info.num_classes)[: info.num_classes]
-        pixels += seen
-        image_pixels += (seen > 0) * seen.sum()
-    return ClassCounts(pixels, image_pixels)
+def repeat_factors(counts: NDArray, threshold: float) -> NDArray[np.float64]:
+    """How often an epoch shows each frame, ``[frames]``, from the pixels of each class in it, ``[frames, C]``.
+
+    LVIS (Gupta et al. 2019, appendix B.1): a class in the share ``f`` of all frames asks for
+    ``max(1, sqrt(threshold / f))``; a frame takes the most that one of its classes asks for, a frame without a
+    labelled pixel 1.
+    """
+    present = counts > 0
+    share = present.mean(axis=0)
+    asked = np.ones(len(share))
+    rare = (share > 0) & (share < threshold)
+    asked[rare] = np.sqrt(threshold / share[rare])
+    return np.where(present, asked, 1.0).max(axis=1, initial=1.0)
 
 
 def write_json(path: Path, content: object) -> None:
     """Write so that a reader sees the whole file or none of it."""
+    _write(path, lambda partial: partial.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def _counted(
+    frames: int, label: Callable[[int], Tensor], info: DatasetInfo, *, threads: int
+) -> NDArray[np.int32]:
+    def one(index: int) -> NDArray[np.int32]:
+        seen = torch.bincount(label(index).flatten(), minlength=info.num_classes)[: info.num_classes]
+        return seen.numpy().astype(np.int32)
+
+    counts = np.zeros((frames, info.num_classes), dtype=np.int32)
+    with ThreadPoolExecutor(threads) as pool:
+        rows = pool.map(one, range(frames)) if threads > 1 else map(one, range(frames))
+        for index, row in _told(enumerate(rows), frames, info.name):
+            counts[index] = row
+    return counts
+
+
+def _told(
+    rows: Iterator[tuple[int, NDArray[np.int32]]], frames: int, name: str
+) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Say on the error stream how far a long count is."""
+    said = time.monotonic()
+    for index, row in rows:
+        yield index, row
+        if time.monotonic() - said > QUIET_SECONDS:
+            said = time.monotonic()
+            print(
+                f"counting the classes of {name}, once: {index + 1} of {frames} frames",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _stored(path: Path) -> NDArray | None:
+    """The array of a file; None where there is none that can be read."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _write_array(path: Path, array: NDArray) -> None:
+    def save(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.save(file, array)
+
+    _write(path, save)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    write(partial)
     os.replace(partial, path)
-
-
-def _loaded_labels(frames: Frames) -> Iterator[Tensor]:
-    for index in range(len(frames)):
-        yield frames.load(index)["label"]
