@@ -87,8 +87,7 @@ class IdOrColour:
     """Labels of either kind that GTAV comes in, told apart by the file's pixel format."""
 
     def __init__(self) -> None:
-        index = id_to_class(VOID)
-        self._ids = LabelCode({**index, LICENSE_PLATE: VOID}, VOID)
+        self._ids = LabelCode({**id_to_class(VOID), LICENSE_PLATE: VOID}, VOID)
         # Black is five void labels; where a class shares its colour with one (pole, polegroup), it is the class.
         colours = {label.colour: VOID for label in LABELS} | {c: i for i, c in enumerate(PALETTE)}
         self._colours = ColourCode(colours, VOID)

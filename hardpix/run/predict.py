@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from hardpix.data.base import Source
 from hardpix.data.images import SUFFIXES
 from hardpix.run.evaluate import loaded
 from hardpix.types import ConfigError, DataError
@@ -18,18 +22,29 @@ def main(arguments: list[str]) -> int:
         description="Write label PNGs, colour overlays and, where the method has them, hardness maps.",
     )
     parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("images", nargs="+", help="image files and folders; key=value overrides of inference")
+    parser.add_argument(
+        "images", nargs="+", help="image files and folders; key=value overrides of inference and data"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--weights", default="last", choices=("last", "best"))
+    parser.add_argument(
+        "--values",
+        default="index",
+        choices=("index", "dataset"),
+        help="what the label PNGs hold: class indices, or the data set's own numbers, for its test server",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     given = parser.parse_intermixed_args(arguments)
-    overrides = [x for x in given.images if x.split(".", 1)[0].split("=", 1)[0] == "inference" and "=" in x]
+    overrides = [x for x in given.images if re.match(r"(inference|data)(\.[^=/]*)?=", x)]
     paths = find_images([Path(x) for x in given.images if x not in overrides])
     check_folder(given.out)
     device = find_device(given.device)
     _, data, method = loaded(given.run, given.weights, overrides)
-    faults = predict(method, data, paths, given.out, device=device)
+    values = own_values(data.source) if given.values == "dataset" else None
+    faults = predict(method, data, paths, given.out, device=device, values=values)
     print(f"{len(paths) - len(faults)} images labelled in {given.out}")
+    if values is not None:
+        print(f"{given.out / 'label'} is what the test server of {data.info.name} takes")
     for fault in faults:
         print(f"hardpix: {fault}", file=sys.stderr)
     return 1 if faults else 0
@@ -40,6 +55,27 @@ def check_folder(out: Path) -> None:
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--out {out}: {path} is a file; name a folder")
+
+
+def own_values(source: Source) -> Mapping[int, int]:
+    """Class index -> the number that ``source``'s test server takes; raises where it has none of its own."""
+    values = source.submission_values()
+    if values is None:
+        raise ConfigError(
+            f"--values dataset: {source.info.name} has no numbers of its own; use --values index, or data=NAME for "
+            f"one of {', '.join(_with_own_values())} with the same classes"
+        )
+    return values
+
+
+def _with_own_values() -> list[str]:
+    import hardpix.data
+
+    kinds = [
+        kind for kind in vars(hardpix.data).values() if isinstance(kind, type) and issubclass(kind, Source)
+    ]
+    known = [k for k in kinds if k.submission_values is not Source.submission_values and hasattr(k, "info")]
+    return sorted(kind.info.name for kind in known)
 
 
 def find_device(name: str) -> str:
@@ -81,9 +117,18 @@ def find_images(sources: list[Path]) -> list[Path]:
     return list(seen.values())
 
 
-def predict(method, data, paths: list[Path], out: Path, *, device: str) -> list[str]:
+def predict(
+    method,
+    data,
+    paths: list[Path],
+    out: Path,
+    *,
+    device: str,
+    values: Mapping[int, int] | None = None,
+) -> list[str]:
     """``out/label/NAME.png`` (class index), ``out/overlay/NAME.png`` and ``out/<map>/NAME.png`` per image.
 
+    ``values``: class index -> the number that stands for it in the label file; None: the index itself.
     Returns a sentence for every file that could not be read; the others are labelled all the same.
     """
     import torch
@@ -96,6 +141,7 @@ def predict(method, data, paths: list[Path], out: Path, *, device: str) -> list[
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.info.mean, data.info.std))
     (out / "label").mkdir(parents=True, exist_ok=True)
     (out / "overlay").mkdir(exist_ok=True)
+    table = None if values is None else value_table(values, data.info.num_classes)
     faults = []
     for path in paths:
         try:
@@ -108,10 +154,17 @@ def predict(method, data, paths: list[Path], out: Path, *, device: str) -> list[
             label = method.enlarge(method.predict_logits(image), image.shape).argmax(1)[0].cpu()
             maps = {k: v[0].float().cpu().numpy() for k, v in method.maps({"image": image}).items()}
         index = label.to(torch.uint8 if data.info.num_classes <= 256 else torch.int32).numpy()
-        Image.fromarray(index).save(out / "label" / f"{path.stem}.png")
+        stored = index if table is None else table[index]
+        Image.fromarray(stored).save(out / "label" / f"{path.stem}.png")
         drawn = overlay(pixels.permute(1, 2, 0).numpy(), index, data.info.palette, data.info.ignore_index)
         Image.fromarray(drawn).save(out / "overlay" / f"{path.stem}.png")
         for name, values in maps.items():
             (out / name).mkdir(exist_ok=True)
             Image.fromarray(heatmap(values)).save(out / name / f"{path.stem}.png")
     return faults
+
+
+def value_table(values: Mapping[int, int], classes: int) -> np.ndarray:
+    """The numbers of the classes ``0..classes-1`` as a table to index: uint8, or uint16 where one is above 255."""
+    numbers = [values[index] for index in range(classes)]
+    return np.array(numbers, np.uint8 if max(numbers) < 256 else np.uint16)

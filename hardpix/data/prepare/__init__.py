@@ -8,7 +8,10 @@ from hardpix.data.prepare.recipe import Recipe
 from hardpix.types import ConfigError
 
 # Name on the command line -> module of this package and class.
-RECIPES: dict[str, tuple[str, str]] = {}
+RECIPES: dict[str, tuple[str, str]] = {
+    "cityscapes": ("cityscapes", "CityscapesRecipe"),
+    "gtav": ("gtav", "GTAVRecipe"),
+}
 
 
 def find_recipe(name: str) -> type[Recipe]:
