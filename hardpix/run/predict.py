@@ -158,9 +158,9 @@ def predict(
         Image.fromarray(stored).save(out / "label" / f"{path.stem}.png")
         drawn = overlay(pixels.permute(1, 2, 0).numpy(), index, data.info.palette, data.info.ignore_index)
         Image.fromarray(drawn).save(out / "overlay" / f"{path.stem}.png")
-        for name, values in maps.items():
+        for name, shown in maps.items():
             (out / name).mkdir(exist_ok=True)
-            Image.fromarray(heatmap(values)).save(out / name / f"{path.stem}.png")
+            Image.fromarray(heatmap(shown)).save(out / name / f"{path.stem}.png")
     return faults
 
 
