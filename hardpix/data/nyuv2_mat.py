@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor
 from hardpix.data.base import Sample
 from hardpix.data.files import Border, crop_border
 from hardpix.data.labels import LabelCode
-from hardpix.types import ConfigError, DataError
+from hardpix.data.matlab import open_hdf5, read_variable
+from hardpix.types import DataError
 
 LABELED, SPLITS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
 RAW_CLASSES, CLASSES = 894, 40
@@ -98,14 +98,14 @@ class MatFrames:
     def _file(self) -> Any:
         """The open file. A handle is never used in a forked process: HDF5's state does not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), _open(self._path)
+            self._opened = os.getpid(), open_hdf5(self._path)
         return self._opened[1]
 
     def _check(self) -> None:
         """Every dataset that is read exists, has its shape and holds every frame of the split."""
         used = ["images"] + ["labels"] * self._with_label + ["depths"] * self._with_depth
         last = max(int(name) for name in self._names)
-        with _open(self._path) as file:
+        with open_hdf5(self._path) as file:
             for key in used:
                 shape = file[key].shape if key in file else None
                 if shape is None or shape[1:] != _SHAPES[key]:
@@ -143,32 +143,6 @@ def raw_label_code(root: Path, ignore_index: int) -> LabelCode:
 
 def _read_v5(path: Path, key: str) -> NDArray[np.int64]:
     """A vector of whole numbers from a MATLAB v5 file."""
-    scipy_io = _need("scipy.io", path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; beside {LABELED} must lie {SPLITS} and {MAPPING}")
-    try:
-        found = scipy_io.loadmat(path, variable_names=[key])
-    except Exception as error:  # scipy raises a class of its own for each kind of damage
-        raise DataError(f"{path}: not readable as a MATLAB v5 file ({error}); download it again") from None
-    if key not in found:
-        raise DataError(f"{path}: variable {key} is missing; it must be the file of the official release")
-    return found[key].ravel().astype(np.int64)
-
-
-def _open(path: Path) -> Any:
-    h5py = _need("h5py", path)
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            f"{path}: not readable as a MATLAB v7.3 (HDF5) file ({error}); download it again"
-        ) from None
-
-
-def _need(module: str, path: Path) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"{path}: MATLAB files are read with h5py and scipy; install them with pip install 'hardpix[mat]'"
-        ) from None
+    return read_variable(path, key).ravel().astype(np.int64)
