@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +27,17 @@ _INDEX = ("L", "P", "1")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
-def read_colour(path: Path) -> NDArray[np.uint8]:
+class Encoded(NamedTuple):
+    """An image file that lies in memory; messages name it as ``where``."""
+
+    data: bytes
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+def read_colour(path: Path | Encoded) -> NDArray[np.uint8]:
     """RGB ``[H, W, 3]``. Grey is repeated, palettes looked up, alpha dropped; 16-bit grey keeps its high byte."""
     image = _open(path)
     if image.mode in _DEEP:
@@ -44,7 +56,7 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(read_colour(path)).permute(2, 0, 1)
 
 
-def read_index(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def read_index(path: Path | Encoded) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """A label image ``[H, W]``: grey or palette (whose indices count, not its colours), 8 or 16 bits."""
     image = _open(path)
     if image.mode in _DEEP:
@@ -64,6 +76,13 @@ def read_depth(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     if image.mode != "L":
         raise DataError(f"{path}: depth must be a grey image of 8 or 16 bits, but this one is {image.mode}")
     return _pixels(image)
+
+
+def refuse_lossy(path: Path | Encoded) -> None:
+    """Refuse a JPEG (by its ending, or by its first bytes) where numbers must be exact."""
+    by_name = isinstance(path, Path) and path.suffix.lower() in (".jpg", ".jpeg")
+    if by_name or (isinstance(path, Encoded) and path.data.startswith(b"\xff\xd8")):
+        raise DataError(f"{path}: JPEG changes numbers at every edge; labels and depth must be PNG or TIFF")
 
 
 def same_size(array: NDArray | Tensor, path: Path, other: NDArray, other_path: Path) -> None:
@@ -113,15 +132,45 @@ def orientation(path: Path) -> int:
         return 1
 
 
+class Traits(NamedTuple):
+    """What decoding an image file changes without a word."""
+
+    turned: bool  # an EXIF orientation is applied
+    transparent: bool  # transparency is dropped
+    deep: bool  # 16 bits become 8
+
+
+def traits(path: Path) -> Traits:
+    """From the header of an image file alone; raises ``DataError`` where it cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            return Traits(_orientation(image) > 1, transparent, image.mode in _DEEP)
+    except Image.DecompressionBombError:
+        raise _bomb(path) from None
+    except _BROKEN as error:
+        raise _unreadable(path, error) from None
+
+
+def decodes(path: Path) -> bool:
+    """Whether the pixels of an image file can be decoded, whatever they may mean."""
+    try:
+        _open(path)
+    except DataError:
+        return False
+    return True
+
+
 def _orientation(image: Image.Image) -> int:
     # Without an EXIF block Pillow would look for one behind the pixels, which costs a decoding.
     return int(image.getexif().get(274, 1)) if "exif" in image.info else 1
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path | Encoded) -> Image.Image:
     """Decode a file after its header has been judged; turned upright where its EXIF says so."""
+    file = io.BytesIO(path.data) if isinstance(path, Encoded) else path
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             _judge(image, path)
             image.load()
             return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
@@ -131,25 +180,27 @@ def _open(path: Path) -> Image.Image:
         raise _unreadable(path, error) from None
 
 
-def _judge(image: Image.Image, path: Path) -> None:
+def _judge(image: Image.Image, path: Path | Encoded) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"{path}: its header claims {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
         )
 
 
-def _bomb(path: Path) -> DataError:
+def _bomb(path: Path | Encoded) -> DataError:
     return DataError(f"{path}: its header claims too many pixels; at most {MAX_PIXELS} are read")
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: Path | Encoded, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: no such file; the data set needs it")
     reason = "it is empty" if _is_empty(path) else str(error).replace(f" {str(path)!r}", "")
     return DataError(f"{path}: not a readable {', '.join(FORMATS)} image ({reason})")
 
 
-def _is_empty(path: Path) -> bool:
+def _is_empty(path: Path | Encoded) -> bool:
+    if isinstance(path, Encoded):
+        return not path.data
     return path.is_file() and path.stat().st_size == 0
 
 

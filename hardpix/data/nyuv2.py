@@ -101,6 +101,19 @@ class NYUv2(FileSource):
         folder = self._folder(split)
         return [self._frame(folder, name) for name in self._hold_out(split, self._names(folder))]
 
+    def strays(self, split: str) -> list[Path]:
+        """The 8-bit depth of a frame whose 16-bit depth is used is none."""
+        used = {f.name for f in self.files(split)}
+        return [path for path in super().strays(split) if path.stem not in used]
+
+    def remarks(self) -> tuple[str, ...]:
+        if not self._ignore_40 or (self.root / LABELED).is_file():
+            return ()
+        return (
+            "training labels: value 40 (otherprop) is read as void, with which one release merged it "
+            "(void_40_in_train=ignore)",
+        )
+
     def label_reader(self, split: str) -> LabelCode:
         ignore = self.info.ignore_index
         mapping = {0: ignore, **{value: value - 1 for value in range(1, len(CLASSES) + 1)}}
