@@ -6,7 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -227,6 +227,12 @@ def list_images(folder: Path) -> list[Path]:
     if not found:
         raise DataError(f"{folder}: no PNG, JPEG or TIFF image in it; it must hold the images of the split")
     return found
+
+
+def frame_name(image: str) -> str:
+    """A frame's name, usable as a file stem, from its image's path in a list: ``a/b/0001.png`` -> ``a__b__0001``."""
+    parts = PurePosixPath(image.replace("\\", "/")).with_suffix("").parts
+    return "__".join(part for part in parts if part not in ("/", ".."))
 
 
 def existing_root(root: str | Path, what: str) -> Path:

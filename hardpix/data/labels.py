@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.data.images import read_colour, read_index
+from hardpix.data.images import Encoded, read_colour, read_index
 from hardpix.types import DataError
 
 Colour = tuple[int, int, int]
@@ -47,8 +47,8 @@ class LabelCode:
             self._table[value] = index
             self._legal[value] = True
 
-    def read(self, path: Path, image: Path) -> Tensor:
-        return self.decode(read_index(path), path)
+    def read(self, path: Path | Encoded, image: Path | Encoded) -> Tensor:
+        return self.decode(read_index(path), str(path))
 
     def identity(self) -> str:
         return f"{self.mapping}"
@@ -80,8 +80,8 @@ class ColourCode:
         self._colours = np.array([colour for colour, _ in order], dtype=np.int32)
         self._indices = np.array([index for _, index in order], dtype=np.uint8)
 
-    def read(self, path: Path, image: Path) -> Tensor:
-        return self.decode(read_colour(path), path)
+    def read(self, path: Path | Encoded, image: Path | Encoded) -> Tensor:
+        return self.decode(read_colour(path), str(path))
 
     def identity(self) -> str:
         return f"{self.mapping}"
