@@ -1,0 +1,209 @@
+"""Archives from strangers: what they hold, which of it is refused, and unpacking that can be interrupted.
+
+An archive is judged whole before anything is written. What is refused is what could write outside the target
+(absolute names, ``..``, links), stop at a file that is none (devices, pipes), overwrite another member, or fill
+the disk. While unpacking, bytes are counted against the declared size, and a file appears only when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from hardpix.data.prepare.entries import CHUNK, Member, entries, sentences
+from hardpix.types import DataError
+
+PARTIAL = ".partial"  # a file that is being written, beside the targets
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may ask for. Above ``free_size`` bytes it must not expand more than ``ratio`` times
+    (deflate cannot do more than 1032; pictures stay near 1), which bounds what a bomb can write.
+    """
+
+    members: int = 1_000_000
+    ratio: int = 1000
+    free_size: int = 100_000_000
+    name_bytes: int = 255
+    path_bytes: int = 4095
+    folds_case: bool = False  # the file system takes A and a for the same name
+
+    @classmethod
+    def of(cls, folder: Path) -> Limits:
+        """Those of the file system on which ``folder``, which need not exist yet, will be."""
+        place = nearest_existing(folder)
+        twin = Path(str(place).swapcase())
+        folds = twin != place and twin.exists() and twin.samefile(place)
+        try:
+            name, path = os.pathconf(place, "PC_NAME_MAX"), os.pathconf(place, "PC_PATH_MAX") - 1
+        except (AttributeError, OSError, ValueError):  # a system without it, or without a limit
+            return cls(folds_case=folds)
+        return cls(name_bytes=name, path_bytes=path, folds_case=folds)
+
+
+def nearest_existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+def list_members(archive: Path) -> Iterator[Member]:
+    """The members in order, from the headers alone; a compressed tar is read to its end, which checks it.
+
+    Raises ``DataError`` where the archive is cut off or damaged.
+    """
+    for member, _ in entries(archive):
+        yield member
+
+
+def judge(
+    archive: Path, members: Iterable[Member], wanted: Callable[[str], bool], target: Path, limits: Limits
+) -> list[Member]:
+    """The files to unpack below ``target``, with their names made plain (``./a//b`` is ``a/b``).
+
+    Raises ``DataError`` that names the first member that is refused. Names are judged of all members, the rest
+    only of those that are ``wanted``. What macOS adds (``__MACOSX``, ``._name``, ``.DS_Store``) is left out.
+    """
+    chosen: list[Member] = []
+    packed, total, archive_size = 0, 0, archive.stat().st_size
+    names = _Names(limits.folds_case)
+    for member in members:
+        parts = _safe_parts(archive, member)
+        if not parts or member.folder or _of_macos(parts) or not wanted("/".join(parts)):
+            continue
+        name = "/".join(parts)
+        fault = member.fault or names.clash(name) or _too_long(parts, target, limits)
+        fault = fault or _expands(member, limits)
+        if fault:
+            raise _refused(archive, member, fault)
+        total, packed = total + member.size, packed + (member.packed or 0)
+        if total > limits.free_size and total > limits.ratio * archive_size:
+            raise _refused(archive, member, f"with it the archive expands more than {limits.ratio} times")
+        if packed > archive_size:
+            raise _refused(archive, member, "it shares its bytes with other members")
+        chosen.append(replace(member, name=name))
+        if len(chosen) > limits.members:
+            raise _refused(archive, member, f"it is one of more than {limits.members} files")
+    return chosen
+
+
+def unpack(
+    archive: Path, chosen: Sequence[Member], target: Path, advance: Callable[[int], None] = lambda size: None
+) -> None:
+    """Write the files of :func:`judge` below ``target``; those that are there with their size are kept.
+
+    ``advance`` is told of bytes that are done. Raises ``DataError`` that names archive and member where one is
+    damaged or longer or shorter than declared; the files before it stay, of itself nothing does.
+    """
+    todo = {}
+    for member in chosen:
+        if is_whole(target / member.name, member.size):
+            advance(member.size)
+        else:
+            todo[member.index] = member
+    if not todo:
+        return
+    for entry, open_entry in entries(archive):
+        if entry.index in todo:
+            member = todo.pop(entry.index)
+            with sentences(archive, member.name), open_entry() as stream:
+                _write(archive, member, stream, target, advance)
+        if not todo:
+            return
+    raise DataError(f"{archive}: it changed while it was read; leave it alone and give the same command")
+
+
+def is_whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _write(
+    archive: Path, member: Member, stream: IO[bytes], target: Path, advance: Callable[[int], None]
+) -> None:
+    path, partial = target / member.name, target.with_name(PARTIAL)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    try:
+        with open(partial, "wb") as file:
+            while chunk := stream.read(CHUNK):
+                written += len(chunk)
+                if written > member.size:
+                    raise _refused(archive, member, f"it is longer than the {member.size} bytes it declares")
+                file.write(chunk)
+                advance(len(chunk))
+        if written < member.size:
+            raise DataError(
+                f"{archive}: its member {member.name!r} has {written} bytes of {member.size}; download it again"
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Names:
+    """The files and folders of an archive so far, which must not take each other's places."""
+
+    def __init__(self, folds_case: bool) -> None:
+        self._folds, self._files, self._folders = folds_case, set[str](), set[str]()
+
+    def clash(self, name: str) -> str:
+        """Why there cannot be a file ``name`` besides those before; empty where there can."""
+        if self._folds:
+            name = unicodedata.normalize("NFC", name).casefold()
+        parents = [name[: slash.start()] for slash in re.finditer("/", name)]
+        if name in self._files:
+            return "another member has the same name"
+        if name in self._folders or any(parent in self._files for parent in parents):
+            return "a name is that of a file and of a folder"
+        self._files.add(name)
+        self._folders.update(parents)
+        return ""
+
+
+def _safe_parts(archive: Path, member: Member) -> list[str]:
+    """The parts of the name; none for the archive's own root."""
+    name = member.name
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/"):
+        raise _refused(archive, member, "its name is an absolute path")
+    if "\\" in name:
+        raise _refused(archive, member, "its name has a backslash")
+    if re.match("[A-Za-z]:", "".join(parts[:1])):
+        raise _refused(archive, member, "its name has a drive letter")
+    if ".." in parts:
+        raise _refused(archive, member, "its name leads out of the folder")
+    if "\0" in name:
+        raise _refused(archive, member, "its name has a NUL")
+    return parts
+
+
+def _of_macos(parts: Sequence[str]) -> bool:
+    return parts[0] == "__MACOSX" or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
+
+
+def _too_long(parts: Sequence[str], target: Path, limits: Limits) -> str:
+    try:
+        sizes = [len(os.fsencode(part)) for part in parts]
+        path = len(os.fsencode(target.absolute() / "/".join(parts)))
+    except UnicodeEncodeError:
+        return "its name cannot be written on this file system"
+    if max(sizes) > limits.name_bytes or path > limits.path_bytes:
+        return "its name is longer than the file system takes"
+    return ""
+
+
+def _expands(member: Member, limits: Limits) -> str:
+    if member.packed is None or member.size <= max(limits.free_size, limits.ratio * member.packed):
+        return ""
+    return f"it expands {member.packed} bytes to {member.size}"
+
+
+def _refused(archive: Path, member: Member, why: str) -> DataError:
+    return DataError(
+        f"{archive}: its member {member.name!r} is refused: {why}; "
+        "if you trust the archive, unpack it yourself and give the folder"
+    )
