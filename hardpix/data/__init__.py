@@ -6,6 +6,7 @@ from hardpix.data.cityscapes import Cityscapes
 from hardpix.data.datamodule import DataModule
 from hardpix.data.folder import Folder
 from hardpix.data.gtav import GTAV
+from hardpix.data.isaid import ISAID
 from hardpix.data.nyuv2 import NYUv2
 from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
@@ -15,6 +16,7 @@ from hardpix.data.transforms import TestTransform, TrainTransform
 
 __all__ = [
     "GTAV",
+    "ISAID",
     "CamVid",
     "Cityscapes",
     "DataModule",

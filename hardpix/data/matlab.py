@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 from hardpix.types import ConfigError, DataError
 
 
-def read_variable(path: Path, key: str) -> NDArray:
-    """Variable ``key`` of a MATLAB v5 file."""
+def read_variable(path: Path, *keys: str) -> NDArray:
+    """The first of the variables ``keys`` that a MATLAB v5 file holds."""
     scipy_io = _need("scipy.io", path)
     try:
-        found = scipy_io.loadmat(path, variable_names=[key])
+        found = scipy_io.loadmat(path, variable_names=keys)
     except Exception as error:  # scipy raises a class of its own for each kind of damage
         raise DataError(f"{path}: not readable as a MATLAB v5 file ({error}); download it again") from None
-    if key not in found:
-        raise DataError(f"{path}: variable {key} is missing; it must be the file of the official release")
-    return found[key]
+    for key in keys:
+        if key in found:
+            return found[key]
+    raise DataError(
+        f"{path}: variable {' or '.join(keys)} is missing; it must be the file of the official release"
+    )
 
 
 def open_hdf5(path: Path) -> Any:
