@@ -11,7 +11,8 @@ from hardpix.data.cityscapes import CLASSES, LABELS, PALETTE, VOID, class_to_id,
 from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.images import image_mode, image_size
 from hardpix.data.labels import ColourCode, LabelCode
-from hardpix.types import ConfigError, DataError, DatasetInfo
+from hardpix.data.matlab import read_variable
+from hardpix.types import DataError, DatasetInfo
 
 SPLIT_FILE = "split.mat"
 LICENSE_PLATE = 34  # the one id beyond Cityscapes' files, where licence plates are not drawn
@@ -74,7 +75,7 @@ class GTAV(FileSource):
         """The frames that belong to ``split``; None: all."""
         path = self.root / SPLIT_FILE
         if path.is_file():
-            return _read_split(path, f"{split}Ids")
+            return {int(number) for number in read_variable(path, f"{split}Ids").ravel()}
         if split == "train":
             return None
         raise DataError(
@@ -109,20 +110,3 @@ class IdOrColour:
 
 def _number(image: Path) -> int | None:
     return int(image.stem) if image.stem.isdecimal() else None
-
-
-def _read_split(path: Path, key: str) -> set[int]:
-    """The frame numbers, from 1, that a variable of ``split.mat`` holds."""
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"{path}: MATLAB files are read with scipy; install it with pip install 'hardpix[mat]'"
-        ) from None
-    try:
-        found = loadmat(path, variable_names=[key])
-    except Exception as error:  # scipy raises a class of its own for each kind of damage
-        raise DataError(f"{path}: not readable as a MATLAB v5 file ({error}); download it again") from None
-    if key not in found:
-        raise DataError(f"{path}: variable {key} is missing; it must be the {SPLIT_FILE} of read_mapping.zip")
-    return {int(number) for number in found[key].ravel()}
