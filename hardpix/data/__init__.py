@@ -12,6 +12,7 @@ from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
 from hardpix.data.synthetic import SyntheticRooms
 from hardpix.data.tensors import DepthMap
+from hardpix.data.total_text import TotalText
 from hardpix.data.transforms import TestTransform, TrainTransform
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Source",
     "SyntheticRooms",
     "TestTransform",
+    "TotalText",
     "TrainTransform",
     "pack",
 ]
