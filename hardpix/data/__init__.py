@@ -10,6 +10,7 @@ from hardpix.data.isaid import ISAID
 from hardpix.data.nyuv2 import NYUv2
 from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
+from hardpix.data.sunrgbd import SUNRGBD
 from hardpix.data.synthetic import SyntheticRooms
 from hardpix.data.tensors import DepthMap
 from hardpix.data.total_text import TotalText
@@ -17,6 +18,7 @@ from hardpix.data.transforms import TestTransform, TrainTransform
 
 __all__ = [
     "GTAV",
+    "SUNRGBD",
     "ISAID",
     "CamVid",
     "Cityscapes",

@@ -11,6 +11,7 @@ from hardpix.types import ConfigError
 RECIPES: dict[str, tuple[str, str]] = {
     "cityscapes": ("cityscapes", "CityscapesRecipe"),
     "gtav": ("gtav", "GTAVRecipe"),
+    "sunrgbd": ("sunrgbd", "SUNRGBDRecipe"),
     "isaid": ("isaid", "ISAIDRecipe"),
 }
 
