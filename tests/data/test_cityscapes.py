@@ -395,7 +395,7 @@ class TestReal:
         differing = np.argwhere(mapped != stored)
         assert len(differing) <= 77
         for y, x in differing:
-            assert len(np.unique(mapped[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2])) > 1
+            assert len(np.unique(mapped[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3])) > 1
         raw = np.array(Image.open(next((root / "gtFine").rglob("*labelIds.png"))))
         for number in np.unique(raw):
             assert np.bincount(stored[raw == number]).argmax() == TRAIN_ID.get(int(number), 255)
