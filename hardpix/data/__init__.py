@@ -3,10 +3,13 @@
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.camvid import CamVid
 from hardpix.data.cityscapes import Cityscapes
+from hardpix.data.coco import Coco
 from hardpix.data.datamodule import DataModule
 from hardpix.data.folder import Folder
 from hardpix.data.gtav import GTAV
+from hardpix.data.huggingface import HuggingFace
 from hardpix.data.isaid import ISAID
+from hardpix.data.listed import Listed
 from hardpix.data.nyuv2 import NYUv2
 from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
@@ -18,14 +21,17 @@ from hardpix.data.transforms import TestTransform, TrainTransform
 
 __all__ = [
     "GTAV",
-    "SUNRGBD",
     "ISAID",
+    "SUNRGBD",
     "CamVid",
     "Cityscapes",
+    "Coco",
     "DataModule",
     "DepthMap",
     "Folder",
     "Frames",
+    "HuggingFace",
+    "Listed",
     "NYUv2",
     "Packed",
     "Photometric",

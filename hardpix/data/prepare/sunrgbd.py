@@ -71,8 +71,8 @@ class SUNRGBDRecipe(Recipe):
 
 def picture_tree(work: Work) -> Path:
     """The folder that holds those of the sensors."""
-    found = (work.search(sensor) for sensor in SENSORS)
-    return next((path for path in found if path), None) or work.find(SENSORS[0], PICTURES)
+    found = [path for path in map(work.search, SENSORS) if path]
+    return (found[0] if found else work.find(SENSORS[0], PICTURES)).parent
 
 
 def frame_files(entry: Entry) -> tuple[Path, ...]:
