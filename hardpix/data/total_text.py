@@ -70,9 +70,11 @@ class TotalText(FileSource):
     def files(self, split: str) -> list[FrameFiles]:
         existing_root(self.root, "Total-Text")
         labels, (prefix, suffix) = self._labels(split), NAMES[self._truth]
-        found = {_key(path): path for path in sorted(labels.iterdir())} if labels.is_dir() else {}
+        found = {truth_key(path): path for path in sorted(labels.iterdir())} if labels.is_dir() else {}
         return [
-            FrameFiles(image.stem, image, found.get(_key(image), labels / f"{prefix}{image.stem}{suffix}"))
+            FrameFiles(
+                image.stem, image, found.get(truth_key(image), labels / f"{prefix}{image.stem}{suffix}")
+            )
             for image in sorted(list_images(self.root / "Images" / _folder(split)), key=_number)
         ]
 
@@ -155,7 +157,7 @@ def _folder(split: str) -> str:
     return "Train" if split == "train" else "Test"
 
 
-def _key(path: Path) -> str:
+def truth_key(path: Path) -> str:
     """What an image and its truth share: ``img61`` of img61.JPG and of poly_gt_img61.mat."""
     return path.stem.lower().removeprefix("poly_").removeprefix("gt_")
 

@@ -13,6 +13,7 @@ RECIPES: dict[str, tuple[str, str]] = {
     "gtav": ("gtav", "GTAVRecipe"),
     "sunrgbd": ("sunrgbd", "SUNRGBDRecipe"),
     "isaid": ("isaid", "ISAIDRecipe"),
+    "total_text": ("total_text", "TotalTextRecipe"),
 }
 
 
