@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,9 @@ class BalancedCrossEntropy(nn.Module):
     """Cross-entropy times a weight of the pixel's class.
 
     ``weights`` (with ``weighting="fixed"``) lists one weight per class; the other weightings are computed once,
-    at the first use, from ``class_counts()`` of the training split. ``normalizer`` divides by the number of
-    ``"valid"`` or of ``"all"`` pixels, whatever they weigh; ``weight_normalized=True`` divides by the sum of the
-    weights instead (PyTorch's weighted mean).
+    at a run's start (else at the first use), from ``class_counts()`` of the training split. ``normalizer`` divides
+    by the number of ``"valid"`` or of ``"all"`` pixels, whatever they weigh; ``weight_normalized=True`` divides by
+    the sum of the weights instead (PyTorch's weighted mean).
     """
 
     weight: Tensor | None  # [C] float32
@@ -83,10 +83,21 @@ class BalancedCrossEntropy(nn.Module):
         total = weight[label[valid]].sum()
         return error.sum() / torch.where(total > 0, total, 1.0)
 
-    def _weight_for(self, logits: Tensor) -> Tensor:
+    def remarks(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The weights as a line to print at a run's start; counts the classes where that is still to be done."""
+        weight = self._counted().tolist()
+        if len(weight) != len(classes):
+            return ()  # the first step says so
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in zip(classes, weight, strict=True))
+        return (f"class weights ({self.weighting}): {listed}",)
+
+    def _counted(self) -> Tensor:
         if self.weight is None:
             self.weight = class_weights(self.class_counts(), self.weighting)
-        self.weight = self.weight.to(logits.device)
+        return self.weight
+
+    def _weight_for(self, logits: Tensor) -> Tensor:
+        self.weight = self._counted().to(logits.device)
         if len(self.weight) != logits.shape[1]:
             raise ConfigError(
                 f"loss.weights has {len(self.weight)} numbers, but must have one per class, {logits.shape[1]}."

@@ -101,6 +101,8 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
+    for line in data.source.remarks():
+        print(line)
     load_weights(method, run_dir, weights)
     trainer = pl.Trainer(
         accelerator=cfg.trainer.accelerator,

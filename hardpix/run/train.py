@@ -30,6 +30,7 @@ from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.panels import write_panels
+from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model
 from hardpix.types import ConfigError, HardpixError
 
@@ -129,6 +130,11 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
 def _run(job: Job) -> dict[str, float]:
     print(f"run {job.run_dir}", flush=True)
     trainer, method = job.trainer, job.method
+    remarks = start_remarks(
+        job.data, method
+    )  # in every process: the counts must be there before the first step
+    for line in remarks if trainer.is_global_zero else ():
+        print(line, flush=True)
     try:
         tracking.connect(job.loggers)
         trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
