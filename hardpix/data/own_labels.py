@@ -39,6 +39,7 @@ class OwnLabels:
         listed = read_classes(classes)
         self.names, self.void = listed.names, void(len(listed.names))
         self._given = palette_of(listed, palette)
+        self._usual = ignore_index
         self.palette = self._given or voc_palette(len(self.names))
         if label_format == "colour":
             if label_map is not None:
@@ -53,10 +54,7 @@ class OwnLabels:
 
     def remarks(self, name: str) -> tuple[str, ...]:
         """The line on values that are not their class's own index, for :meth:`Source.remarks`."""
-        if isinstance(self.code, LabelCode):
-            said = mapping_sentence(self.code.mapping, self.names)
-        else:
-            said = mapping_sentence(self.code.mapping, self.names, text=lambda c: f"({c[0]}, {c[1]}, {c[2]})")
+        said = mapping_sentence(self.code.mapping, self.names, usual=self._usual)
         return (f"labels of {name}: {said}",) if said else ()
 
     def _numbers(
@@ -135,19 +133,24 @@ def check_targets(label_map: Mapping[int, int], classes: int, ignore_value: int)
         )
 
 
-def mapping_sentence(mapping: Mapping[Any, int], names: Sequence[str], text: Any = None) -> str:
+def mapping_sentence(
+    mapping: Mapping[Any, int],
+    names: Sequence[str],
+    *,
+    usual: int | None = None,
+) -> str:
     """``7 -> road, 8 -> sidewalk, 3 values -> ignored (0..2)``; empty where every value is its class's own index.
 
-    ``text`` writes a value that is no number (a colour).  The one usual ignored value beside an identity
-    (255, or what the user named) is no remapping.
+    ``usual``: the ignored value that goes without saying.
     """
     classes = {value: index for value, index in mapping.items() if index < len(names)}
     ignored = [value for value in mapping if value not in classes]
-    if all(value == index for value, index in classes.items()) and len(ignored) <= 1:
+    if all(value == index for value, index in classes.items()) and set(ignored) <= {usual}:
         return ""
-    parts = [f"{text(v) if text else v} -> {names[index]}" for v, index in classes.items()]
+    parts = [f"{value} -> {names[index]}" for value, index in classes.items()]
     if ignored:
-        listed = ", ".join(map(text, ignored)) if text else ranges(ignored)
-        count = f"{len(ignored)} values -> ignored ({listed})" if len(ignored) > 1 else f"{listed} -> ignored"
-        parts.append(count)
+        numbers = all(isinstance(value, int) for value in ignored)
+        listed = ranges(ignored) if numbers else ", ".join(map(str, ignored))
+        many = len(ignored) > 1
+        parts.append(f"{len(ignored)} values -> ignored ({listed})" if many else f"{listed} -> ignored")
     return ", ".join(parts)

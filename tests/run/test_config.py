@@ -14,7 +14,10 @@ from hardpix.types import ConfigError
 # Values that a user must give, filled in for the check.
 NEEDED = {
     "data=folder": ["data.source.root=x", "data.source.classes=[a,b]"],
+    "data=huggingface": ["data.source.root=x", "data.source.classes=[a,b]"],
+    "data=listed": ["data.source.listing=x.csv", "data.source.classes=classes.txt"],
     "data=packed": ["data.source.root=x"],
+    "data=coco": ["data.source.root=x"],
 }
 
 

@@ -1,0 +1,237 @@
+"""Instance annotations in COCO's JSON form (Lin et al. 2014), as semantic labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hardpix.data.base import Frames, Sample, Source
+from hardpix.data.classes import ClassList, read_classes
+from hardpix.data.coco_file import by_image, categories_of, image_entries, read_annotations
+from hardpix.data.files import existing_root
+from hardpix.data.images import read_colour, same_size
+from hardpix.data.masks import Mask, decode, stacked
+from hardpix.data.own_labels import check_targets, mapping_sentence, palette_of, void
+from hardpix.data.palette import voc_palette
+from hardpix.types import ConfigError, DataError, DatasetInfo
+
+CHOICES = {"crowd": ("ignore", "class"), "others": ("ignore", "background")}
+
+
+class Coco(Source):
+    """Images and one JSON file of instance annotations per split; each pixel gets the class of its instance.
+
+    Layout below ``root``; ``{split}`` stands for the split's name (COCO's own are train2017 and val2017)::
+
+        {split}/FILE_NAME                        images, named by the JSON file
+        annotations/instances_{split}.json       images, annotations (polygons or run lengths), categories
+
+    Where instances overlap, the smaller one (by its mask's pixels) is on top. A crowd region lies below them all.
+
+    classes: category names in the order of the indices, or a file of them; None: all categories, in the order of
+    the file.
+    background: the name of the class of pixels in no instance, placed first unless ``classes`` names it; None: such
+    pixels are unlabelled.
+    label_map: category id -> class index (the background counts) or ``ignore_index``; None: by the names.
+    others: what becomes of a category that neither ``classes`` nor ``label_map`` names: ``ignore`` or ``background``.
+    crowd: pixels of ``iscrowd`` regions: ``ignore``, or their ``class``.
+    palette: one RGB colour per class, the background's included; None: the PASCAL VOC colours.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        name: str = "coco",
+        classes: Sequence[str] | str | None = None,
+        background: str | None = "background",
+        palette: Sequence[Sequence[int]] | None = None,
+        ignore_index: int = 255,
+        label_map: Mapping[int, int] | None = None,
+        others: str = "ignore",
+        crowd: str = "ignore",
+        images: str = "{split}",
+        annotations: str = "annotations/instances_{split}.json",
+    ) -> None:
+        for key, value in (("crowd", crowd), ("others", others)):
+            if value not in CHOICES[key]:
+                raise ConfigError(f"data.source.{key}={value}: must be {' or '.join(CHOICES[key])}")
+        self.root = existing_root(root, "the images and annotations")
+        self._images, self._annotations, self._crowd = images, annotations, crowd
+        self._categories = self._read_categories()
+        listed = _with_background(
+            ClassList(tuple(self._categories.values()), None, None)
+            if classes is None
+            else read_classes(classes),
+            background,
+        )
+        self.info = DatasetInfo(
+            name=name,
+            classes=listed.names,
+            palette=palette_of(listed, palette) or voc_palette(len(listed.names)),
+            ignore_index=void(len(listed.names)),
+        )
+        self._background = self.info.ignore_index if background is None else listed.names.index(background)
+        other = self._background if others == "background" else self.info.ignore_index
+        if label_map is None:
+            self._check_named(listed.names, background)
+        else:
+            check_targets(label_map, self.info.num_classes, ignore_index)
+            self._check_known(label_map)
+        self._mapping = {
+            number: self._target(number, listed.names, label_map, other) for number in self._categories
+        }
+
+    def frames(self, split: str, keys: frozenset[str]) -> Frames:
+        content = read_annotations(self._path(split))
+        if categories_of(content, self._path(split)) != self._categories:
+            raise DataError(
+                f"{self._path(split)}: its categories are not those of {self._first()}; all splits must have the same"
+            )
+        return CocoFrames(
+            content,
+            self._path(split),
+            self.root / self._images.replace("{split}", split),
+            keys,
+            mapping=self._mapping,
+            crowd=self.info.ignore_index if self._crowd == "ignore" else None,
+            background=self._background,
+            label_type=np.uint8 if self.info.ignore_index < 256 else np.int64,
+        )
+
+    def remarks(self) -> tuple[str, ...]:
+        said = mapping_sentence(self._mapping, self.info.classes)
+        names = (*self.info.classes, *["ignored"] * (self._background >= self.info.num_classes))
+        outside = f"pixels of no instance -> {names[min(self._background, len(names) - 1)]}"
+        crowds = "crowd regions -> ignored" if self._crowd == "ignore" else "crowd regions -> their class"
+        return (
+            f"labels of {self.info.name}: {'category ' + said + ', ' if said else ''}{outside}, {crowds}",
+        )
+
+    def _target(
+        self, number: int, names: tuple[str, ...], label_map: Mapping[int, int] | None, other: int
+    ) -> int:
+        if label_map is not None and number in label_map:
+            index = label_map[number]
+            return index if 0 <= index < len(names) else self.info.ignore_index
+        if label_map is None and self._categories[number] in names:
+            return names.index(self._categories[number])
+        return other
+
+    def _check_named(self, names: tuple[str, ...], background: str | None) -> None:
+        unknown = [name for name in names if name != background and name not in self._categories.values()]
+        if unknown:
+            raise ConfigError(
+                f"the class {unknown[0]!r} is no category of {self._first()}; "
+                f"its categories are {', '.join(self._categories.values())} "
+                "(data.source.label_map can give them other names)"
+            )
+
+    def _check_known(self, label_map: Mapping[int, int]) -> None:
+        unknown = [number for number in label_map if number not in self._categories]
+        if unknown:
+            raise ConfigError(
+                f"label_map maps the category id {unknown[0]}, which {self._first()} does not have; "
+                f"its ids are {', '.join(map(str, self._categories))}"
+            )
+
+    def _path(self, split: str) -> Path:
+        return self.root / self._annotations.replace("{split}", split)
+
+    def _first(self) -> Path:
+        """The smallest annotation file: all have the same categories."""
+        found = sorted(
+            self.root.glob(self._annotations.replace("{split}", "*")),
+            key=lambda p: (p.stat().st_size, p),
+        )
+        if not found:
+            raise DataError(f"{self._path('{split}')}: no such file; it must hold the annotations of a split")
+        return found[0]
+
+    def _read_categories(self) -> dict[int, str]:
+        path = self._first()
+        return categories_of(read_annotations(path), path)
+
+
+class CocoFrames:
+    """One split. The annotations are kept as one compact text: a million of small objects would fill the memory."""
+
+    def __init__(
+        self,
+        content: dict[str, Any],
+        path: Path,
+        images: Path,
+        keys: frozenset[str],
+        *,
+        mapping: Mapping[int, int],
+        crowd: int | None,
+        background: int,
+        label_type: type,
+    ) -> None:
+        self._path, self._with_label = path, "label" in keys
+        self._mapping, self._crowd = mapping, crowd
+        self._background, self._label_type = background, label_type
+        self._files, self._sizes, self._names = image_entries(content, path, images)
+        texts = [json.dumps(found).encode() for found in by_image(content, path)]
+        self._ends = np.cumsum([0, *map(len, texts)])
+        self._text = b"".join(texts)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def load(self, index: int) -> Sample:
+        """Decode one image and paint its instances."""
+        file = self._files[index]
+        image = read_colour(file)
+        sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=self._names[index])
+        if self._with_label:
+            label = self.label(index)
+            same_size(label, Path(f"{self._path}: image {file.name}"), image, file)
+            sample["label"] = label
+        return sample
+
+    def label(self, index: int) -> Tensor:
+        """The label ``[H, W]`` of one frame alone."""
+        height, width = self._sizes[index]
+        label: NDArray = np.full((height, width), self._background, dtype=self._label_type)
+        below: list[tuple[Mask, int]] = []
+        above: list[tuple[Mask, int]] = []
+        for annotation in json.loads(self._text[self._ends[index] : self._ends[index + 1]]):
+            mask = self._mask(annotation, height, width)
+            target = self._mapping[annotation["category_id"]]
+            if annotation["iscrowd"]:
+                below.append((mask, target if self._crowd is None else self._crowd))
+            else:
+                above.append((mask, target))
+        stacked(below, label)
+        stacked(above, label)
+        return torch.from_numpy(label)
+
+    def fingerprint(self) -> str:
+        """Changes when the annotations do, or what becomes of them."""
+        rules = f"{self._mapping} {self._crowd} {self._background} {self._names} {self._sizes}"
+        return hashlib.sha256(rules.encode() + self._text).hexdigest()
+
+    def _mask(self, annotation: dict[str, Any], height: int, width: int) -> Mask:
+        try:
+            return decode(annotation["segmentation"], height, width)
+        except ValueError as error:
+            raise DataError(f"{self._path}: annotation {annotation['id']}: {error}") from None
+
+
+def _with_background(listed: ClassList, background: str | None) -> ClassList:
+    if background is None or background in listed.names:
+        return listed
+    palette = None if listed.palette is None else ((0, 0, 0), *listed.palette)
+    return ClassList((background, *listed.names), palette, None)

@@ -1,0 +1,263 @@
+"""A Hugging Face dataset that lies on disk, with columns of images and masks."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardpix.data.base import Frames, Sample, Source
+from hardpix.data.files import existing_root
+from hardpix.data.images import Encoded, read_colour, refuse_lossy, same_size
+from hardpix.data.labels import ColourCode, LabelCode
+from hardpix.data.own_labels import OwnLabels
+from hardpix.data.statistics import cache_dir
+from hardpix.types import ConfigError, DataError, DatasetInfo
+
+# Nothing is ever asked of a network, whatever a file names.
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+class HuggingFace(Source):
+    """A dataset folder as ``save_to_disk`` writes it, or one of Parquet files; read with the package ``datasets``.
+
+    Layouts below ``root``::
+
+        {split}/state.json, dataset_info.json, *.arrow       save_to_disk of a DatasetDict
+        [data/]{split}.parquet or [data/]{split}-*.parquet   Parquet files; or {split}/*.parquet
+
+    Parquet files are converted once, into Arrow files below ``$HARDPIX_CACHE`` (else ``~/.cache/hardpix``).
+
+    image, label: the columns; each holds encoded images (PNG, JPEG or TIFF; a label no JPEG).
+    names: a column of frame names, unique in their split and usable as file names; None: the rows' numbers.
+    classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
+    :class:`hardpix.data.own_labels.OwnLabels`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        classes: Sequence[str] | str,
+        name: str = "huggingface",
+        image: str = "image",
+        label: str = "label",
+        names: str | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+        ignore_index: int = 255,
+        label_map: Mapping[int, int] | None = None,
+        label_format: str = "index",
+        ignore_colours: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self._image, self._label, self._name_column = image, label, names
+        self._labels = OwnLabels(
+            classes=classes,
+            palette=palette,
+            ignore_index=ignore_index,
+            label_map=label_map,
+            label_format=label_format,
+            ignore_colours=ignore_colours,
+        )
+        self.info = DatasetInfo(
+            name=name,
+            classes=self._labels.names,
+            palette=self._labels.palette,
+            ignore_index=self._labels.void,
+        )
+
+    def frames(self, split: str, keys: frozenset[str]) -> Frames:
+        existing_root(self.root, "a Hugging Face dataset")
+        where = f"{self.root}, split {split}"
+        columns = {"image": self._image} | ({"label": self._label} if "label" in keys else {})
+        dataset = _find(self.root, split)
+        _check_columns(dataset, columns, where)
+        return RowFrames(
+            tuple(Path(file["filename"]) for file in dataset.cache_files),
+            _names(dataset, self._name_column, where),
+            columns,
+            where=where,
+            labels=self._labels.code,
+        )
+
+    def remarks(self) -> tuple[str, ...]:
+        return self._labels.remarks(self.info.name)
+
+
+class RowFrames:
+    """One split as rows of Arrow files, which each process maps into its memory at its first frame."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        names: Sequence[str],
+        columns: Mapping[str, str],
+        *,
+        where: str,
+        labels: LabelCode | ColourCode,
+    ) -> None:
+        self._files, self._names, self._columns = files, names, dict(columns)
+        self._where, self._labels = where, labels
+        self._opened: tuple[int, Any] | None = None  # process id, dataset
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def load(self, index: int) -> Sample:
+        """Decode one row."""
+        file = self._cell("image", index)
+        image = read_colour(file)
+        sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=self._names[index])
+        if "label" in self._columns:
+            label = self.label(index)
+            same_size(label, Path(self._told("label", index)), image, Path(str(file)))
+            sample["label"] = label
+        return sample
+
+    def label(self, index: int) -> Tensor:
+        """The label of one row alone."""
+        file = self._cell("label", index)
+        refuse_lossy(file)
+        return self._labels.read(file, file)
+
+    def fingerprint(self) -> str:
+        """Changes when an Arrow file does (its size or time), or what the labels' contents mean."""
+        facts = [self._labels.identity(), self._columns["label"]]
+        for path in self._files:
+            stat = path.stat()
+            facts.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    def _told(self, kind: str, index: int) -> str:
+        return f"{self._where}, row {index}, column {self._columns[kind]}"
+
+    def _cell(self, kind: str, index: int) -> Encoded:
+        """The encoded image of a row; one that is stored as a path is read from there."""
+        where = self._told(kind, index)
+        try:
+            value = self._rows()[index].column(self._columns[kind])[0].as_py()
+        except Exception as error:  # damage raises classes of pyarrow's own
+            raise DataError(f"{where}: cannot be read ({_line(error)})") from None
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if data is None and path is not None:
+            try:
+                data = Path(path).read_bytes()
+            except OSError as error:
+                raise DataError(f"{where}: its file {path} cannot be read ({error.strerror})") from None
+        if data is None:
+            raise DataError(f"{where}: there is no image in it; every row must have one")
+        return Encoded(data, where)
+
+    def _rows(self) -> Any:
+        """The rows as Arrow tables, of this process's own files: nothing open is used across a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            datasets = _need(Path(self._where))
+            with _offline():
+                parts = [datasets.Dataset.from_file(str(path)) for path in self._files]
+                self._opened = os.getpid(), datasets.concatenate_datasets(parts).with_format("arrow")
+        return self._opened[1]
+
+
+def _find(root: Path, split: str) -> Any:
+    """The dataset of a split, memory-mapped."""
+    datasets = _need(root)
+    folder = root / split
+    parquet = [
+        *sorted(folder.glob("*.parquet")),
+        *(
+            path
+            for place in (root, root / "data")
+            for pattern in (f"{split}.parquet", f"{split}-*.parquet")
+            for path in sorted(place.glob(pattern))
+        ),
+    ]
+    try:
+        with _offline():
+            if (folder / "state.json").is_file():
+                return datasets.Dataset.load_from_disk(str(folder), keep_in_memory=False)
+            if parquet:
+                cache = cache_dir() / "huggingface"
+                return datasets.Dataset.from_parquet([str(p) for p in parquet], cache_dir=str(cache))
+    except Exception as error:  # each kind of damage raises a class of its own
+        raise DataError(f"{root}: split {split} cannot be read ({_line(error)})") from None
+    if (root / "state.json").is_file():
+        raise DataError(
+            f"{root}: a dataset without splits; save a DatasetDict, whose splits have a folder each"
+        )
+    raise DataError(
+        f"{root}: no split {split!r}; it must be saved with save_to_disk ({split}/state.json) or lie in Parquet files "
+        f"({split}-*.parquet)"
+    )
+
+
+def _check_columns(dataset: Any, columns: Mapping[str, str], where: str) -> None:
+    for kind, column in columns.items():
+        feature = dataset.features.get(column)
+        if feature is None:
+            raise DataError(
+                f"{where}: no column {column!r}; its columns are {', '.join(dataset.features)} (data.source.{kind})"
+            )
+        stored = getattr(feature, "dtype", None)
+        if type(feature).__name__ != "Image" and stored not in ("binary", "large_binary"):
+            raise DataError(f"{where}: column {column!r} holds {feature}; it must hold images")
+    if not len(dataset):
+        raise DataError(f"{where}: no rows in it; a split must have frames")
+
+
+def _names(dataset: Any, column: str | None, where: str) -> list[str]:
+    if column is None:
+        return [f"{row:06d}" for row in range(len(dataset))]
+    if column not in dataset.features:
+        raise DataError(
+            f"{where}: no column {column!r}; its columns are {', '.join(dataset.features)} (data.source.names)"
+        )
+    seen: dict[str, int] = {}
+    for row, name in enumerate(dataset.with_format(None)[column]):
+        if not isinstance(name, str) or not name or "/" in name or "\\" in name or name in (".", ".."):
+            raise DataError(f"{where}, row {row}: the name {name!r} must be usable as a file name")
+        if name in seen:
+            raise DataError(f"{where}, row {row}: the name {name!r} is there already (row {seen[name]})")
+        seen[name] = row
+    return list(seen)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in _OFFLINE}
+    os.environ.update(_OFFLINE)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _need(path: Path) -> Any:
+    try:
+        with _offline():  # the package looks at them when it is imported
+            return importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{path}: Hugging Face datasets are read with the package datasets; "
+            "install it with pip install 'hardpix[hf]'"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -1,0 +1,188 @@
+"""A user's own images and masks, named by a list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardpix.data.classes import csv_rows, parse_json, read_text
+from hardpix.data.files import FileSource, FrameFiles, frame_name
+from hardpix.data.images import SUFFIXES, refuse_lossy
+from hardpix.data.labels import LabelReader
+from hardpix.data.own_labels import OwnLabels
+from hardpix.types import ConfigError, DataError, DatasetInfo
+
+KEYS = ("image", "label", "depth", "split", "name")
+
+Row = tuple[str, dict[str, str]]  # where it stands, and its values by column; empty ones are left out
+
+
+class Listed(FileSource):
+    """Images and masks that a list names: a CSV file with a header, a JSON list of objects, or JSON lines.
+
+    Columns (or keys): ``image``, ``label``, and where wanted ``depth``, ``split``, ``name``. A frame without a
+    label has an empty one; such a split can be predicted on. Without ``name`` a frame is called by its image's path.
+
+    listing: the list; one file per split with ``{split}`` in its path, or one file with a column ``split``.
+    root: the folder that the paths in the list start from; None: the folder of the list.
+    classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
+    :class:`hardpix.data.own_labels.OwnLabels`.
+    depth_scale: counts of a depth file per metre; None: there is no depth, whatever the list says.
+    depth_max: metres; the fixed range of the methods that need one.
+    """
+
+    def __init__(
+        self,
+        listing: str,
+        *,
+        classes: Sequence[str] | str,
+        root: str | None = None,
+        name: str = "listed",
+        palette: Sequence[Sequence[int]] | None = None,
+        ignore_index: int = 255,
+        label_map: Mapping[int, int] | None = None,
+        label_format: str = "index",
+        ignore_colours: Sequence[Sequence[int]] | None = None,
+        depth_scale: float | None = None,
+        depth_max: float | None = None,
+    ) -> None:
+        if depth_scale is not None and not depth_scale > 0:
+            raise ConfigError(f"data.source.depth_scale={depth_scale}: must be counts per metre, above 0")
+        self._listing, self._root, self._depth_scale = listing, root, depth_scale
+        self._labels = OwnLabels(
+            classes=classes,
+            palette=palette,
+            ignore_index=ignore_index,
+            label_map=label_map,
+            label_format=label_format,
+            ignore_colours=ignore_colours,
+        )
+        self.info = DatasetInfo(
+            name=name,
+            classes=self._labels.names,
+            palette=self._labels.palette,
+            ignore_index=self._labels.void,
+            depth_max=depth_max,
+            provides=frozenset(
+                {"image", "label"} | ({"depth", "depth_valid"} if depth_scale is not None else set())
+            ),
+        )
+
+    def files(self, split: str) -> list[FrameFiles]:
+        path = Path(self._listing.replace("{split}", split))
+        files: list[FrameFiles] = []
+        first: dict[str, str] = {}
+        for where, row in self._rows_of(path, split):
+            frame = self._frame(where, row, path.parent if self._root is None else Path(self._root))
+            if frame.name in first:
+                raise DataError(
+                    f"{where}: the frame name {frame.name!r} is there already ({first[frame.name]}); "
+                    "give each frame of a split its own in a column name"
+                )
+            first[frame.name] = where
+            files.append(frame)
+        return files
+
+    def label_reader(self, split: str) -> LabelReader:
+        return self._labels.code
+
+    def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0
+
+    def remarks(self) -> tuple[str, ...]:
+        return self._labels.remarks(self.info.name)
+
+    def strays(self, split: str) -> list[Path]:
+        """None: what the list does not name was left out by choice."""
+        return []
+
+    def _rows_of(self, path: Path, split: str) -> list[Row]:
+        """The rows of ``split``; a row with another split in a file of its own split is an error."""
+        rows = list(read_rows(path, self._columns()))
+        if "{split}" in self._listing:
+            for where, row in rows:
+                if row.get("split", split) != split:
+                    raise DataError(f"{where}: the split {row['split']!r} stands in the list of {split!r}")
+            chosen = rows
+        else:
+            for where, row in rows:
+                if "split" not in row:
+                    raise DataError(
+                        f"{where}: no split; one list for all splits must say each frame's in a column split "
+                        "(or name a file per split with {split} in data.source.listing)"
+                    )
+            chosen = [(where, row) for where, row in rows if row["split"] == split]
+        if not chosen:
+            found = sorted({row["split"] for _, row in rows if "split" in row})
+            has = f"; its splits are {', '.join(found)}" if found else ""
+            raise DataError(f"{path}: no frame of split {split!r} in it{has}")
+        return chosen
+
+    def _columns(self) -> list[str]:
+        return ["image", "label", *(["depth"] if self._depth_scale is not None else [])]
+
+    def _frame(self, where: str, row: dict[str, str], root: Path) -> FrameFiles:
+        if "image" not in row:
+            raise DataError(f"{where}: no image; each row must name one")
+        image, label, depth = (root / row[key] if key in row else None for key in ("image", "label", "depth"))
+        assert image is not None
+        if image.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{where}: image {row['image']!r} is none of {', '.join(SUFFIXES)}")
+        for path in (label, depth):
+            if path is not None:
+                refuse_lossy(path)
+        if self._depth_scale is not None and depth is None:
+            raise DataError(
+                f"{where}: no depth; with data.source.depth_scale each row must name a depth file"
+            )
+        name = row.get("name") or frame_name(row["image"])
+        if "/" in name or "\\" in name or name in (".", ".."):
+            raise DataError(f"{where}: the name {name!r} must be usable as a file name, without a slash")
+        return FrameFiles(name, image, label, depth)
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a list (CSV, JSON or JSON lines, by its ending), all with ``columns``."""
+    text = read_text(path, "the list of the frames (data.source.listing)")
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        for where, row in csv_rows(text, path, columns):
+            yield where, {key: value for key, value in row.items() if value}
+    elif kind == ".json":
+        entries = parse_json(text, str(path))
+        if not isinstance(entries, list):
+            raise DataError(f'{path}: must hold a list of objects {{"image": ..., "label": ...}}')
+        for number, entry in enumerate(entries):
+            yield _object(entry, f"{path}: entry {number}", columns)
+    elif kind == ".jsonl":
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                where = f"{path}: line {number}"
+                yield _object(_line(line, where), where, columns)
+    else:
+        raise ConfigError(f"data.source.listing={path}: must end in .csv, .json or .jsonl")
+
+
+def _line(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); each line must be one object") from None
+
+
+def _object(entry: object, where: str, columns: Sequence[str]) -> Row:
+    if not isinstance(entry, dict):
+        raise DataError(f'{where}: must be an object {{"image": ..., "label": ...}}, but is {entry!r:.40}')
+    for key in columns:
+        if key not in entry:
+            found = ", ".join(map(str, entry)) or "none"
+            raise DataError(f"{where}: the key {key} is missing; its keys are: {found}")
+    values = {key: entry[key] for key in KEYS if entry.get(key) not in (None, "")}
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise DataError(f"{where}: {key} must be a text, but is {value!r:.40}")
+    return where, values
