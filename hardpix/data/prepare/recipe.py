@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import ClassVar, Protocol, TypeVar
 
 from hardpix.types import DataError
@@ -21,7 +24,7 @@ T = TypeVar("T")
 class Part:
     """One file that the user downloads. ``size`` (bytes) and ``md5`` are checked where they are known."""
 
-    name: str  # of the file; * stands for anything
+    name: str  # of the file; * stands for anything. With folders (train/images/x.zip) where these tell files apart
     what: str
     size: int | None = None
     md5: str | None = None
@@ -38,7 +41,8 @@ class Recipe(ABC):
     """How the published files of one data set become what its reader reads.
 
     A subclass is a frozen dataclass whose fields, if any, are its options (``key=value`` on the command line):
-    ints, floats, strings or bools with defaults.
+    ints, floats, strings or bools with defaults. Its ``__post_init__`` raises ``ConfigError`` for values that
+    cannot be: nothing has been written then.
     """
 
     name: ClassVar[str]  # on the command line, and of conf/data/NAME.yaml
@@ -64,7 +68,11 @@ class Work:
     """What a recipe works with: where the user's files lie, where results go, progress and faults."""
 
     def __init__(self, roots: Sequence[Path], out: Path, *, workers: int = 1, bar: Bar | None = None) -> None:
-        """``roots``: folders with the user's files and with what was unpacked from archives, in that order."""
+        """``roots``: folders with the user's files and with what was unpacked from archives, in that order.
+
+        An archive is unpacked into a root of its own; those whose parts have folders share one, in which the
+        archive's name, too, is a folder: ``train/images/x.zip/...``.
+        """
         self.roots, self.out, self.workers = list(roots), out, workers
         self._bar = bar
         self.faults: list[str] = []  # a sentence for each file that could not be used; the others go on
@@ -105,10 +113,18 @@ class Work:
             results: Iterable[str | None] = (_fault(function, item) for item in items)
             self._collect(results, len(items), title)
             return
-        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), _begin_worker) as pool:
             chunk = max(1, min(16, len(items) // (4 * self.workers)))
-            jobs = pool.map(_fault, [function] * len(items), items, chunksize=chunk)
-            self._collect(jobs, len(items), title)
+            try:
+                jobs = pool.map(_fault, [function] * len(items), items, chunksize=chunk)
+                self._collect(jobs, len(items), title)
+            except BrokenProcessPool:
+                raise DataError(
+                    f"{title}: a process was stopped from outside, perhaps for want of memory; use fewer --workers"
+                ) from None
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # else all the rest would be done first
+                raise
 
     def place(self, source: Path, relative: str | Path) -> None:
         """Put the user's file at ``out/relative`` as it is: a hard link where that is possible, else a copy."""
@@ -151,6 +167,19 @@ def link_or_copy(source: Path, path: Path) -> None:
         os.link(source.resolve(), path)
     except OSError:
         shutil.copyfile(source, path)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is the parent's to handle; a parent that was killed takes its workers with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _fault(function: Callable[[T], None], item: T) -> str | None:

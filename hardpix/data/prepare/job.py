@@ -1,0 +1,217 @@
+"""One data set being prepared: what is to be done, and doing it so that it can be interrupted anywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardpix.data.prepare import journal as journals
+from hardpix.data.prepare.archive import Limits, is_whole, judge, list_members, nearest_existing, unpack
+from hardpix.data.prepare.entries import Member
+from hardpix.data.prepare.inputs import Input, check_md5
+from hardpix.data.prepare.journal import Journal
+from hardpix.data.prepare.recipe import Bar, Recipe, Work
+from hardpix.types import DataError
+
+UNPACKED, LOG = ".unpacked", "prepare.log"
+RESERVE = 1_000_000_000  # bytes of the disk that stay free
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Unpacking:
+    """The files of an archive that are unpacked into ``target``; ``changed``: what is there is of another archive."""
+
+    item: Input
+    members: list[Member]
+    target: Path
+    changed: bool
+
+    @property
+    def size(self) -> int:
+        return sum(member.size for member in self.members)
+
+    def missing(self) -> int:
+        """Bytes that are still to be written."""
+        if self.changed:
+            return self.size
+        return sum(m.size for m in self.members if not is_whole(self.target / m.name, m.size))
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    inputs: list[Input]
+    out: Path
+    unpackings: list[Unpacking]
+    missing: int  # bytes to unpack
+    free: int  # bytes of the disk
+
+    def roots(self) -> list[Path]:
+        """The user's folders, then single files, then what is unpacked."""
+        folders = [item.path for item in self.inputs if item.is_folder]
+        files = [self.out / UNPACKED / "files"] if self.single_files() else []
+        unpacked = [_root(self.out, item) for item in self.inputs if item.is_archive]
+        return list(dict.fromkeys([*folders, *files, *unpacked]))
+
+    def single_files(self) -> list[Input]:
+        """Files outside the folders, whose own folder is none of the data set's."""
+        folders = [item.path.resolve() for item in self.inputs if item.is_folder]
+        single = [item for item in self.inputs if not item.is_folder and not item.is_archive]
+        return [s for s in single if not any(s.path.resolve().is_relative_to(f) for f in folders)]
+
+
+def make_plan(
+    recipe: Recipe, inputs: Sequence[Input], out: Path, journal: Journal, say: Callable[[str], None]
+) -> Plan:
+    """Judge every archive. Writes nothing; raises ``DataError`` for what is refused and for a disk too small."""
+    _apart(inputs, out)
+    limits = Limits.of(out)
+    unpackings = []
+    for item in inputs:
+        if not item.is_archive:
+            continue
+        if not item.path.name.lower().endswith((".zip", ".tar")):
+            say(f"{item.path}: reading the names of what it holds")
+        target = _root(out, item) / (item.name if "/" in item.name else "")
+        members = judge(item.path, list_members(item.path), recipe.wanted, target, limits)
+        if not members:
+            raise DataError(f"{item.path}: none of its files is one of {recipe.name}; download it again")
+        unpackings.append(Unpacking(item, members, target, _changed(item, journal)))
+    missing = sum(unpacking.missing() for unpacking in unpackings)
+    free = shutil.disk_usage(nearest_existing(out)).free
+    if missing and missing + RESERVE > free:
+        raise DataError(
+            f"{out}: {size_text(missing)} are to be unpacked but {size_text(free)} are free there, of which "
+            f"{size_text(RESERVE)} are kept; free some, or give another --to"
+        )
+    return Plan(recipe, list(inputs), out, unpackings, missing, free)
+
+
+def run(plan: Plan, journal: Journal, workers: int, bar: Bar) -> Journal:
+    """Check, unpack, convert. Called again after an interruption it goes on where it was.
+
+    Returns the journal, ``done`` or ``faulty``; the faults, if any, are in ``prepare.log``, one a line.
+    """
+    out = plan.out
+    out.mkdir(parents=True, exist_ok=True)
+    with journals.alone(out):
+        for partial in out.rglob(".*.partial*"):
+            partial.unlink()
+        journal.status = "running"
+        journals.write(out, journal)
+        _check_inputs(plan, journal, bar)
+        for unpacking in plan.unpackings:
+            _unpack(unpacking, bar)
+        for item in plan.single_files():
+            _link(item.path, out / UNPACKED / "files" / item.name)
+        journal.unpacked_files = sum(len(u.members) for u in plan.unpackings)
+        journal.unpacked_bytes = sum(u.size for u in plan.unpackings)
+        journals.write(out, journal)
+        work = Work(plan.roots(), out, workers=workers, bar=bar)
+        plan.recipe.convert(work)
+        _finish(out, journal, work.faults)
+    return journal
+
+
+def clean(out: Path) -> None:
+    """Remove what was unpacked."""
+    shutil.rmtree(out / UNPACKED, ignore_errors=True)
+
+
+def read_faults(out: Path) -> list[str]:
+    return (out / LOG).read_text(encoding="utf-8").splitlines()
+
+
+def size_text(size: int) -> str:
+    """``11.6 GB``; in powers of ten, as download pages have it."""
+    value, unit = float(size), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
+def _root(out: Path, item: Input) -> Path:
+    """Archives that folders tell apart keep these, in a root that they share."""
+    return out / UNPACKED / ("tree" if "/" in item.name else item.name)
+
+
+def _apart(inputs: Sequence[Input], out: Path) -> None:
+    """A folder that held its own result would have it taken for the release when the command is repeated."""
+    result = out.resolve()
+    for item in inputs:
+        given = item.path.resolve()
+        if result.is_relative_to(given) or given.is_relative_to(result):
+            raise DataError(
+                f"--to {out} and --from {item.path}: one lies in the other; give a --to beside it"
+            )
+
+
+def _record(item: Input) -> dict[str, int]:
+    stat = item.path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _changed(item: Input, journal: Journal) -> bool:
+    before = journal.inputs.get(item.name)
+    return before is not None and {k: before.get(k) for k in ("size", "mtime_ns")} != _record(item)
+
+
+def _check_inputs(plan: Plan, journal: Journal, bar: Bar) -> None:
+    """Compare MD5 sums where they are known; the journal remembers, so that each file is read once."""
+    for unpacking in plan.unpackings:
+        if unpacking.changed:  # before the journal forgets it
+            shutil.rmtree(unpacking.target, ignore_errors=True)
+    for item in plan.inputs:
+        if item.part is None:
+            continue
+        known = journal.inputs.get(item.name, {})
+        if item.part.md5 and (_changed(item, journal) or known.get("md5") != item.part.md5.lower()):
+            check_md5(item, _megabytes(f"checking {item.path.name} (MB)", _record(item)["size"], bar))
+        md5 = item.part.md5 and item.part.md5.lower()
+        journal.inputs[item.name] = {"path": str(item.path.resolve()), **_record(item), "md5": md5}
+        journals.write(plan.out, journal)
+
+
+def _unpack(unpacking: Unpacking, bar: Bar) -> None:
+    title = f"unpacking {unpacking.item.path.name} (MB)"
+    unpack(unpacking.item.path, unpacking.members, unpacking.target, _megabytes(title, unpacking.size, bar))
+
+
+def _megabytes(title: str, total: int, bar: Bar) -> Callable[[int], None]:
+    """Takes the bytes since the last call."""
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        bar(title, round(done / MB), round(total / MB))
+
+    return advance
+
+
+def _link(source: Path, path: Path) -> None:
+    """``path`` as another name of ``source``."""
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), path)
+    except OSError:  # on another disk
+        path.symlink_to(source.resolve())
+
+
+def _finish(out: Path, journal: Journal, faults: Sequence[str]) -> None:
+    log = out / LOG
+    log.unlink(missing_ok=True)
+    if faults:
+        lines = [" ".join(fault.split()) for fault in faults]
+        log.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    journal.faults, journal.status = len(faults), "faulty" if faults else "done"
+    journals.write(out, journal)
+    if not faults:
+        clean(out)
