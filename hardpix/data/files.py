@@ -152,13 +152,7 @@ class FileFrames:
     def intrinsics(self, index: int) -> NDArray[np.float64] | None:
         """The camera matrix ``[3, 3]`` in pixels of the frame as loaded; None where it is not known."""
         path = self._files[index].camera
-        matrix = self._camera if path is None else read_intrinsics(path)
-        if matrix is None or self._crop is None:
-            return matrix
-        shifted = matrix.copy()
-        shifted[0, 2] -= self._crop.left
-        shifted[1, 2] -= self._crop.top
-        return shifted
+        return shifted_camera(self._camera if path is None else read_intrinsics(path), self._crop)
 
     def fingerprint(self) -> str:
         """Changes when a label file does (its size or time), or what its contents mean."""
@@ -202,6 +196,16 @@ def read_intrinsics(path: Path) -> NDArray[np.float64]:
             "it must hold fx 0 cx, 0 fy cy, 0 0 1 with positive focal lengths"
         )
     return matrix.reshape(3, 3)
+
+
+def shifted_camera(matrix: NDArray[np.float64] | None, window: Border | None) -> NDArray[np.float64] | None:
+    """A camera matrix in pixels of what ``window`` keeps of its frames."""
+    if matrix is None or window is None:
+        return matrix
+    shifted = matrix.copy()
+    shifted[0, 2] -= window.left
+    shifted[1, 2] -= window.top
+    return shifted
 
 
 def read_list(path: Path) -> list[str]:

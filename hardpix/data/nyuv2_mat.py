@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.data.base import Sample
-from hardpix.data.files import Border, crop_border
+from hardpix.data.files import Border, crop_border, shifted_camera
 from hardpix.data.labels import LabelCode
 from hardpix.data.matlab import open_hdf5, read_variable
 from hardpix.types import DataError
@@ -31,15 +31,17 @@ class MatFrames:
 
     def __init__(
         self,
-        root: Path,
+        path: Path,
         names: Sequence[str],
         keys: frozenset[str],
         *,
         label_code: LabelCode,
         crop: Border | None = None,
+        camera: NDArray[np.float64] | None = None,
     ) -> None:
-        """``names``: official indices from 1, as text."""
-        self._path, self._names, self._crop = root / LABELED, names, crop
+        """``path``: the labelled file; ``names``: official indices from 1, as text; ``camera``: its intrinsics."""
+        self._path, self._names, self._crop = path, names, crop
+        self._camera = camera
         self._label_code = label_code
         self._with_label = "label" in keys
         self._with_depth = not keys.isdisjoint({"depth", "depth_valid"})
@@ -74,6 +76,14 @@ class MatFrames:
         top, bottom, left, right = self._crop
         return label[top:bottom, left:right]
 
+    def intrinsics(self, index: int) -> NDArray[np.float64] | None:
+        """The camera matrix ``[3, 3]`` in pixels of the frame as loaded; None where it is not known."""
+        return shifted_camera(self._camera, self._crop)
+
+    def raw_depth(self, index: int) -> NDArray[np.float32]:
+        """The sensor's readings ``[480, 640]`` in metres, in the colour image's pixels; 0 where there is none."""
+        return self._read("rawDepths", index)
+
     def fingerprint(self) -> str:
         """Changes when the file does (its size or time), the frames, or what the labels' numbers mean."""
         stat = self._path.stat()
@@ -88,6 +98,8 @@ class MatFrames:
         """Frame ``index`` of a dataset with y before x: ``[3, H, W]`` or ``[H, W]``."""
         try:
             stored = self._file()[key][int(self._names[index]) - 1]
+        except KeyError:
+            raise DataError(f"{self._path}: dataset {key} is missing; download the file again") from None
         except OSError as error:
             raise DataError(
                 f"{self._path}: {key} of frame {self._names[index]} cannot be read ({error}); "
@@ -121,24 +133,24 @@ class MatFrames:
                     )
 
 
-def split_names(root: Path, folder: str) -> list[str]:
-    """The official indices, from 1, of the frames of ``train`` or ``test``: four digits each."""
+def split_names(path: Path, folder: str) -> list[str]:
+    """The official indices, from 1, of the frames of ``train`` or ``test`` in splits.mat: four digits each."""
     key = f"{folder}Ndxs"
-    numbers = _read_v5(root / SPLITS, key)
+    numbers = _read_v5(path, key)
     if numbers.size == 0 or numbers.min() < 1:
-        raise DataError(f"{root / SPLITS}: {key} must hold frame numbers from 1")
+        raise DataError(f"{path}: {key} must hold frame numbers from 1")
     return [f"{number:04d}" for number in numbers]
 
 
-def raw_label_code(root: Path, ignore_index: int) -> LabelCode:
-    """The 894 raw classes to the indices 0..39 of the 40 classes; raw 0 is void."""
-    classes = _read_v5(root / MAPPING, "mapClass")
+def raw_to_40(path: Path) -> dict[int, int]:
+    """The 894 raw classes -> 1..40, from classMapping40.mat; raw 0, void, stays 0."""
+    classes = _read_v5(path, "mapClass")
     if classes.size != RAW_CLASSES or classes.min() < 1 or classes.max() > CLASSES:
         raise DataError(
-            f"{root / MAPPING}: mapClass holds {classes.size} values; "
+            f"{path}: mapClass holds {classes.size} values; "
             f"it must hold {RAW_CLASSES}, each from 1 to {CLASSES}"
         )
-    return LabelCode({0: ignore_index, **{raw: int(c) - 1 for raw, c in enumerate(classes, 1)}}, ignore_index)
+    return {0: 0, **{raw: int(value) for raw, value in enumerate(classes, 1)}}
 
 
 def _read_v5(path: Path, key: str) -> NDArray[np.int64]:
