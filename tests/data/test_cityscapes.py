@@ -336,22 +336,24 @@ def test_gtav_parts_become_two_folders(gtav, tmp_path):
     off = np.repeat(np.arange(30), 41)[: 30 * 41].reshape(30, 41).T  # ids by column, [41, 30]
     off = np.repeat(off, 2, axis=1)  # [41, 60]
     save(part / "labels/02501.png", off, np.zeros((35, 3)))
+    gtav_frame(part, 2504, shape=(40, 60), label=off)  # grey, which other filters would blend
     gtav_frame(part, 2502, shape=(40, 60), label=np.zeros((40, 80)))
     save(part / "labels/02503.png", np.zeros((5, 7)))
-    official(part, train=[1, 2501], val=[2, 3], test=[10])
+    official(part, train=[1, 2501, 2504], val=[2, 3], test=[10])
     out = tmp_path / "out"
     work = convert("gtav", out, gtav, part)
     assert len(work.faults) == 2
     assert "02503.png: no image belongs to it" in work.faults[0]
     assert "02502.png measures 80x40 pixels" in work.faults[1]
     assert [p.name for p in sorted((out / "images").iterdir())] == [
-        "00001.png", "00002.png", "00003.png", "00010.png", "02501.png", "24966.png",
+        "00001.png", "00002.png", "00003.png", "00010.png", "02501.png", "02504.png", "24966.png",
     ]  # fmt: skip
     frames = GTAV(out).frames("train", BOTH)
-    assert names(frames) == ["00001", "02501"]
-    label = frames.load(1)["label"]
-    assert label.shape == (40, 60)
-    assert label[20].tolist() == [TRAIN_ID.get(i // 2, 255) for i in range(60)]
+    assert names(frames) == ["00001", "02501", "02504"]
+    for index in (1, 2):
+        label = frames.load(index)["label"]
+        assert label.shape == (40, 60)
+        assert label[20].tolist() == [TRAIN_ID.get(i // 2, 255) for i in range(60)]
     assert (out / "labels/00001.png").read_bytes() == (gtav / "labels/00001.png").read_bytes()
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     convert("gtav", out, gtav, part)
