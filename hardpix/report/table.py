@@ -18,7 +18,7 @@ from hardpix.types import HardpixError
 Kind = Literal["value", "ratio", "difference"]
 SUFFIXES: dict[str, Kind] = {":x": "ratio", ":delta": "difference"}
 DEFAULT_ROWS = ("method", "loss")
-DEFAULT_COLUMNS = ("miou", "mean_acc", "pixel_acc")
+DEFAULT_COLUMNS = ("fg_iou", "miou", "mean_acc", "pixel_acc")  # fg_iou: of data sets that papers score by it
 
 
 @dataclass(frozen=True)

@@ -46,18 +46,18 @@ def build_callbacks(
         last,
         LearningRateMonitor(logging_interval="step"),
         Cost(),
-        *_progress(progress, refresh_every),
+        *_progress(progress, refresh_every, monitor),
     ]
 
 
-def _progress(kind: str, refresh_every: int) -> list[Callback]:
+def _progress(kind: str, refresh_every: int, monitor: str) -> list[Callback]:
     if kind not in ("auto", "rich", "plain", "none"):
         raise ConfigError(f"callbacks.progress={kind}: must be auto, rich, plain or none")
     if kind == "auto":
         kind = "rich" if sys.stdout.isatty() else "plain"
     if kind == "rich":
         return [RichProgress(refresh_rate=refresh_every)]
-    return [PlainProgress()] if kind == "plain" else []
+    return [PlainProgress(monitor)] if kind == "plain" else []
 
 
 class LastCheckpoint(Checkpoint):
@@ -113,7 +113,10 @@ class RichProgress(RichProgressBar):
 
 
 class PlainProgress(Callback):
-    """One line per validation, for logs and cluster queues."""
+    """One line per validation, for logs and cluster queues: the loss and the score that ``best`` follows."""
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started, self.first_step = time.perf_counter(), trainer.global_step
@@ -127,6 +130,6 @@ class PlainProgress(Callback):
         loss = f"{shown['train/loss']:.4f}" if "train/loss" in shown else "-"
         print(
             f"step {trainer.global_step}/{total:.0f}  loss {loss}  "
-            f"val mIoU {100 * shown.get('val/miou', float('nan')):.2f} %  {rate:.2f} steps/s",
+            f"{self.monitor} {100 * shown.get(self.monitor, float('nan')):.2f} %  {rate:.2f} steps/s",
             flush=True,
         )
