@@ -99,12 +99,12 @@ KINDS = {
     ),
     "class-only-in-evaluation": Kind(
         "warning",
-        "Not one training pixel looked at is of a class that occurs in {split}: {classes}.",
+        "Classes occur here of which no pixel was found in training: {classes}.",
         "Add training frames that show it; until then it scores 0 and draws the mean over classes down.",
     ),
     "class-never": Kind(
         "warning",
-        "No pixel looked at, in any split, is of {classes}.",
+        "Classes have no pixel in any of the splits: {classes}.",
         "Check the class list and the label values; such a class has no score and takes no part in the mean.",
     ),
     "image-constant": Kind(
@@ -219,7 +219,7 @@ def finding(
     number = len({hit.index for hit in kept}) if count is None else count
     words = {"split": split, "count": number, "frames": f"{number} of {of} frames", **words}
     kind = KINDS[code]
-    return Finding(code, split, number, _filled(kind.what, words), kept, _filled(kind.todo, words))
+    return Finding(code, split, number, kind.what.format(**words), kept, kind.todo.format(**words))
 
 
 def in_order(findings: Iterable[Finding], splits: Sequence[str]) -> list[Finding]:
@@ -233,7 +233,3 @@ def in_order(findings: Iterable[Finding], splits: Sequence[str]) -> list[Finding
 def percent(share: float) -> str:
     """``0.0123`` -> ``1.2 %``; what is less than a hundredth of a percent reads as that."""
     return f"{100 * share:.3g} %" if share == 0 or share >= 1e-4 else "less than 0.01 %"
-
-
-def _filled(text: str, words: dict[str, Any]) -> str:
-    return text.format(**words).replace("..", ".") if text.endswith("}.") else text.format(**words)

@@ -5,7 +5,7 @@ Arrays are ``[H, W]`` labels, ``[H, W]`` float maps and ``[H, W, 3]`` uint8 RGB 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +23,7 @@ MAX_TILE_WIDTH = 640  # large ones are thinned by a whole factor to at most this
 GAP, STRIP, LINE, FONT_SIZE = 4, 22, 22, 14
 
 Palette = Sequence[tuple[int, int, int]]
+Entry = tuple[str, tuple[int, int, int]]  # of a legend
 
 
 def colorize(label: np.ndarray, palette: Palette, ignore_index: int) -> np.ndarray:
@@ -133,13 +134,22 @@ def _legend(
 ) -> Image.Image:
     """Swatches of the classes in the truth or the prediction, of void and of wrong, wrapped to ``width``."""
     present = set(np.union1d(truth, prediction).tolist())
+    return legend(
+        [*class_entries(present, info), ("wrong", WRONG)], width, bar="map low to high" if bar else ""
+    )
+
+
+def class_entries(present: Collection[int], info: DatasetInfo) -> list[Entry]:
+    """Name and colour of the classes among ``present``, in their order, and of void."""
     entries = [(name, info.palette[i]) for i, name in enumerate(info.classes) if i in present]
-    if info.ignore_index in present:
-        entries.append(("void", VOID))
-    entries.append(("wrong", WRONG))
+    return [*entries, ("void", VOID)] if info.ignore_index in present else entries
+
+
+def legend(entries: Sequence[Entry], width: int, *, bar: str = "") -> Image.Image:
+    """Swatches with their names, wrapped to ``width``; ``bar`` names the colours of a map, from low to high."""
     font = _font()
     x, y, places = GAP, 0, []
-    for name, _ in [*entries, *([("map low to high", PAPER)] if bar else [])]:
+    for name, _ in [*entries, *([(bar, PAPER)] if bar else [])]:
         wide = LINE + int(font.getlength(name)) + 3 * GAP
         if x > GAP and x + wide > width:
             x, y = GAP, y + LINE
@@ -153,7 +163,7 @@ def _legend(
     if bar:
         x, y = places[-1]
         image.paste(Image.fromarray(_colors()[None].repeat(14, 0)).resize((64, 14)), (x, y + GAP))
-        draw.text((x + 68, y + LINE / 2), "low to high", INK, font, anchor="lm")
+        draw.text((x + 68, y + LINE / 2), bar.removeprefix("map "), INK, font, anchor="lm")
     return image
 
 

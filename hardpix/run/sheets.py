@@ -1,0 +1,60 @@
+"""Frames and batches as what a contact sheet draws."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from hardpix.data.base import Sample
+from hardpix.report.contact import Frame
+from hardpix.run.panels import unnormalize
+from hardpix.types import Batch, DatasetInfo
+
+
+def frame_of_sample(sample: Sample) -> Frame:
+    """A decoded frame, before any transform."""
+    image = sample["image"].permute(1, 2, 0).contiguous().numpy()
+    return Frame(sample["name"], image, *_label_and_maps(sample))
+
+
+def frame_of_batch(batch: Batch, place: int, info: DatasetInfo) -> Frame:
+    """Frame ``place`` of a finished batch: the picture before its normalisation, and what of it is padding."""
+    one = {key: value[place] for key, value in batch.items() if isinstance(value, Tensor)}
+    image = unnormalize(one["image"], info)
+    return Frame(batch["name"][place], image, *_label_and_maps(one), extent=extent(one["image"]))
+
+
+def extent(image: Tensor) -> tuple[int, int]:
+    """Rows and columns of a normalised ``[3, H, W]`` image that are picture: padding is exactly 0."""
+    drawn = (image != 0).any(dim=0).numpy()
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    return (int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else (0, 0)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write so that a reader sees the whole file or the former one."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
+    try:
+        picture.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _label_and_maps(
+    tensors: Mapping[str, Any],
+) -> tuple[np.ndarray | None, dict[str, tuple[np.ndarray, str]]]:
+    label = tensors["label"].numpy() if "label" in tensors else None
+    maps = {}
+    if "depth" in tensors:
+        valid = tensors["depth_valid"].numpy() if "depth_valid" in tensors else True
+        maps["depth"] = (np.where(valid, tensors["depth"].numpy(), np.nan), "m")
+    if "hardness" in tensors:
+        maps["hardness"] = (tensors["hardness"].numpy(), "")
+    return label, maps
