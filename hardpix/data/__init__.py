@@ -11,6 +11,7 @@ from hardpix.data.huggingface import HuggingFace
 from hardpix.data.isaid import ISAID
 from hardpix.data.listed import Listed
 from hardpix.data.nyuv2 import NYUv2
+from hardpix.data.nyuv2_raw import NYUv2Raw
 from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
 from hardpix.data.sunrgbd import SUNRGBD
@@ -33,6 +34,7 @@ __all__ = [
     "HuggingFace",
     "Listed",
     "NYUv2",
+    "NYUv2Raw",
     "Packed",
     "Photometric",
     "Sample",

@@ -76,6 +76,11 @@ class DataModule(pl.LightningDataModule):
     def use(self, keys: frozenset[str]) -> None:
         """Load these keys (and image and label, always); a ``DataError`` names those the data set lacks."""
         provided = with_validity(self.info.provides)
+        if "label" not in provided:
+            raise DataError(
+                f"data set {self.info.name} has no labels, only {', '.join(sorted(provided))}: no segmentation can be "
+                "trained or scored on it; choose another data"
+            )
         lacking = sorted(keys - provided)
         if lacking:
             raise DataError(

@@ -17,7 +17,7 @@ from torch import Tensor
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.images import SUFFIXES, read_colour, read_depth, same_size
 from hardpix.data.labels import LabelReader
-from hardpix.types import DataError
+from hardpix.types import ConfigError, DataError
 
 
 class Border(NamedTuple):
@@ -196,6 +196,15 @@ def read_intrinsics(path: Path) -> NDArray[np.float64]:
             "it must hold fx 0 cx, 0 fy cy, 0 0 1 with positive focal lengths"
         )
     return matrix.reshape(3, 3)
+
+
+def to_border(window: Sequence[int] | None) -> Border | None:
+    """``[top, bottom, left, right]`` of a configuration; None keeps whole frames."""
+    if window is None:
+        return None
+    if len(window) != 4:
+        raise ConfigError(f"border_crop is {list(window)}; it must be [top, bottom, left, right]")
+    return Border(*window)
 
 
 def shifted_camera(matrix: NDArray[np.float64] | None, window: Border | None) -> NDArray[np.float64] | None:

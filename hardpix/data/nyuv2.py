@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hardpix.data import kinect
 from hardpix.data.base import Frames
-from hardpix.data.files import Border, FileSource, FrameFiles, existing_root, millimetres, read_list
+from hardpix.data.files import FileSource, FrameFiles, existing_root, millimetres, read_list, to_border
 from hardpix.data.labels import LabelCode
 from hardpix.data.nyuv2_classes import CLASSES, CLASSES_13, PALETTE_13, TO_13
 from hardpix.data.nyuv2_mat import LABELED, MAPPING, SPLITS, MatFrames, raw_to_40, split_names
@@ -75,13 +75,11 @@ class NYUv2(FileSource):
             raise ConfigError(f"classes is {classes}; it must be 40 or 13")
         if void_40_in_train not in ("ignore", "class"):
             raise ConfigError(f"void_40_in_train is '{void_40_in_train}'; it must be 'ignore' or 'class'")
-        if border_crop is not None and len(border_crop) != 4:
-            raise ConfigError(f"border_crop is {list(border_crop)}; it must be [top, bottom, left, right]")
         if val_fraction is not None and not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1, or be null")
         self.root = Path(root)
         self._ignore_40 = void_40_in_train == "ignore"
-        self.crop = None if border_crop is None else Border(*border_crop)
+        self.crop = to_border(border_crop)
         self._val_fraction, self._val_seed = val_fraction, val_seed
         self._index = tuple(range(40)) if classes == 40 else TO_13  # label value - 1 -> class index
         self.info = DatasetInfo(

@@ -19,6 +19,7 @@ from hardpix.types import ConfigError, HardpixError
 def build(cfg: DictConfig) -> tuple[DataModule, Method]:
     """Build everything a run needs; raises ``ConfigError``/``DataError`` before a pixel is read."""
     data: DataModule = make(cfg.data)
+    data.use(frozenset())  # a data set without labels is refused before a network is made for it
     build_head = make(cfg.head)
     build_model = partial(make(cfg.model), make(cfg.backbone), build_head)
     supplied = {"ignore_index": data.info.ignore_index, "class_counts": data.class_counts}

@@ -11,6 +11,8 @@ from hardpix.types import ConfigError
 RECIPES: dict[str, tuple[str, str]] = {
     "cityscapes": ("cityscapes", "CityscapesRecipe"),
     "gtav": ("gtav", "GTAVRecipe"),
+    "nyuv2": ("nyuv2", "NYUv2Recipe"),
+    "nyuv2_raw": ("nyuv2_raw", "NYUv2RawRecipe"),
     "sunrgbd": ("sunrgbd", "SUNRGBDRecipe"),
     "isaid": ("isaid", "ISAIDRecipe"),
     "total_text": ("total_text", "TotalTextRecipe"),

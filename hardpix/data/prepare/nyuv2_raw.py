@@ -1,0 +1,221 @@
+"""NYU Depth v2, raw recordings: pairs of colour and depth, sampled evenly and brought into one camera."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hardpix.data import kinect
+from hardpix.data.nyuv2_raw import DEPTHS, IMAGES, INTRINSICS, LISTING
+from hardpix.data.prepare.nyuv2 import to_millimetres
+from hardpix.data.prepare.recipe import Part, Recipe, Work, write_once
+from hardpix.types import ConfigError, DataError
+
+HEIGHT, WIDTH = 480, 640
+_NAME = re.compile(r"(?P<kind>[dr])-(?P<seconds>\d+\.\d+)-\d+\.(pgm|ppm)")
+_HEADER = re.compile(rb"P[56](\s+\d+){3}\s")
+
+
+class Recorded(NamedTuple):
+    """A file of a recording."""
+
+    seconds: float  # since 1970, when the frame arrived
+    path: Path
+
+
+class Pair(NamedTuple):
+    """A depth frame and the colour frame that goes with it."""
+
+    name: str  # scene__number of the depth frame in it, from 0
+    depth: Recorded
+    colour: Recorded
+
+    @property
+    def gap_ms(self) -> float:
+        return 1000 * abs(self.depth.seconds - self.colour.seconds)
+
+
+@dataclass(frozen=True)
+class NYUv2RawRecipe(Recipe):
+    """About ``frames`` frames in all, each scene giving equally many, evenly spaced, or all that it has.
+
+    Images become JPEG of quality 95 without colour subsampling (a fifth of PNG's size), depth 16-bit PNG in mm.
+
+    frames: of all scenes together. HN pre-trains on 41000.
+    max_gap_ms: a depth frame whose nearest colour frame is farther away in time is left out.
+    register: bring depth into the colour camera, and take the lens distortion out of both, as the labelled set
+        has them; false writes each as its own camera recorded it: they do not lie over each other, and
+        intrinsics.txt is that of the depth camera.
+    """
+
+    name: ClassVar[str] = "nyuv2_raw"
+    title: ClassVar[str] = "NYU Depth v2, raw recordings"
+    page: ClassVar[str] = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
+    licence: ClassVar[str] = "No licence is stated; cite Silberman et al. 2012."
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part("*.zip", "nyu_depth_v2_raw.zip (428 GB), or any of its parts, as bathrooms_part1.zip"),
+    )
+
+    frames: int = 41000
+    max_gap_ms: float = 40.0  # the slowest recordings have a frame each 50 ms
+    register: bool = True
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ConfigError(f"frames={self.frames}: must be at least 1")
+        if self.max_gap_ms < 0:
+            raise ConfigError(f"max_gap_ms={self.max_gap_ms}: must not be negative")
+
+    def wanted(self, member: str) -> bool:
+        return _NAME.fullmatch(member.rpartition("/")[2]) is not None
+
+    def convert(self, work: Work) -> None:
+        scenes = [pairs for folder in find_scenes(work.roots) if (pairs := self._pairs(folder, work))]
+        if not scenes:
+            places = " or ".join(str(root) for root in work.roots)
+            raise DataError(f"{places}: no scene in it; there must be folders SCENE with d-*.pgm and r-*.ppm")
+        counts = shares(self.frames, [len(pairs) for pairs in scenes])
+        chosen = [pairs[i] for pairs, n in zip(scenes, counts, strict=True) for i in evenly(n, len(pairs))]
+        write = partial(_write, out=work.out, register=self.register)
+        work.each(write, chosen, "writing frames")
+        camera = kinect.COLOUR if self.register else kinect.DEPTH
+        work.make(INTRINSICS, lambda path: np.savetxt(path, camera.matrix(), fmt="%.9f"))
+        # Last, and anew each time: what it names is there.
+        (work.out / LISTING).unlink(missing_ok=True)
+        work.make(LISTING, partial(_write_listing, chosen, work.out))
+
+    def _pairs(self, folder: Path, work: Work) -> list[Pair]:
+        pairs = synchronise(folder)
+        near = [pair for pair in pairs if pair.gap_ms <= self.max_gap_ms]
+        if not near:
+            why = f"none of its {len(pairs)} depth frames has a colour frame within {self.max_gap_ms} ms"
+            work.faults.append(f"{folder}: {why}; the scene is left out")
+        return near
+
+
+def find_scenes(roots: Sequence[Path]) -> list[Path]:
+    """The folders below ``roots`` that hold depth frames, by name; of two of one name the first found."""
+    scenes: dict[str, Path] = {}
+    for root in roots:
+        for folder, below, names in os.walk(root):
+            below.sort()
+            if any(_is(name, "d") for name in names):
+                scenes.setdefault(Path(folder).name, Path(folder))
+    return [scenes[name] for name in sorted(scenes)]
+
+
+def synchronise(folder: Path) -> list[Pair]:
+    """Each depth frame of a scene with the colour frame nearest in time, the later of two equally near ones.
+
+    This is the rule of the toolbox's get_synched_frames: depth leads, and where it was recorded faster than
+    colour, neighbouring depth frames share a colour frame.
+    """
+    names = os.listdir(folder)
+    depths = sorted(_recorded(folder, name) for name in names if _is(name, "d"))
+    colours = sorted(_recorded(folder, name) for name in names if _is(name, "r"))
+    pairs, at = [], 0
+    for number, depth in enumerate(depths):
+        while at + 1 < len(colours) and _apart(colours[at + 1], depth) <= _apart(colours[at], depth):
+            at += 1
+        if colours:
+            pairs.append(Pair(f"{folder.name}__{number:05d}", depth, colours[at]))
+    return pairs
+
+
+def shares(budget: int, sizes: Sequence[int]) -> list[int]:
+    """``budget`` dealt out equally over scenes of ``sizes`` frames; what a small one lacks goes to the others."""
+    dealt, left = [0] * len(sizes), budget
+    for done, index in enumerate(sorted(range(len(sizes)), key=lambda i: (sizes[i], i))):
+        dealt[index] = min(sizes[index], left // (len(sizes) - done))
+        left -= dealt[index]
+    return dealt
+
+
+def evenly(count: int, size: int) -> list[int]:
+    """``count`` indices below ``size``: the middles of as many equal stretches."""
+    return [(2 * i + 1) * size // (2 * count) for i in range(count)]
+
+
+def read_disparity(path: Path) -> NDArray[np.uint16]:
+    """A depth frame's raw disparity ``[480, 640]``; the release writes PGM with the low byte first."""
+    disparity = _read_pnm(path, "P5", 65535, "<u2", 1)[..., 0]
+    if disparity.max() > kinect.NO_DISPARITY:
+        raise DataError(f"{path}: disparity {disparity.max()} has more than 11 bits; the frame is left out")
+    return disparity
+
+
+def read_recorded_colour(path: Path) -> NDArray[np.uint8]:
+    """A colour frame ``[480, 640, 3]``."""
+    return _read_pnm(path, "P6", 255, "u1", 3)
+
+
+def _read_pnm(path: Path, magic: str, largest: int, dtype: str, channels: int) -> NDArray:
+    """``[480, 640, channels]``. Pillow would fill up a file that is cut short, and swap the bytes of depth."""
+    data = path.read_bytes()
+    header = _HEADER.match(data)
+    right = f"{magic} {WIDTH} {HEIGHT} {largest}"
+    if header is None or b" ".join(header[0].split()) != right.encode():
+        raise DataError(f"{path}: its header is not {right}; the frame is left out")
+    values = HEIGHT * WIDTH * channels
+    size, held = values * np.dtype(dtype).itemsize, len(data) - header.end()
+    if held < size:
+        raise DataError(f"{path}: cut short, it holds {held} of {size} bytes; the frame is left out")
+    return np.frombuffer(data, dtype, values, header.end()).reshape(HEIGHT, WIDTH, channels)
+
+
+def _write(pair: Pair, *, out: Path, register: bool) -> None:
+    image_path, depth_path = _targets(pair, out)
+    if image_path.exists() and depth_path.exists():
+        return
+    depth = kinect.disparity_to_metres(read_disparity(pair.depth.path))
+    image = read_recorded_colour(pair.colour.path)
+    if register:
+        depth, image = kinect.register(depth), kinect.undistorted(image)
+    if not depth.any():
+        raise DataError(f"{pair.depth.path}: no pixel has a reading; the frame is left out")
+    write_once(depth_path, Image.fromarray(to_millimetres(depth)).save)
+    write_once(image_path, partial(Image.fromarray(image).save, quality=95, subsampling=0))
+
+
+def _targets(pair: Pair, out: Path) -> tuple[Path, Path]:
+    return out / IMAGES / f"{pair.name}.jpg", out / DEPTHS / f"{pair.name}.png"
+
+
+def _write_listing(pairs: Sequence[Pair], out: Path, path: Path) -> None:
+    """One line for each frame that could be written."""
+    with path.open("w", encoding="utf-8") as stream:
+        for pair in pairs:
+            if all(target.exists() for target in _targets(pair, out)):
+                facts = {
+                    "name": pair.name,
+                    "scene": pair.depth.path.parent.name,
+                    "depth_time": pair.depth.seconds,
+                    "colour_time": pair.colour.seconds,
+                    "gap_ms": round(pair.gap_ms, 3),
+                }
+                stream.write(json.dumps(facts) + "\n")
+
+
+def _is(name: str, kind: str) -> bool:
+    found = _NAME.fullmatch(name)
+    return found is not None and found["kind"] == kind
+
+
+def _recorded(folder: Path, name: str) -> Recorded:
+    found = _NAME.fullmatch(name)
+    assert found
+    return Recorded(float(found["seconds"]), folder / name)
+
+
+def _apart(a: Recorded, b: Recorded) -> float:
+    return abs(a.seconds - b.seconds)
