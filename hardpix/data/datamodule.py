@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,14 @@ class DataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self._finish(batch)
+
+    def training_frames(self, epoch: int, count: int) -> Iterator[Batch]:
+        """The first ``count`` frames of an epoch of one process, each a batch of its own, as a method sees it."""
+        dataset = self._dataset(self._splits["train"], self._transforms["train"])
+        sampler = TrainSampler(len(dataset), seed=self.seed, repeats=self._repeats)
+        sampler.set_epoch(epoch)
+        for draw in islice(sampler, count):
+            yield self._finish(fault_or_batch(collate([dataset[draw]])))
 
     def evaluation_dataset(self, split: str) -> SplitDataset:
         """The frames of ``train``, ``val`` or ``test`` as evaluation sees them."""

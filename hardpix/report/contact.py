@@ -89,7 +89,7 @@ def _pick(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _inside(frame: Frame, size: tuple[int, int]) -> np.ndarray:
     """``[h, w]``: which pixels of the tile are picture and no padding."""
     inside = np.zeros(frame.image.shape[:2], dtype=bool)
-    height, width = inside.shape if frame.extent is None else frame.extent
+    height, width = frame.extent or frame.image.shape[:2]
     inside[:height, :width] = True
     return _pick(inside, size)
 

@@ -41,7 +41,6 @@ def run(given: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ConfigError(f"{option} {value}: must be at least 1")
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
     from hardpix.run.config import compose, validate
 
@@ -52,35 +51,23 @@ def run(given: argparse.Namespace) -> int:
     from hardpix.data.statistics import write_json
     from hardpix.run.build import make
     from hardpix.run.check_tables import show
+    from hardpix.run.progress import progress
+    from hardpix.run.sheets import make_folder
 
     source = make(cfg.data.source)
     out = given.out or Path("check") / source.info.name
-    _make_folder(out)
+    make_folder(out)
     splits = list(dict.fromkeys(given.splits or [cfg.data[f"{role}_split"] for role in ROLES]))
-    with Progress(transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(split: str, done: int, total: int) -> None:
-            if split not in tasks:
-                tasks[split] = bar.add_task(split)
-            bar.update(tasks[split], completed=done, total=total)
-
-        workers = given.workers or len(os.sched_getaffinity(0))
+    workers = given.workers or len(os.sched_getaffinity(0))
+    with progress() as bar:
         checkup = check(
-            source, splits, train=cfg.data.train_split, limit=given.limit, workers=workers, progress=advance
+            source, splits, train=cfg.data.train_split, limit=given.limit, workers=workers, progress=bar
         )
     show(checkup, Console())
     write_json(out / "check.json", checkup.to_json())
     written = [out / "check.json", *_write_sheet(checkup, out / "contact.png")]
     print(f"written to {' and '.join(map(str, written))}")
     return 1 if checkup.errors else 0
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name another folder") from None
 
 
 def _write_sheet(checkup: Checkup, path: Path) -> list[Path]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from hardpix.run import check_command, pack_command, prepare_command, stitch_command
+from hardpix.run import check_command, pack_command, prepare_command, show_command, stitch_command
 
 # Each module has add_parser(commands) and run(given) -> exit status, and imports torch in run alone.
 COMMANDS = {
     "prepare": prepare_command,
     "check": check_command,
+    "show": show_command,
     "pack": pack_command,
     "stitch": stitch_command,
 }

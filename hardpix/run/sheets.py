@@ -14,7 +14,7 @@ from torch import Tensor
 from hardpix.data.base import Sample
 from hardpix.report.contact import Frame
 from hardpix.run.panels import unnormalize
-from hardpix.types import Batch, DatasetInfo
+from hardpix.types import Batch, ConfigError, DatasetInfo
 
 
 def frame_of_sample(sample: Sample) -> Frame:
@@ -35,6 +35,13 @@ def extent(image: Tensor) -> tuple[int, int]:
     drawn = (image != 0).any(dim=0).numpy()
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     return (int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else (0, 0)
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be made ({error.strerror}); name another folder") from None
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
