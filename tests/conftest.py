@@ -54,6 +54,8 @@ def tiny(tmp_path):
     def make(*overrides: str):
         given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
         kept = [o for o in TINY if o.split("=")[0] not in given]
+        if any(o.startswith("head=refinenet") for o in overrides):  # it has widths instead
+            kept.remove("head.channels=8")
         if "data" in given:
             kept = [o for o in kept if not o.startswith("data.source.")]
         return compose([*kept, f"runs_dir={tmp_path}/runs", *overrides])

@@ -3,5 +3,6 @@
 from hardpix.methods.base import Method, Parts
 from hardpix.methods.baseline import Baseline
 from hardpix.methods.hardness import HardnessLevel
+from hardpix.methods.lwm import LossWeightModule
 
-__all__ = ["Baseline", "HardnessLevel", "Method", "Parts"]
+__all__ = ["Baseline", "HardnessLevel", "LossWeightModule", "Method", "Parts"]

@@ -50,6 +50,8 @@ class Method(pl.LightningModule):
         self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
         sizes = parts.info.num_classes, parts.info.ignore_index
         self.metrics = nn.ModuleDict({split: SegmentationMetrics(*sizes) for split in ("val", "test")})
+        # Of a method that predicts more than classes: update(extra [B, x, H, W], batch), compute() -> named scores.
+        self.extra_metrics = nn.ModuleDict()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars; their sum is minimised."""
@@ -59,9 +61,16 @@ class Method(pl.LightningModule):
         """Maps ``[B, H, W]`` worth looking at, as far as the batch's keys allow; in prediction only ``image``."""
         return {}
 
-    def forward(self, image: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` (RGB alone: depth is privileged) -> class logits ``[B, C, H, W]``."""
+    def dense(self, image: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` (RGB alone: depth is privileged) -> class logits and what ``extra_metrics`` score.
+
+        ``[B, C + x, H, W]``, the logits first; x is 0 unless a method predicts more.
+        """
         return self.enlarge(self.model(image).outputs["label"], image.shape[-2:])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> class logits ``[B, C, H, W]``."""
+        return self.dense(image)[:, : self.info.num_classes]
 
     def enlarge(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         """Bilinear to label size with the segmenter's own ``align_corners``, in float32.
@@ -80,7 +89,11 @@ class Method(pl.LightningModule):
     def parameter_groups(self) -> dict[str, list[Parameter]]:
         """Named groups for the optimiser's configuration: one per child, the segmenter split into its parts."""
         groups = {name: list(child.parameters()) for name, child in self.model.named_children()}
-        rest = {n: list(c.parameters()) for n, c in self.named_children() if n not in ("model", "metrics")}
+        rest = {
+            n: list(c.parameters())
+            for n, c in self.named_children()
+            if n not in ("model", "metrics", "extra_metrics")
+        }
         return {name: members for name, members in (groups | rest).items() if members}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -139,9 +152,13 @@ class Method(pl.LightningModule):
         self._score(batch, "test")
 
     def _score(self, batch: Batch, split: str) -> None:
-        logits = self.predict_logits(batch["image"])
+        dense = self.enlarge(self.parts.infer(self.dense, batch["image"]), batch["label"].shape)
+        logits, extra = dense.tensor_split([self.info.num_classes], 1)
         metric: Any = self.metrics[split]
-        metric.update(self.enlarge(logits, batch["label"].shape).argmax(1), batch["label"])
+        metric.update(logits.argmax(1), batch["label"])
+        if split in self.extra_metrics:
+            more: Any = self.extra_metrics[split]
+            more.update(extra, batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -160,6 +177,10 @@ class Method(pl.LightningModule):
             )
         names = dict.fromkeys(("miou", "pixel_acc", "mean_acc", self.info.main_metric))
         self.log_dict({f"{split}/{name}": scores[name].float() for name in names})
+        if split in self.extra_metrics:
+            more: Any = self.extra_metrics[split]
+            self.log_dict({f"{split}/{name}": score.float() for name, score in more.compute().items()})
+            more.reset()
         self.log("mIoU", scores["miou"].float(), prog_bar=True, logger=False)
         metric.reset()
 

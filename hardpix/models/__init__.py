@@ -1,6 +1,7 @@
 """Networks: backbone, heads and the segmenter made of them; they know nothing of methods or data."""
 
 from hardpix.models.backbone import TimmBackbone, convert_sync_batch_norm
+from hardpix.models.cascades import RefineNetCascadesHead
 from hardpix.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from hardpix.models.fcn import FCNHead
 from hardpix.models.head import Head, HeadOutput
@@ -17,6 +18,7 @@ __all__ = [
     "HeadOutput",
     "PSPHead",
     "RefineNetBlock",
+    "RefineNetCascadesHead",
     "RefineNetHead",
     "Segmenter",
     "TimmBackbone",

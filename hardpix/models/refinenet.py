@@ -116,38 +116,68 @@ class RefineNetHead(Head):
         dropout: float,
     ) -> None:
         super().__init__()
-        if len(widths) != len(specs):
-            raise ConfigError(
-                f"head.widths={list(widths)}: RefineNet needs one width per level, deepest first, and the backbone "
-                f"has {len(specs)} levels"
-            )
-        if crp_order not in CRP_ORDERS:
-            raise ConfigError(f"head.crp_order={crp_order}: must be {' or '.join(CRP_ORDERS)}")
-        incoming = [None, *widths[:-1]]
-        self.blocks = nn.ModuleList(
-            RefineNetBlock(
-                spec.channels,
-                width,
-                coarser,
-                crp_stages=crp_stages,
-                crp_order=crp_order,
-                output_units=output_units,
-                input_dropout=dropout if depth < 2 else 0.0,
-            )
-            for depth, (spec, width, coarser) in enumerate(
-                zip(reversed(specs), widths, incoming, strict=True)
-            )
+        self.blocks = refinenet_blocks(
+            specs,
+            widths,
+            crp_stages=crp_stages,
+            crp_order=crp_order,
+            output_units=output_units,
+            dropout=dropout,
         )
         self.features = tuple(FeatureSpec(s.stride, w) for s, w in zip(specs, reversed(widths), strict=True))
         self.classifiers = Classifiers(widths[-1], outputs, nn.Dropout(dropout), kernel_size=3)
 
     def decode(self, pyramid: list[Tensor]) -> list[Tensor]:
-        decoder: list[Tensor] = []
-        x: Tensor | None = None
-        for block, level in zip(self.blocks, reversed(pyramid), strict=True):
-            x = block(level, x)
-            decoder.insert(0, x)
-        return decoder
+        return run_cascade(self.blocks, pyramid)
+
+
+def refinenet_blocks(
+    specs: tuple[FeatureSpec, ...],
+    widths: Sequence[int],
+    *,
+    crp_stages: int,
+    crp_order: str,
+    output_units: int,
+    dropout: float,
+) -> nn.ModuleList:
+    """One block per level, deepest first; ``dropout`` on the inputs of the two deepest."""
+    if len(widths) != len(specs):
+        raise ConfigError(
+            f"head.widths={list(widths)}: RefineNet needs one width per level, deepest first, and the backbone "
+            f"has {len(specs)} levels"
+        )
+    if crp_order not in CRP_ORDERS:
+        raise ConfigError(f"head.crp_order={crp_order}: must be {' or '.join(CRP_ORDERS)}")
+    incoming = [None, *widths[:-1]]
+    return nn.ModuleList(
+        RefineNetBlock(
+            spec.channels,
+            width,
+            coarser,
+            crp_stages=crp_stages,
+            crp_order=crp_order,
+            output_units=output_units,
+            input_dropout=dropout if depth < 2 else 0.0,
+        )
+        for depth, (spec, width, coarser) in enumerate(zip(reversed(specs), widths, incoming, strict=True))
+    )
+
+
+def run_cascade(
+    blocks: nn.ModuleList, pyramid: list[Tensor], added: Sequence[list[Tensor]] = ()
+) -> list[Tensor]:
+    """Encoder maps, finest first -> the blocks' outputs, finest first.
+
+    The maps of ``added`` (finest first, of the outputs' shapes) are summed to each output before it goes on.
+    """
+    decoder: list[Tensor] = []
+    x: Tensor | None = None
+    for block, level in zip(blocks, reversed(range(len(pyramid))), strict=True):
+        x = block(pyramid[level], x)
+        for maps in added:
+            x = x + maps[level]
+        decoder.insert(0, x)
+    return decoder
 
 
 def _pool(x: Tensor) -> Tensor:

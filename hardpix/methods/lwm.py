@@ -1,0 +1,202 @@
+"""LWM: Hard Pixel Mining for Depth Privileged Semantic Segmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hardpix.losses.reduction import check_choice, check_range, normalized_sum
+from hardpix.methods.base import Method, Parts
+from hardpix.metrics import DepthMetrics
+from hardpix.ops.depth_hardness import (
+    DEEPEST,
+    FUSIONS,
+    Regions,
+    curriculum,
+    depth_prediction_error,
+    depth_regions,
+    fuse,
+    log_depth_loss,
+    misclassified,
+    scaled_depth,
+    segmentation_error,
+)
+from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ops.resize import resize_nearest
+from hardpix.types import Batch, ConfigError
+
+
+class DepthTruth:
+    """What the depth of a batch says at one resolution: targets, errors of the prediction, regions."""
+
+    def __init__(self, target: Tensor, depth_valid: Tensor, label: Tensor, error: Tensor) -> None:
+        self.target, self.depth_valid, self.label, self.error = target, depth_valid, label, error
+        self.regions: Regions | None = None
+
+    def shrunk(self, size: tuple[int, int]) -> DepthTruth:
+        """The same at ``size``, nearest pixels."""
+        maps = (self.target, self.depth_valid, self.label, self.error)
+        return DepthTruth(*(resize_nearest(x, size) for x in maps))
+
+
+class LossWeightModule(Method):
+    """Segmentation and depth from one encoder; pixels hard in either weigh more in a further loss (eq. 4.13, 4.15).
+
+    ``L = L_s + L_d + alpha L_h + beta sum_k L_h^k``, where ``L_h`` is the cross-entropy weighted by a map M of
+    two errors: DPE, how far the depth of a pixel is missed, and DSE, how many pixels of its region (cell of a
+    grid, bin of depth) are misclassified. M is a constant to the gradient. Depth takes part in training alone:
+    the network reads RGB.
+
+    hardness: ``sum``, ``product`` or ``max`` of DPE and DSE, ``dpe`` or ``dse`` alone, or ``none``: no ``L_h``,
+        side losses are plain cross-entropy, ``loss`` may be any, and ``curriculum`` is self-paced learning on
+        the cross-entropy of each pixel (R-18).
+    multi_scale: side outputs, a 1x1 convolution on every decoder map, each mined by its own DSE; training only.
+    curriculum: the weighted losses take only pixels whose M lies below a threshold that rises from each image's
+        median to its maximum, epoch by epoch.
+    cells: (rows, columns) of DSE's grid, m; null: one cell per pixel. bin_size: d, of a depth scale of 1 to 256.
+    depth_range: ``dataset``: the scale ends at the data set's ``depth_max``; ``image``: at each image's maximum.
+    side_resolution: ``full`` enlarges the side outputs to the labels, ``native`` shrinks labels and depth.
+    """
+
+    requires = frozenset({"image", "label", "depth"})
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        alpha: float,
+        beta: float,
+        hardness: str,
+        multi_scale: bool,
+        curriculum: bool,
+        cells: Sequence[int] | None,
+        bin_size: float,
+        depth_range: str,
+        side_resolution: str,
+    ) -> None:
+        super().__init__(parts)
+        check_choice("method.hardness", hardness, ("none", *FUSIONS))
+        check_choice("method.depth_range", depth_range, ("dataset", "image"))
+        check_choice("method.side_resolution", side_resolution, ("full", "native"))
+        check_range("method.alpha", alpha, alpha >= 0, "0 or above")
+        check_range("method.beta", beta, beta >= 0, "0 or above")
+        check_range("method.bin_size", bin_size, 0 < bin_size <= DEEPEST, f"above 0 and at most {DEEPEST:g}")
+        if cells is not None and (len(cells) != 2 or min(cells) < 1):
+            raise ConfigError(f"method.cells={list(cells)}: must be [rows, columns], 1 or more each, or null")
+        if depth_range == "dataset" and "depth" in parts.info.provides and parts.info.depth_max is None:
+            raise ConfigError(
+                f"data set {parts.info.name} names no largest depth; set data.source.depth_max (metres), "
+                "or method.depth_range=image"
+            )
+        self.takes_loss = hardness == "none"  # type: ignore[misc]
+        self.alpha, self.beta, self.hardness = alpha, beta, hardness
+        self.curriculum, self.cells, self.bin_size = curriculum, cells, bin_size
+        self.depth_max = parts.info.depth_max if depth_range == "dataset" else None
+        self.native_sides = side_resolution == "native"
+        self.model = parts.build_model(outputs={"label": parts.info.num_classes, "depth": 1})
+        self.side = nn.ModuleDict()
+        if multi_scale:
+            decoder = {name: spec for name, spec in self.model.features.items() if name.startswith("dec")}
+            self.side = nn.ModuleDict(
+                {n: nn.Conv2d(s.channels, parts.info.num_classes, 1) for n, s in decoder.items()}
+            )
+        self.epochs = 1
+        if self.depth_max is not None:
+            metric = {split: DepthMetrics(self.depth_max) for split in ("val", "test")}
+            self.extra_metrics = nn.ModuleDict(metric)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        out = self.model(batch["image"])
+        label = batch["label"]
+        logits = self.enlarge(out.outputs["label"], label.shape)
+        log_depth = self.enlarge(out.outputs["depth"], label.shape)[:, 0]
+        truth = self._truth(batch, log_depth.detach())
+        losses = {"depth": log_depth_loss(log_depth, truth.target, truth.depth_valid)}
+        losses |= self._final_losses(logits, truth)
+        if self.side:
+            sides = [self._side_loss(out.features[name], head, truth) for name, head in self.side.items()]
+            losses["side"] = self.beta * torch.stack(sides).sum()
+        return losses | self.aux_losses(out, label)
+
+    def dense(self, image: Tensor) -> Tensor:
+        """Class logits, then log D on the scale of 1 to 256."""
+        outputs = self.model(image).outputs
+        return self.enlarge(torch.cat([outputs["label"], outputs["depth"]], 1), image.shape[-2:])
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """``depth`` as predicted, in metres; with the truth at hand DPE, DSE and their fusion."""
+        dense = self.parts.infer(self.dense, batch["image"]).float()
+        logits, log_depth = dense[:, :-1], dense[:, -1]
+        maps = {}
+        if self.depth_max is not None:
+            maps["depth"] = (log_depth.exp() - 1).clamp(0, DEEPEST - 1) * (self.depth_max / (DEEPEST - 1))
+        if "depth" in batch and "label" in batch:
+            truth = self._truth(batch, log_depth)
+            maps["dpe"], maps["dse"] = truth.error, self._region_error(logits, truth)
+            if self.hardness in ("sum", "product", "max"):
+                maps["hardness"] = fuse(maps["dpe"], maps["dse"], self.hardness)
+        return maps
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        self.epochs = max(1, math.ceil(self.trainer.estimated_stepping_batches / per_epoch))
+
+    def _truth(self, batch: Batch, log_depth: Tensor) -> DepthTruth:
+        depth = batch["depth"]
+        valid = batch["depth_valid"] & torch.isfinite(depth) & (depth > 0)
+        target = scaled_depth(depth, valid, self.depth_max)
+        return DepthTruth(target, valid, batch["label"], depth_prediction_error(log_depth, target, valid))
+
+    def _final_losses(self, logits: Tensor, truth: DepthTruth) -> dict[str, Tensor]:
+        """L_s and alpha L_h."""
+        if self.hardness == "none" and not self.curriculum:
+            return {"segmentation": self.loss(logits, truth.label)}
+        valid = truth.label != self.info.ignore_index
+        error = pixel_cross_entropy(logits, truth.label, self.info.ignore_index)
+        if self.hardness == "none":
+            return {"segmentation": self._mean(error * self._easy(error.detach(), valid), valid)}
+        hard = self._mean(self._weight(logits, truth, valid) * error, valid)
+        return {"segmentation": self._mean(error, valid), "hard": self.alpha * hard}
+
+    def _side_loss(self, feature: Tensor, head: nn.Module, truth: DepthTruth) -> Tensor:
+        """L_h^k; plain cross-entropy without a hardness."""
+        logits = head(feature)
+        if self.native_sides:
+            truth = truth.shrunk((logits.shape[-2], logits.shape[-1]))
+        logits = self.enlarge(logits, truth.label.shape)
+        valid = truth.label != self.info.ignore_index
+        error = pixel_cross_entropy(logits, truth.label, self.info.ignore_index)
+        if self.hardness != "none":
+            error = error * self._weight(logits, truth, valid)
+        elif self.curriculum:
+            error = error * self._easy(error.detach(), valid)
+        return self._mean(error, valid)
+
+    def _weight(self, logits: Tensor, truth: DepthTruth, valid: Tensor) -> Tensor:
+        """M ``[B, H, W]`` of these logits, 0 where the curriculum leaves a pixel out; no gradient."""
+        weight = truth.error
+        if self.hardness != "dpe":
+            weight = fuse(weight, self._region_error(logits.detach(), truth), self.hardness)
+        return weight * self._easy(weight, valid) if self.curriculum else weight
+
+    def _region_error(self, logits: Tensor, truth: DepthTruth) -> Tensor:
+        if truth.regions is None:
+            truth.regions = depth_regions(
+                truth.target,
+                truth.depth_valid,
+                truth.label != self.info.ignore_index,
+                cells=self.cells,
+                bin_size=self.bin_size,
+            )
+        wrong = misclassified(logits, truth.label, self.info.ignore_index)
+        return segmentation_error(wrong, truth.regions)
+
+    def _easy(self, values: Tensor, valid: Tensor) -> Tensor:
+        return curriculum(values, valid, min(1.0, (self.current_epoch + 1) / self.epochs))
+
+    def _mean(self, error: Tensor, valid: Tensor) -> Tensor:
+        return normalized_sum(error, valid, getattr(self.loss, "normalizer", "valid"))
