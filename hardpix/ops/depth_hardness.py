@@ -55,7 +55,7 @@ def depth_prediction_error(log_depth: Tensor, target: Tensor, valid: Tensor) -> 
 class Regions(NamedTuple):
     """Which region each labelled pixel lies in: made once a batch, used for every output."""
 
-    index: Tensor  # [B, H, W] int64; the last region collects what is not counted
+    ids: Tensor  # [B, H, W] int64; the last region collects what is not counted
     number: int
 
 
@@ -91,10 +91,10 @@ def segmentation_error(wrong: Tensor, regions: Regions) -> Tensor:
     ``wrong`` ``[B, H, W]`` bool.
     """
     # Right and wrong pixels of a region are neighbours in one count: no weights, hence whole numbers.
-    counts = _count(regions.index * 2 + wrong, 2 * regions.number).view(-1, 2)
+    counts = _count(regions.ids * 2 + wrong, 2 * regions.number).view(-1, 2)
     counts[-1] = 0
     share = counts[:, 1] / counts.sum(1).clamp_min(1)
-    return share.take(regions.index)
+    return share.take(regions.ids)
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ def test_the_last_bin_holds_the_largest_depth():
     valid = torch.tensor([[[True, True, True, False]]])
     counted = torch.ones_like(valid)
     regions = depth_regions(target, valid, counted, cells=(1, 1), bin_size=10)
-    assert regions.index[0, 0].tolist() == [25, 25, 24, 26]
+    assert regions.ids[0, 0].tolist() == [25, 25, 24, 26]
     assert regions.number == 28
 
 
