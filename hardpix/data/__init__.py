@@ -1,7 +1,9 @@
 """Data sets, joint transforms and loading."""
 
+from hardpix.data.ade20k import ADE20K
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.camvid import CamVid
+from hardpix.data.cifar100 import CIFAR100
 from hardpix.data.cityscapes import Cityscapes
 from hardpix.data.coco import Coco
 from hardpix.data.datamodule import DataModule
@@ -14,6 +16,7 @@ from hardpix.data.nyuv2 import NYUv2
 from hardpix.data.nyuv2_raw import NYUv2Raw
 from hardpix.data.packed import Packed, pack
 from hardpix.data.photometric import Photometric
+from hardpix.data.rgbd import RGBDFolder
 from hardpix.data.sunrgbd import SUNRGBD
 from hardpix.data.synthetic import SyntheticRooms
 from hardpix.data.tensors import DepthMap
@@ -21,6 +24,8 @@ from hardpix.data.total_text import TotalText
 from hardpix.data.transforms import TestTransform, TrainTransform
 
 __all__ = [
+    "ADE20K",
+    "CIFAR100",
     "GTAV",
     "ISAID",
     "SUNRGBD",
@@ -37,6 +42,7 @@ __all__ = [
     "NYUv2Raw",
     "Packed",
     "Photometric",
+    "RGBDFolder",
     "Sample",
     "Source",
     "SyntheticRooms",

@@ -9,6 +9,9 @@ from hardpix.types import ConfigError
 
 # Name on the command line -> module of this package and class.
 RECIPES: dict[str, tuple[str, str]] = {
+    "ade20k": ("ade20k", "ADE20KRecipe"),
+    "camvid": ("camvid", "CamVidRecipe"),
+    "cifar100": ("cifar100", "CIFAR100Recipe"),
     "cityscapes": ("cityscapes", "CityscapesRecipe"),
     "gtav": ("gtav", "GTAVRecipe"),
     "nyuv2": ("nyuv2", "NYUv2Recipe"),
