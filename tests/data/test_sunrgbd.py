@@ -263,9 +263,9 @@ def test_classes():
 # The recipe
 
 
-def prepare(published, out):
+def prepare(published, out, **options):
     work = Work([published], out)
-    find_recipe("sunrgbd")().convert(work)
+    find_recipe("sunrgbd")(**options).convert(work)
     return work
 
 
@@ -340,6 +340,16 @@ def test_frames_that_are_missing_or_unknown_are_said(published, tmp_path):
     assert "1 frames have no entry in SUNRGBDMeta.mat, kv1/NYUdata/NYU0777 the first" in faults
     assert "depth/d0.png: no such file" in faults
     assert not (tmp_path / "out" / "labels37" / f"{META[1]}.png").exists()
+
+
+def test_a_partial_copy_is_prepared_as_far_as_it_goes(published, tmp_path):
+    (published / "SUNRGBD" / META[1]).rename(published / "elsewhere")
+    assert prepare(published, tmp_path / "out", partial=True).faults == []
+    assert names(SUNRGBD(tmp_path / "out", partial=True).frames("train", ALL)) == dashed([TRAIN[0], TRAIN[1]])
+    assert (
+        SUNRGBDRecipe(partial=True).use(Path("out")).endswith("data.source.root=out data.source.partial=true")
+    )
+    assert SUNRGBDRecipe().use(Path("out")).endswith("data.source.root=out")
 
 
 def test_annotations_that_do_not_belong_together(published, tmp_path):

@@ -17,6 +17,7 @@ NEEDED = {
     "data=huggingface": ["data.source.root=x", "data.source.classes=[a,b]"],
     "data=listed": ["data.source.listing=x.csv", "data.source.classes=classes.txt"],
     "data=packed": ["data.source.root=x"],
+    "data=rgbd": ["data.source.root=x", "data.source.layout=tum"],
     "data=coco": ["data.source.root=x"],
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
@@ -32,17 +33,26 @@ class Entry(NamedTuple):
     depth: str
 
 
+@dataclass(frozen=True)
 class SUNRGBDRecipe(Recipe):
-    """Pictures, depth and cameras as they are; ``SUNRGBD2Dseg(i).seglabel`` as grey images below ``labels37``."""
+    """Pictures, depth and cameras as they are; ``SUNRGBD2Dseg(i).seglabel`` as grey images below ``labels37``.
+
+    partial: for a copy that lacks frames; without it the missing frames are a fault.
+    """
+
+    partial: bool = False
 
     name: ClassVar[str] = "sunrgbd"
     title: ClassVar[str] = "SUN RGB-D, 37 classes"
-    page: ClassVar[str] = "https://rgbd.cs.princeton.edu"
+    page: ClassVar[str] = "http://rgbd.cs.princeton.edu"
     licence: ClassVar[str] = "No licence is stated; cite Song et al. (CVPR 2015) and the sets it is made of."
     parts: ClassVar[tuple[Part, ...]] = (
         Part(PICTURES, "images, depth, intrinsics of all frames"),
         Part(TOOLBOX, "the split, and the labels in one MATLAB file"),
     )
+
+    def use(self, out: Path) -> str:
+        return super().use(out) + " data.source.partial=true" * self.partial
 
     def wanted(self, member: str) -> bool:
         path = PurePosixPath(member)
@@ -58,7 +68,9 @@ class SUNRGBDRecipe(Recipe):
         entries = read_meta(meta)
         _check_count(segmentation, len(entries), meta)
         here = [entry for entry in entries if (tree / entry.frame).is_dir()]
-        work.faults += [*missing_frames(tree, entries, here), *unknown_frames(split, entries)]
+        work.faults += unknown_frames(split, entries)
+        if not self.partial:
+            work.faults += missing_frames(tree, entries, here)
         for entry in work.track(here, "pictures"):
             for relative in frame_files(entry):
                 if (tree / relative).is_file():
@@ -157,7 +169,7 @@ def missing_frames(tree: Path, entries: list[Entry], here: list[Entry]) -> list[
         return []
     return [
         f"{tree}: {len(entries) - len(here)} of {len(entries)} frames have no folder there; unpack the whole of "
-        f"{PICTURES}, or train with data.source.partial=true"
+        f"{PICTURES}, or give partial=true to go on without"
     ]
 
 
