@@ -68,11 +68,10 @@ class ISAIDRecipe(Recipe):
                 raise DataError(
                     f"{roots}: no {split} image of iSAID; there must be {split}/images/P0000.png and so on"
                 )
-        for split in SPLITS:
+        for split in filter(scenes.get, SPLITS):
             cut = partial(cut_scene, out=work.out / split, side=self.patch, overlap=self.overlap)
             work.each(cut, scenes[split], f"{split} images cut")
-            if scenes[split]:
-                self._write_sizes(work, split, scenes[split])
+            self._write_sizes(work, split, scenes[split])
 
     def _write_sizes(self, work: Work, split: str, scenes: Sequence[Scene]) -> None:
         sizes = {}
