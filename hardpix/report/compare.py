@@ -15,7 +15,7 @@ from hardpix.types import HardpixError
 # Factors that cannot change what a run learns. An entry covers the key itself and all keys below it.
 IGNORED = (
     *("seed", "data.seed"),  # what a table averages over
-    *("run", "study", "runs_dir", "resume", "trusted"),  # names and places
+    *("run", "study", "runs_dir", "resume", "trusted", "reproduces"),  # names and places
     *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
 )

@@ -78,6 +78,7 @@ class Root:
     test_weights: str = "last"
     panels: int = 4
     trusted: list[str] = field(default_factory=list)
+    reproduces: list[str] = field(default_factory=list)
 
 
 def conf_dir() -> Path:
