@@ -8,7 +8,7 @@ from typing import Any
 
 from hardpix.data.classes import parse_json, read_text
 from hardpix.data.files import frame_name
-from hardpix.data.images import MAX_PIXELS
+from hardpix.data.images import MAX_PIXELS, SUFFIXES
 from hardpix.types import DataError
 
 
@@ -46,8 +46,8 @@ def image_entries(
     for entry in content["images"]:
         where = f"{path}: image {entry['id']}"
         file_name, height, width = (entry.get(key) for key in ("file_name", "height", "width"))
-        if not isinstance(file_name, str) or not file_name:
-            raise DataError(f"{where}: file_name is missing; it must name a file below {folder}")
+        if not isinstance(file_name, str) or Path(file_name).suffix.lower() not in SUFFIXES:
+            raise DataError(f"{where}: file_name {file_name!r} is none of {', '.join(SUFFIXES)}")
         if type(height) is not int or type(width) is not int or not 0 < height * width <= MAX_PIXELS:
             raise DataError(
                 f"{where}: height {height} and width {width} must be whole numbers of pixels, "

@@ -1,0 +1,193 @@
+"""Classes from a list or a file, what their values mean, and the sentence that says so."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hardpix.data import Folder
+from hardpix.data.classes import read_classes
+from hardpix.data.own_labels import OwnLabels, mapping_sentence
+from hardpix.types import ConfigError, DataError
+
+BOTH = frozenset({"image", "label"})
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def test_a_list_is_the_names():
+    assert read_classes(["road", "tree"]) == (("road", "tree"), None, None)
+
+
+def test_a_text_file_has_a_name_a_line(tmp_path):
+    assert read_classes(written(tmp_path, "c.txt", "road\n\n  traffic sign \ntree")).names == (
+        "road", "traffic sign", "tree",
+    )  # fmt: skip
+
+
+def test_a_csv_file_has_columns_in_any_order(tmp_path):
+    path = written(tmp_path, "c.csv", '\ufeffB, id ,Name,r,g\n3,7,road,1,2\n\n60,8,"tree, tall",40,50\n')
+    assert read_classes(path) == (("road", "tree, tall"), ((1, 2, 3), (40, 50, 60)), (7, 8))
+    assert read_classes(written(tmp_path, "i.csv", "name,index\na,3\nb,1\n")) == (("a", "b"), None, (3, 1))
+    assert read_classes(written(tmp_path, "n.csv", "name\na\nb\n")) == (("a", "b"), None, None)
+
+
+def test_both_forms_of_json(tmp_path):
+    path = written(tmp_path, "c.json", {"classes": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]]})
+    assert read_classes(path) == (("a", "b"), ((1, 2, 3), (4, 5, 6)), None)
+    entries = [
+        {"name": "a", "id": 0, "color": [9, 8, 7]},
+        {"color": [6, 5, 4], "name": "b", "id": 4, "isthing": 1},
+    ]
+    for content in (entries, {"categories": entries, "images": []}):
+        assert read_classes(written(tmp_path, "d.json", content)) == (
+            ("a", "b"),
+            ((9, 8, 7), (6, 5, 4)),
+            (0, 4),
+        )
+    assert read_classes(written(tmp_path, "e.json", {"classes": ["a"]})) == (("a",), None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("c.txt", "", r"c\.txt: there is no class in it"),
+        ("c.txt", "a\nb\n\na\n", r"c\.txt: line 4: the class 'a' is there already \(.*c\.txt: line 1\)"),
+        (
+            "c.csv",
+            "title,r\na,1\n",
+            r"c\.csv: line 1: the header must name the column name once; .*: title, r",
+        ),
+        ("c.csv", "name,name\na,1\n", r"c\.csv: line 1: the header must name the column name once"),
+        ("c.csv", "name,r,g,b\na,1,2,3\nb,1,2\n", r"c\.csv: line 3: 3 values for 4 columns"),
+        ("c.csv", "name,r,g,b\na,1,2,3\nb,1,,3\n", r"c\.csv: line 3: a colour needs all of r, g and b"),
+        ("c.csv", "name,r,g,b\na,1,2,3\nb,,,\n", r"c\.csv: line 3: no colour, but other classes have one"),
+        ("c.csv", "name,r,g,b\na,1,2,256\n", r"c\.csv: line 2: the colour \[1, 2, 256\] must be"),
+        ("c.csv", "name,r,g,b\na,1,x,3\n", r"c\.csv: line 2: 'x' must be a whole number"),
+        ("c.csv", "name,id\na,1\nb,1\n", r"c\.csv: line 3: the id 1 is there already \(.*line 2\)"),
+        ("c.csv", "name,id\na,-1\n", r"c\.csv: line 2: the id -1 must be a whole number, 0 or above"),
+        ("c.csv", "name,id\na,1\nb,\n", r"c\.csv: line 3: no id, but other classes have one"),
+        ("c.csv", 'name\n"a', r"c\.csv: line 2: not readable as CSV"),
+        ("c.csv", "", r"c\.csv: line 1: the header must name the column name once; its columns are: none"),
+        ("c.json", '["a",\n"b"', r"c\.json: line 2: not valid JSON"),
+        ("c.json", "[" * 100000, r"c\.json: not valid JSON \(nested too deeply\)"),
+        ("c.json", {"names": ["a"]}, r"c\.json: must hold"),
+        ("c.json", {"classes": ["a", 3]}, r"c\.json: entry 1: 3 is no name of a class"),
+        (
+            "c.json",
+            {"classes": ["a"], "palette": [[1, 2, 3], [1, 2, 3]]},
+            r"palette must list one .* 1 classes",
+        ),
+        ("c.json", [{"name": "a"}, "b"], r"c\.json: entry 1: must be an object"),
+        ("c.json", [{"name": "a", "color": [1, 2]}], r"c\.json: entry 0: the colour \[1, 2\] must be"),
+        ("c.json", [{"name": "a", "id": 1.5}], r"c\.json: entry 0: the id 1\.5 must be a whole number"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path, name, content, said):
+    with pytest.raises(DataError, match=said):
+        read_classes(written(tmp_path, name, content))
+
+
+def test_a_missing_file_and_one_that_is_no_text(tmp_path):
+    with pytest.raises(DataError, match=r"none\.txt: cannot be read"):
+        read_classes(str(tmp_path / "none.txt"))
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"b\.txt: not a UTF-8 text"):
+        read_classes(str(tmp_path / "b.txt"))
+    with pytest.raises(ConfigError, match=r"data\.source\.classes, entry 1: the class 'a' is there already"):
+        read_classes(["a", "a"])
+
+
+# The sentence
+
+
+def test_what_is_mapped_is_said_and_an_identity_is_not():
+    names = ("road", "sidewalk")
+    mapping = {7: 0, 8: 1, **dict.fromkeys((0, 1, 2, 9, 12), 255)}
+    assert mapping_sentence(mapping, names) == "7 -> road, 8 -> sidewalk, 5 values -> ignored (0..2, 9, 12)"
+    assert mapping_sentence({0: 0, 1: 1, 255: 255}, names, usual=255) == ""
+    assert (
+        mapping_sentence({0: 0, 1: 1, 9: 255}, names, usual=255) == "0 -> road, 1 -> sidewalk, 9 -> ignored"
+    )
+    assert mapping_sentence({0: 1, 1: 0}, names) == "0 -> sidewalk, 1 -> road"
+    colours = {(1, 2, 3): 0, (0, 0, 0): 255, (9, 9, 9): 255}
+    assert mapping_sentence(colours, names) == "(1, 2, 3) -> road, 2 values -> ignored ((0, 0, 0), (9, 9, 9))"
+
+
+def test_ids_of_a_file_are_the_values_of_the_masks(tmp_path):
+    path = written(tmp_path, "c.csv", "name,id\nroad,7\nsidewalk,8\n")
+    labels = OwnLabels(classes=path, palette=None)
+    assert labels.code.mapping == {7: 0, 8: 1, 255: 255}
+    assert labels.remarks("mine") == ("labels of mine: 7 -> road, 8 -> sidewalk, 255 -> ignored",)
+    assert OwnLabels(classes=path, palette=None, label_map={3: 1, 4: 0}).code.mapping == {
+        3: 1,
+        4: 0,
+        255: 255,
+    }
+    with pytest.raises(ConfigError, match="ignore_index 8 is also the id of class sidewalk"):
+        OwnLabels(classes=path, palette=None, ignore_index=8)
+
+
+# A folder
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array, dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """Masks of two colours, red left of green, and a black row on top."""
+    mask = np.zeros((4, 6, 3))
+    mask[1:, :2] = (200, 0, 0)
+    mask[1:, 2:] = (0, 100, 0)
+    save(tmp_path / "train/images/a.png", np.full((4, 6, 3), 9))
+    save(tmp_path / "train/labels/a.png", mask)
+    return tmp_path
+
+
+def test_colour_masks_are_read_by_the_palette(colours):
+    path = written(colours, "c.csv", "r,g,b,name\n0,100,0,tree\n200,0,0,car\n")
+    source = Folder(colours, classes=path, label_format="colour", ignore_colours=[[0, 0, 0]])
+    wanted = np.full((4, 6), 255)
+    wanted[1:, :2], wanted[1:, 2:] = 1, 0
+    np.testing.assert_array_equal(source.frames("train", BOTH).load(0)["label"].numpy(), wanted)
+    assert source.info.palette == ((0, 100, 0), (200, 0, 0))
+    assert source.remarks() == (
+        "labels of folder: (0, 100, 0) -> tree, (200, 0, 0) -> car, (0, 0, 0) -> ignored",
+    )
+    with pytest.raises(DataError, match=r"a\.png: colour \(0, 0, 0\) \(6 pixels\) is no class"):
+        Folder(colours, classes=path, label_format="colour").frames("train", BOTH).load(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"label_format": "rgb"}, "label_format=rgb: must be index or colour"),
+        ({"label_format": "colour"}, "needs the colour of each class"),
+        ({"label_format": "colour", "palette": [[1, 1, 1], [1, 1, 1]]}, "a and b have one colour"),
+        ({"label_format": "colour", "palette": [[1, 1, 1]]}, "palette has 1 colours for 2 classes"),
+        ({"palette": [[1, 1, 1], [1, 1, 300]]}, r"data\.source\.palette: the colour \[1, 1, 300\] must be"),
+        ({"label_format": "colour", "palette": [[1, 1, 1], [2, 2, 2]], "ignore_colours": [[2, 2, 2]]},
+         r"ignore_colours: \(2, 2, 2\) is there already"),
+        ({"label_format": "colour", "palette": [[1, 1, 1], [2, 2, 2]], "label_map": {1: 0}}, "label_map maps numbers"),
+        ({"ignore_colours": [[0, 0, 0]]}, "ignore_colours needs label_format=colour"),
+        ({"label_map": {-1: 0}}, "label_map maps -1"),
+        ({"label_map": {1: 2}}, r"label_map leads to 2; it must lead to 0\.\.1 or to ignore_index 255"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be(tmp_path, options, said):
+    with pytest.raises(ConfigError, match=said):
+        Folder(tmp_path, classes=["a", "b"], **options)
+
+
+def test_a_folder_says_what_it_maps(tmp_path):
+    assert Folder(tmp_path, classes=["a", "b"]).remarks() == ()
+    source = Folder(tmp_path, classes=["a", "b"], name="mine", label_map={7: 0, 8: 1, 3: 255})
+    assert source.remarks() == ("labels of mine: 7 -> a, 8 -> b, 2 values -> ignored (3, 255)",)
