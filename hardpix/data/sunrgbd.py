@@ -27,7 +27,7 @@ DEPTH_MAX = 8.0  # metres; the toolbox's own reader clamps there
 
 
 class SUNRGBD(FileSource):
-    """Indoor RGB-D scenes of four cameras, 427x561 to 681x730 pixels, 5285 training and 5050 test frames.
+    """Indoor RGB-D scenes of four cameras, about 561x427 to 730x530 pixels, 5285 training and 5050 test frames.
 
     Layout below ``root``, where FRAME is ``<sensor>/<set>/<frame>`` with one or two folders more in some sets;
     ``hardpix data prepare sunrgbd`` makes it of the published archives::
