@@ -1,0 +1,394 @@
+"""NYUv2's raw recordings: pairing in time, sampling, registration, damaged files, reading."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hardpix.data import NYUv2Raw, kinect
+from hardpix.data.prepare import find_recipe
+from hardpix.data.prepare.nyuv2_raw import (
+    NYUv2RawRecipe,
+    evenly,
+    find_scenes,
+    read_disparity,
+    read_recorded_colour,
+    shares,
+    synchronise,
+)
+from hardpix.data.prepare.recipe import Work
+from hardpix.types import ConfigError, DataError
+
+ALL = frozenset({"image", "depth", "depth_valid"})
+Y, X = np.mgrid[:480, :640]
+
+
+def write_depth(folder, seconds, disparity=800):
+    """PGM with the low byte first, as in the release."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = np.broadcast_to(np.asarray(disparity, "<u2"), (480, 640))
+    path = folder / f"d-{seconds:.6f}-{int(seconds * 60) % 2**32}.pgm"
+    path.write_bytes(b"P5 640 480 65535\n" + values.tobytes())
+    return path
+
+
+def write_colour(folder, seconds, value=90):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"r-{seconds:.6f}-{int(seconds * 60) % 2**32}.ppm"
+    path.write_bytes(b"P6 640 480 255\n" + np.full((480, 640, 3), value, np.uint8).tobytes())
+    return path
+
+
+def touch(folder, depths=(), colours=()):
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, suffix, times in (("d", "pgm", depths), ("r", "ppm", colours)):
+        for seconds in times:
+            (folder / f"{kind}-{seconds:.6f}-7.{suffix}").touch()
+    (folder / "a-1.500000-7.dump").touch()
+    (folder / "INDEX.txt").touch()
+    return folder
+
+
+# Pairs
+
+
+def test_each_depth_frame_takes_the_nearest_colour_frame(tmp_path):
+    depths, colours = [9.0, 10.0, 10.1, 10.2, 11.0], [9.01, 9.98, 10.14, 10.16, 10.6]
+    pairs = synchronise(touch(tmp_path / "den_0001", depths, colours))
+    assert [pair.depth.seconds for pair in pairs] == depths  # by time: as text, 10 stands before 9
+    nearest = [min(colours, key=lambda c: abs(c - d)) for d in depths]
+    assert [pair.colour.seconds for pair in pairs] == nearest == [9.01, 9.98, 10.14, 10.16, 10.6]
+    assert pairs[1].gap_ms == pytest.approx(20)
+    assert [pair.name for pair in pairs] == [f"den_0001__{i:05d}" for i in range(5)]
+
+
+def test_colour_frames_are_shared_and_a_tie_goes_to_the_later(tmp_path):
+    pairs = synchronise(touch(tmp_path, [1.0, 1.01, 2.0], [0.99, 1.5, 2.5]))
+    assert [pair.colour.seconds for pair in pairs] == [0.99, 0.99, 2.5]
+    assert synchronise(touch(tmp_path / "none", [1.0])) == []
+
+
+def test_scenes_are_folders_with_depth(tmp_path):
+    touch(tmp_path / "b" / "part1" / "study_0002", [1.0])
+    touch(tmp_path / "a" / "study_0001", [1.0])
+    touch(tmp_path / "b" / "study_0001", [1.0])
+    touch(tmp_path / "b" / "colour_only", [], [1.0])
+    found = find_scenes([tmp_path / "b", tmp_path / "a"])
+    assert found == [tmp_path / "b" / "study_0001", tmp_path / "b" / "part1" / "study_0002"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "sizes", "dealt"),
+    [
+        (10, [100, 100, 100], [3, 3, 4]),
+        (10, [2, 100, 100], [2, 4, 4]),
+        (10, [100, 1, 3], [6, 1, 3]),
+        (2, [5, 5, 5, 5], [0, 0, 1, 1]),
+        (99, [5, 6], [5, 6]),
+        (7, [], []),
+    ],
+)
+def test_the_budget_is_dealt_out_equally(budget, sizes, dealt):
+    assert shares(budget, sizes) == dealt
+
+
+def test_shares_fill_like_water():
+    sizes = np.random.RandomState(0).randint(0, 400, 97).tolist()
+    dealt = shares(9000, sizes)
+    assert sum(dealt) == 9000
+    assert all(given <= size for given, size in zip(dealt, sizes, strict=True))
+    level = max(dealt)
+    assert all(given == size or given >= level - 1 for given, size in zip(dealt, sizes, strict=True))
+
+
+def test_frames_are_evenly_spaced():
+    assert evenly(3, 9) == [1, 4, 7]
+    assert evenly(1, 9) == [4]
+    assert evenly(9, 9) == list(range(9))
+    assert evenly(0, 9) == []
+    steps = np.diff(evenly(70, 1000))
+    assert set(steps.tolist()) <= {14, 15}
+
+
+# Files
+
+
+def test_bytes_are_swapped_and_disparity_becomes_metres(tmp_path):
+    path = write_depth(tmp_path, 1.0, np.where(X == 3, 2047, 400 + X))
+    disparity = read_disparity(path)
+    assert disparity[5, :5].tolist() == [400, 401, 402, 2047, 404]
+    metres = kinect.disparity_to_metres(disparity)
+    np.testing.assert_allclose(metres[0, 4], 351.3 / (1092.5 - 404), rtol=1e-6)
+    assert metres[0, 3] == 0
+    far = kinect.disparity_to_metres(np.uint16([[1050, 1058, 1092, 1093, 1500, 2046]]))
+    np.testing.assert_allclose(far, [[351.3 / 42.5, 0, 0, 0, 0, 0]], rtol=1e-6)  # beyond 10 m is noise
+
+
+def test_damaged_files_are_named(tmp_path):
+    depth, colour = write_depth(tmp_path, 1.0), write_colour(tmp_path, 1.0)
+    assert read_recorded_colour(colour).shape == (480, 640, 3)
+    depth.write_bytes(depth.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"d-1\.000000-60\.pgm: cut short, it holds 614399 of 614400 bytes"):
+        read_disparity(depth)
+    colour.write_bytes(b"")
+    with pytest.raises(DataError, match=r"ppm: its header is not P6 640 480 255"):
+        read_recorded_colour(colour)
+    depth = write_depth(tmp_path, 1.0, 2048)
+    with pytest.raises(DataError, match=r"disparity 2048 has more than 11 bits"):
+        read_disparity(depth)
+
+
+# Registration
+
+
+def slow_register(depth, source, target, rotation, translation):
+    """A pixel at a time."""
+    result = np.zeros_like(depth)
+    for v, u in zip(*np.nonzero(depth), strict=True):
+        seen = np.array([(u - source.cx) / source.fx, (v - source.cy) / source.fy])
+        ray = seen.copy()
+        for _ in range(30):
+            x, y = ray
+            r2 = x * x + y * y
+            radial = 1 + source.k1 * r2 + source.k2 * r2**2 + source.k3 * r2**3
+            tangential = np.array(
+                [
+                    2 * source.p1 * x * y + source.p2 * (r2 + 2 * x * x),
+                    source.p1 * (r2 + 2 * y * y) + 2 * source.p2 * x * y,
+                ]
+            )
+            ray = (seen - tangential) / radial
+        point = rotation @ (np.array([*ray, 1]) * float(depth[v, u])) + translation
+        if point[2] <= 0:
+            continue
+        column = round(target.fx * point[0] / point[2] + target.cx)
+        row = round(target.fy * point[1] / point[2] + target.cy)
+        if 0 <= row < depth.shape[0] and 0 <= column < depth.shape[1]:
+            there = result[row, column]
+            result[row, column] = point[2] if there == 0 else min(there, point[2])
+    return result
+
+
+def scene(seed, height=480, width=640, share=0.02):
+    """Depth at a few pixels, near and far side by side."""
+    random = np.random.RandomState(seed)
+    depth = random.uniform(0.5, 9, (height, width)).astype(np.float32)
+    return np.where(random.rand(height, width) < share, depth, np.float32(0))
+
+
+def test_registration_is_that_of_a_plain_loop():
+    depth = scene(0, share=0.004)
+    fast = kinect.register(depth)
+    slow = slow_register(depth, kinect.DEPTH, kinect.COLOUR, kinect.ROTATION, kinect.TRANSLATION)
+    assert 0.5 < (fast > 0).sum() / (depth > 0).sum() < 1
+    np.testing.assert_allclose(fast, slow, rtol=1e-6)
+
+
+def test_the_nearest_reading_wins():
+    camera = kinect.Camera(fx=30, fy=30, cx=19.5, cy=14.5)
+    depth = scene(1, 30, 40, share=0.9)
+    turned = np.array([[0.995, 0, 0.0998], [0, 1, 0], [-0.0998, 0, 0.995]])
+    given = {"rotation": turned, "translation": np.array([-0.4, 0.1, 0.2])}
+    small = camera._replace(fx=15.0, fy=15.0)  # four pixels become one
+    fast = kinect.register(depth, source=camera, target=small, **given)
+    np.testing.assert_allclose(fast, slow_register(depth, camera, small, **given), rtol=1e-6)
+    assert np.median(fast[fast > 0]) < np.median(depth[depth > 0]) - 1
+
+
+def test_registration_onto_itself_changes_nothing():
+    camera = kinect.Camera(*kinect.DEPTH[:4])
+    depth = scene(2)
+    same = {"rotation": np.eye(3), "translation": np.zeros(3)}
+    np.testing.assert_allclose(kinect.register(depth, source=camera, target=camera, **same), depth, rtol=1e-6)
+
+
+def test_the_colour_camera_lies_to_the_right():
+    """2.5 cm: at 1 m, what both see lies 13 pixels further left in it, less what the axes differ."""
+    cameras = {"source": kinect.Camera(500, 500, 320, 240), "target": kinect.Camera(500, 500, 320, 240)}
+    depth = np.zeros((480, 640), np.float32)
+    depth[240, 320] = 1
+    assert np.argwhere(kinect.register(depth, rotation=np.eye(3), **cameras)).tolist() == [[240, 307]]
+
+
+def test_rays_undo_the_distortion():
+    for camera in (kinect.DEPTH, kinect.COLOUR):
+        x, y, z = kinect.rays(camera, 480, 640)
+        u, v = kinect.distort(camera, x, y)
+        assert np.abs(camera.fx * u + camera.cx - X).max() < 0.01
+        assert np.abs(camera.fy * v + camera.cy - Y).max() < 0.01
+        assert (z == 1).all()
+
+
+def test_undistorted_image_is_sampled_where_the_lens_put_it():
+    image = np.stack([X % 256, Y % 256, (X + Y) // 5], -1).astype(np.uint8)
+    plain = kinect.Camera(*kinect.COLOUR[:4])
+    np.testing.assert_array_equal(kinect.undistorted(image, plain), image)
+    ramp = np.stack([X * 0.39, Y * 0.53, X * 0], -1).astype(np.uint8)
+    result = kinect.undistorted(ramp).astype(float)
+    for v, u in ((100, 120), (400, 500), (250, 320)):
+        x, y = (u - kinect.COLOUR.cx) / kinect.COLOUR.fx, (v - kinect.COLOUR.cy) / kinect.COLOUR.fy
+        dx, dy = kinect.distort(kinect.COLOUR, np.float64(x), np.float64(y))
+        expected = [
+            (kinect.COLOUR.fx * dx + kinect.COLOUR.cx) * 0.39,
+            (kinect.COLOUR.fy * dy + kinect.COLOUR.cy) * 0.53,
+        ]
+        np.testing.assert_allclose(result[v, u, :2], expected, atol=1.2)
+    assert (result[0] == 255).all()  # the lens stretched the corners: the border saw nothing
+
+
+# The recipe and its reader
+
+
+def put(root, scene_name, count, start=1e9):
+    for i in range(count):
+        write_depth(root / scene_name, start + i, 700 + i)
+        write_colour(root / scene_name, start + i + 0.01, 10 + i)
+    return root
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "frames.jsonl").read_text().splitlines()]
+
+
+def test_recordings_become_frames(tmp_path):
+    root, out = put(tmp_path / "in", "den_0001", 5), tmp_path / "out"
+    put(root, "cafe_0001a", 1)
+    write_depth(root / "den_0001", 1e9 + 60)  # no colour frame within a minute
+    recipe = find_recipe("nyuv2_raw")(frames=4)
+    work = Work([root], out)
+    recipe.convert(work)
+    assert work.faults == []
+    assert [line["name"] for line in lines(out)] == [
+        "cafe_0001a__00000", "den_0001__00000", "den_0001__00002", "den_0001__00004",
+    ]  # fmt: skip
+    assert {line["scene"] for line in lines(out)} == {"cafe_0001a", "den_0001"}
+    assert lines(out)[2]["gap_ms"] == pytest.approx(10, abs=0.01)
+    assert lines(out)[2]["colour_time"] == pytest.approx(1e9 + 2.01)
+
+    source = NYUv2Raw(out, border_crop=[45, 470, 41, 601])
+    frames = source.frames("train", ALL)
+    assert (len(frames), frames.name(2)) == (4, "den_0001__00002")
+    frame = frames.load(2)
+    assert set(frame) == {"image", "depth", "depth_valid", "name"}
+    assert frame["image"].shape == (3, 425, 560)
+    assert abs(int(frame["image"][0, 200, 200]) - 12) <= 1
+    inside = frame["depth"][frame["depth_valid"]]
+    assert abs(inside.median().item() - 351.3 / (1092.5 - 702)) < 0.01
+    assert frame["depth_valid"].all()  # what the depth camera sees covers this window
+    np.testing.assert_allclose(
+        frames.intrinsics(0), kinect.COLOUR.matrix() - [[0, 0, 41], [0, 0, 45], [0, 0, 0]], atol=1e-6
+    )
+
+
+def test_unregistered_frames_are_as_recorded(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    disparity = np.where(X < 100, 2047, 600 + X // 10)
+    write_depth(root / "s", 1.0, disparity)
+    write_colour(root / "s", 1.0, 77)
+    NYUv2RawRecipe(register=False).convert(Work([root], out))
+    frame = NYUv2Raw(out).frames("train", ALL).load(0)
+    metres = np.where(disparity == 2047, 0, 351.3 / (1092.5 - disparity))
+    np.testing.assert_allclose(frame["depth"].numpy(), metres, atol=0.000501)
+    assert torch.equal(frame["depth_valid"], torch.from_numpy(disparity != 2047))
+    assert (frame["image"] == 77).all()
+    assert NYUv2Raw(out).frames("train", ALL).intrinsics(0)[0, 2] == pytest.approx(312.044759, abs=1e-5)
+
+
+def test_damaged_frames_are_told_and_the_others_go_on(tmp_path):
+    root, out = put(tmp_path / "in", "den_0001", 3), tmp_path / "out"
+    first = sorted((root / "den_0001").glob("d-*"))[0]
+    first.write_bytes(first.read_bytes()[:1000])
+    write_depth(root / "den_0001", 1e9 + 1, 2047)
+    touch(root / "lonely_0001", [1.0], [5.0])
+    work = Work([root], out)
+    NYUv2RawRecipe().convert(work)
+    assert [line["name"] for line in lines(out)] == ["den_0001__00002"]
+    assert len(work.faults) == 3
+    assert "lonely_0001: none of its 1 depth frames has a colour frame within 40.0 ms" in work.faults[0]
+    assert "cut short" in work.faults[1]
+    assert "no pixel has a reading" in work.faults[2]
+
+    # Mended and called again: what is there is kept, the list is new.
+    kept = out / "depths" / "den_0001__00002.png"
+    before = kept.stat().st_mtime_ns
+    write_depth(root / "den_0001", 1e9)
+    NYUv2RawRecipe().convert(Work([root], out))
+    assert len(lines(out)) == 2
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_what_is_unpacked_and_what_options_may_be():
+    recipe = NYUv2RawRecipe()
+    assert recipe.wanted("basement_0001a/d-1316653580.471513-1316138413.pgm")
+    assert recipe.wanted("basements/basement_0001a/r-1316653580.484909-1316138413.ppm")
+    assert not recipe.wanted("basement_0001a/a-1316653580.465154-1316138413.dump")
+    assert not recipe.wanted("basement_0001a/INDEX.txt")
+    with pytest.raises(ConfigError, match="frames=0"):
+        NYUv2RawRecipe(frames=0)
+    with pytest.raises(ConfigError, match="max_gap_ms=-1"):
+        NYUv2RawRecipe(max_gap_ms=-1)
+
+
+def test_a_folder_without_scenes(tmp_path):
+    with pytest.raises(DataError, match="no scene in it"):
+        NYUv2RawRecipe().convert(Work([tmp_path], tmp_path / "out"))
+
+
+def test_it_has_train_alone_and_no_labels(tmp_path):
+    put(tmp_path / "in", "s", 1)
+    NYUv2RawRecipe().convert(Work([tmp_path / "in"], tmp_path / "out"))
+    source = NYUv2Raw(tmp_path / "out")
+    assert source.info.classes == ()
+    with pytest.raises(DataError, match="no split 'val'"):
+        source.frames("val", ALL)
+    with pytest.raises(DataError, match="no label belongs to it"):
+        source.frames("train", ALL | {"label"})
+    (tmp_path / "out" / "frames.jsonl").write_text("den\n")
+    with pytest.raises(DataError, match=r"frames\.jsonl: the line 'den' must be a JSON object"):
+        source.frames("train", ALL)
+
+
+def test_training_on_it_is_refused_before_a_network_is_made(tiny):
+    from hardpix.run.build import build
+
+    cfg = tiny("data=nyuv2_raw", "backbone.name=there_is_none")
+    with pytest.raises(DataError, match=r"nyuv2_raw has no labels, only depth, depth_valid, image"):
+        build(cfg)
+
+
+@pytest.mark.real
+def test_a_real_pair_lines_up_once_registered(real_data):
+    """Pixels at depth edges have strong image edges beside them: more of them after registration than before,
+    and than with the translation or the rotation turned round."""
+    folder = real_data / "nyudv2_raw" / "kinect_raw"
+    image, depth = read_recorded_colour(folder / "NYU_color.ppm"), read_disparity(folder / "NYU_depth.pgm")
+    depth = kinect.disparity_to_metres(depth)
+    assert (depth > 0).mean() > 0.8
+    assert 1 < np.median(depth[depth > 0]) < 6
+
+    def strength(image, depth):
+        grey = image.mean(-1)
+        edges = np.hypot(*np.gradient(grey))
+        edges = np.max([np.roll(edges, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
+        step = np.zeros(depth.shape, bool)
+        for axis in (0, 1):
+            other = np.roll(depth, -1, axis)
+            step |= (depth > 0) & (other > 0) & (np.abs(other - depth) > 0.08 * np.minimum(other, depth))
+        inner = (slice(25, -25), slice(25, -25))
+        return edges[inner][step[inner]].mean()
+
+    flat = kinect.undistorted(image)
+    registered = strength(flat, kinect.register(depth))
+    assert registered > 1.4 * strength(image, depth)
+    assert registered > 1.3 * strength(flat, kinect.register(depth, translation=-kinect.TRANSLATION))
+    assert registered > 1.1 * strength(flat, kinect.register(depth, rotation=kinect.ROTATION.T))
+
+
+@pytest.mark.real
+def test_the_white_border_is_that_of_the_labelled_images(real_data):
+    white = kinect.undistorted(np.zeros((480, 640, 3), np.uint8))[..., 0] == 255
+    published = np.asarray(Image.open(real_data / "nyudv2" / "train" / "rgb" / "0003.jpg")).min(-1) > 235
+    assert published[white].mean() > 0.9
+    assert published[30:-30, 30:-30].mean() < 0.5
