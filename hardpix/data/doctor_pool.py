@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 
 import torch
 
@@ -89,10 +90,19 @@ def _one_by_one(cargo: bytes, job: Job, names: Sequence[str]) -> Iterator[Result
 
 
 def _pool(cargo: bytes, workers: int) -> ProcessPoolExecutor:
-    # Not a fork: torch's threads and open HDF5 files do not survive one.
-    return ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start, initargs=(cargo,)
-    )
+    return ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start, initargs=(cargo,))
+
+
+def _context() -> BaseContext:
+    """No fork of this process: torch's threads and open HDF5 files do not survive one.
+
+    Where there is a fork server, it imports torch once for all of its children.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _pickled(plans: Sequence[SplitPlan]) -> bytes | None:

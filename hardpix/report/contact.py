@@ -45,7 +45,9 @@ def contact_sheet(
             if frame.label is not None:
                 present |= set(np.unique(frame.label).tolist())
     width = max([*(block.width for block in blocks), 3 * TILE])
-    entries = class_entries(present, info)
+    entries = class_entries(present - {info.ignore_index}, info)
+    if info.ignore_index in present:
+        entries.append(("void: not coloured", PAPER))
     mapped = any(frame.maps for frames in sections.values() for frame in frames)
     if entries or mapped:
         blocks.append(legend(entries, width, bar="low to high" if mapped else ""))
