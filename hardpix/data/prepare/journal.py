@@ -13,6 +13,7 @@ from typing import Any
 from hardpix.types import DataError
 
 NAME = "prepare.json"
+PARTIAL = f".{NAME}.partial"
 
 
 @dataclass
@@ -44,7 +45,7 @@ def read(folder: Path) -> Journal | None:
 
 
 def write(folder: Path, journal: Journal) -> None:
-    partial = folder / f".{NAME}.partial"
+    partial = folder / PARTIAL
     partial.write_text(json.dumps(asdict(journal), indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / NAME)
 
@@ -58,7 +59,7 @@ def begin(folder: Path, journal: Journal) -> Journal:
         raise DataError(f"{folder}: this is a file; --to must be a folder")
     before = read(folder)
     if before is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != PARTIAL for path in folder.iterdir()):
             raise DataError(f"{folder}: it holds other files; --to must be a new or an empty folder")
         return journal
     if before.recipe != journal.recipe:
