@@ -236,7 +236,8 @@ def test_wrong_commands_get_one_sentence_and_leave_nothing(toy, words, said, cap
 
 
 def test_the_same_file_twice_is_one(toy):
-    assert prepare("downloads", "--from", str(toy / "toy.zip")) == 0assert is_right()
+    assert prepare("downloads", "--from", str(toy / "toy.zip")) == 0
+    assert is_right()
 
 
 def test_truncated_and_wrong_downloads_are_told_before_unpacking(toy, capsys):
