@@ -210,6 +210,9 @@ def test_the_folder_above_tells_the_split(released, tmp_path):
     assert [scene.image.name for scene in found["val"]] == ["P0003.png"]
     assert found["test"] == []
     assert len(find_scenes([released / "train", released / "val"])["val"]) == 1
+    # The nearest one, whatever the folders above are called.
+    save(tmp_path / "test" / "val/images/P0003.png", picture((8, 8), 1))
+    assert [len(scenes) for scenes in find_scenes([tmp_path / "test"]).values()] == [0, 1, 0]
 
 
 def test_what_the_recipe_refuses(released, tmp_path):
