@@ -20,6 +20,7 @@ from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, split_c
 from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
 
 ALWAYS = frozenset({"image", "label"})
+WITH_DEPTH = "data=nyuv2, sunrgbd and synthetic, and your own folder or listed data with depth files"
 
 
 class DataModule(pl.LightningDataModule):
@@ -84,9 +85,10 @@ class DataModule(pl.LightningDataModule):
             )
         lacking = sorted(keys - provided)
         if lacking:
+            where = f"; depth have {WITH_DEPTH}" if "depth" in lacking else ""
             raise DataError(
                 f"the method needs {', '.join(lacking)}, which data set {self.info.name} does not have; "
-                f"it provides {', '.join(sorted(provided))}"
+                f"it provides {', '.join(sorted(provided))}{where}"
             )
         self._keys = ALWAYS | with_validity(keys)
 

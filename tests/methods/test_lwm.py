@@ -240,7 +240,7 @@ def test_degenerate_batches(made):
 
 def test_a_data_set_without_depth_is_refused(tiny, tmp_path):
     cfg = tiny("method=lwm", *CASCADES, "data=camvid", f"data.source.root={tmp_path}")
-    with pytest.raises(DataError, match="needs depth"):
+    with pytest.raises(DataError, match="needs depth, which data set camvid does not have.*nyuv2, sunrgbd"):
         build(cfg)
 
 
