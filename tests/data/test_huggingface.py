@@ -176,7 +176,7 @@ def test_changed_parquet_is_converted_anew(tmp_path):
 )
 def test_a_fault_names_folder_split_and_row(tmp_path, monkeypatch, change, said):
     # Saving would read the file of a path, and put it in.
-    monkeypatch.setattr(datasets.arrow_dataset, "embed_table_storage", lambda table, *args, **kwargs: table)
+    monkeypatch.setattr(datasets.arrow_writer, "embed_table_storage", lambda table, *args, **kwargs: table)
     frames = source(saved(tmp_path, [row(0), row(1, **change)])).frames("train", BOTH)
     frames.load(0)
     with pytest.raises(DataError, match=said):
