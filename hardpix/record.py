@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +40,10 @@ class RunRecord:
     error: str | None = None  # one line, when failed
     name: str = ""  # for people: the overrides, shortened
     study: str = ""  # runs of one sweep share it
+    dataset: str = ""  # name of the data set that was scored
+    frames: dict[str, int] = field(
+        default_factory=dict
+    )  # "nyuv2/train": 795; train, val and test as they were used
 
 
 def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:

@@ -94,7 +94,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     from hardpix.run.build import build
     from hardpix.run.checkpoint import load_weights
     from hardpix.run.panels import write_panels
-    from hardpix.run.train import quiet
+    from hardpix.run.train import frame_counts, quiet
 
     quiet()
     trained = record.read(run_dir)
@@ -125,6 +125,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(),
+        dataset=data.info.name, frames=trained.frames | frame_counts(data, [split]),
     )  # fmt: skip
     record.write(done, out)
     write_panels(method, data, out / "panels", split=split, count=cfg.panels)

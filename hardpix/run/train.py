@@ -72,6 +72,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
         _check_length(before, cfg, job.method)
     if further:
         return replace(started, metrics=_run(job))
+    started = replace(started, dataset=job.data.info.name, frames=frame_counts(job.data))
     rundir.claim(run_dir)
     rundir.write_config(run_dir, cfg)
     rundir.write_classes(run_dir, job.data.info.classes)
@@ -154,6 +155,11 @@ def _run(job: Job) -> dict[str, float]:
         )
     finally:
         tracking.close(job.loggers)
+
+
+def frame_counts(data: DataModule, splits: Sequence[str] = ("train", "val", "test")) -> dict[str, int]:
+    """``{"nyuv2/train": 795, ...}``: a partial copy of a data set must show in what is made of the record."""
+    return {f"{data.info.name}/{split}": len(data.evaluation_dataset(split)) for split in splits}
 
 
 def _complete(before: record.RunRecord, cfg: DictConfig) -> bool:
