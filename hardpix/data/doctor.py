@@ -68,7 +68,7 @@ def check(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Checkup:
-    """Look at every frame of ``splits`` once, or at ``limit`` of each, evenly spaced.
+    """Look at every frame of ``splits`` once, or at ``limit`` of each, evenly spaced, and those that lack files.
 
     ``train``: the split that is trained on; the others are evaluated on. Memory holds sums, and of each frame
     its name and a digest.
@@ -96,7 +96,8 @@ def _chosen(plan: SplitPlan, limit: int | None) -> list[int]:
         return []
     if limit is None or limit >= len(plan):
         return list(range(len(plan)))
-    return [index * len(plan) // limit for index in range(limit)]
+    # That files are missing is known of every frame, and costs nothing.
+    return sorted({index * len(plan) // limit for index in range(limit)} | plan.missing.keys())
 
 
 def _mark_copies(plans: Sequence[SplitPlan], sums: Sequence[SplitSums]) -> None:

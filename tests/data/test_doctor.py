@@ -424,8 +424,8 @@ def test_names_that_are_not_unique(root):
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("500 0 8 0 500 6 0 0 1", "camera-partly"),
-        ("500 0 8 0 500 60 0 0 1", "camera-outside"),
+        ("500 0 14 0 500 6 0 0 1", "camera-partly"),
+        ("500 0 8 0 500 14 0 0 1", "camera-outside"),
         ("500 0 8", "camera-unreadable"),
     ],
 )
@@ -441,7 +441,7 @@ def test_cameras(root, text, code):
     assert {f.code for f in checkup.findings} == {code}
     if code == "camera-partly":
         assert checkup.findings[0].count == 1
-        assert list(checkup.sums[0].cameras) == [(500, 500, 8, 6)]
+        assert list(checkup.sums[0].cameras) == [(500, 500, 14, 6)]
 
 
 class Arrays(Source):
@@ -535,6 +535,8 @@ def test_a_limit_spreads_over_the_split_and_is_told(root):
     assert sorted(checkup.sums[0].digests) == [0, 1]
     assert [(f.code, f.count) for f in checkup.findings] == [("limited", 2)]
     assert "2 of 3 frames" in checkup.findings[0].what
+    (root / "val/labels/c.png").unlink()
+    assert {f.code for f in check(source(root), ["val"], limit=1).findings} == {"limited", "label-missing"}
 
 
 # Several processes
