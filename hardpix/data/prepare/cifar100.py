@@ -17,7 +17,9 @@ class CIFAR100Recipe(Recipe):
     name: ClassVar[str] = "cifar100"
     title: ClassVar[str] = "CIFAR-100"
     page: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"
-    licence: ClassVar[str] = "The page states no licence; it asks to cite Krizhevsky 2009."
+    licence: ClassVar[str] = (
+        "No terms beside that it be cited (Krizhevsky 2009) are known here; see its page."
+    )
     parts: ClassVar[tuple[Part, ...]] = (
         Part(
             f"{PYTHON}.tar.gz",
