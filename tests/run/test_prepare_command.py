@@ -1,7 +1,10 @@
 """``hardpix data prepare``: refusals leave nothing, interruptions leave a state that goes on, nothing is fetched."""
 
 import json
+import multiprocessing
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +20,12 @@ from types import ModuleType
 import pytest
 
 from hardpix.cli import main
-from hardpix.data.prepare import RECIPES, job
+from hardpix.data.prepare import RECIPES, find_recipe, job
 from hardpix.data.prepare import archive as archives
+from hardpix.data.prepare import recipe as recipes
 from hardpix.data.prepare.recipe import Part, Recipe, Work, write_once
 from hardpix.run import progress
+from hardpix.run.config import compose
 from hardpix.types import ConfigError, DataError
 
 IMAGES = {f"toy/images/{n}.txt": f"image {n}".encode() * 9 for n in range(4)}
@@ -286,6 +291,23 @@ def test_an_archive_of_something_else(toy, capsys):
     assert "none of its files is one of toy" in capsys.readouterr().err
 
 
+def test_archives_that_a_wildcard_took_in_are_left_out(toy, capsys):
+    (toy / "more").mkdir()
+    with tarfile.open(toy / "more/holidays.tar.gz", "w:gz") as file:
+        file.add("/dev/null", "x.doc", recursive=False, filter=lambda info: tarfile.TarInfo("x.doc"))
+    assert prepare(toy) == 0
+    assert "holidays.tar.gz: none of its files is one of toy; it is left out" in capsys.readouterr().out
+    assert is_right()
+
+
+def test_a_recipe_says_how_many_files_may_be_wanted(toy, monkeypatch, capsys):
+    monkeypatch.setattr(Toy, "most_files", 3)
+    assert prepare(toy) == 2
+    assert "more than 3 files" in capsys.readouterr().err
+    monkeypatch.setattr(Toy, "most_files", 4)
+    assert prepare(toy) == 0
+
+
 def test_a_disk_too_small(toy, capsys, monkeypatch):
     class Usage:
         free = job.RESERVE + 251
@@ -495,17 +517,23 @@ def test_processes_stop_with_their_parent(tmp_path, how):
     script, out = tmp_path / "slow.py", tmp_path / "out"
     script.write_text(SLOW)
     out.mkdir()
-    process = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         while len(list(out.iterdir())) < 4:
             assert process.poll() is None
             time.sleep(0.05)
-        process.send_signal(how)
+        if how == signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does
+        else:
+            process.send_signal(how)
         process.wait(timeout=60)
     finally:
         process.kill()
     err = process.stderr.read()
     assert "Process SpawnProcess" not in err
+    assert ("KeyboardInterrupt" in err, "DataError" in err) == (how == signal.SIGINT, False)
     time.sleep(1)
     done = len(list(out.iterdir()))
     assert done < 1000
@@ -518,7 +546,43 @@ def kill_itself(path):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.slow
-def test_a_process_that_was_killed_gets_its_sentence(tmp_path):
+def test_a_process_that_was_killed_gets_its_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        recipes, "get_context", lambda kind: multiprocessing.get_context("fork")
+    )  # starts faster
     with pytest.raises(DataError, match="use fewer --workers"):
         Work([], tmp_path, workers=2).each(kill_itself, [str(n) for n in range(40)], "x")
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_states_what_a_user_needs(name, capsys, tmp_path, monkeypatch):
+    """Its page, licence and files are printed, with a command that is right; its reader has a configuration."""
+    monkeypatch.chdir(tmp_path)
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert recipe.page.startswith(("http://", "https://"))
+    assert recipe.licence.endswith(".")
+    assert recipe.parts
+    assert len({part.name for part in recipe.parts}) == len(recipe.parts)
+    assert main(["data", "prepare", name]) == 0
+    said = capsys.readouterr().out
+    for words in (recipe.title, recipe.page, recipe.licence, *(part.name for part in recipe.parts)):
+        assert words in said
+    assert f"hardpix data prepare {name} --from downloads --to" in said
+    assert all(part.size is None or part.size > 1000 for part in recipe.parts)
+    assert all(part.md5 is None or re.fullmatch("[0-9a-f]{32}", part.md5) for part in recipe.parts)
+    assert list(tmp_path.iterdir()) == []
+    overrides = shlex.split(recipe().use(tmp_path / "out"))
+    assert overrides[0] == f"data={name}"
+    assert compose(overrides).data.source.root == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_misses_its_files_in_one_sentence(name, capsys, tmp_path):
+    """An empty folder: what is missing is named."""
+    (tmp_path / "downloads").mkdir()
+    options = ["--from", str(tmp_path / "downloads"), "--to", str(tmp_path / "out"), "--workers", "1"]
+    assert main(["data", "prepare", name, *options]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert str(tmp_path / "downloads") in err

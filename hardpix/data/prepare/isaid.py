@@ -56,11 +56,13 @@ class ISAIDRecipe(Recipe):
     def wanted(self, member: str) -> bool:
         return member.endswith(".png") and not member.endswith("_instance_id_RGB.png")
 
-    def convert(self, work: Work) -> None:
-        """``{split}/images``, ``{split}/labels`` and ``{split}/sizes.csv`` (of the whole images) below ``out``."""
+    def __post_init__(self) -> None:
         if self.patch < 1:
             raise ConfigError(f"patch={self.patch}: must be 1 pixel or more")
         tiles("", (self.patch, self.patch), self.patch, self.overlap)  # refuses an overlap that cannot be
+
+    def convert(self, work: Work) -> None:
+        """``{split}/images``, ``{split}/labels`` and ``{split}/sizes.csv`` (of the whole images) below ``out``."""
         scenes = find_scenes(work.roots)
         for split in ("train", "val"):
             if not scenes[split]:

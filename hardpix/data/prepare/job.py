@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hardpix.data.prepare import journal as journals
@@ -54,7 +54,7 @@ class Plan:
         """The user's folders, then single files, then what is unpacked."""
         folders = [item.path for item in self.inputs if item.is_folder]
         files = [self.out / UNPACKED / "files"] if self.single_files() else []
-        unpacked = [_root(self.out, item) for item in self.inputs if item.is_archive]
+        unpacked = [_root(self.out, unpacking.item) for unpacking in self.unpackings]
         return list(dict.fromkeys([*folders, *files, *unpacked]))
 
     def single_files(self) -> list[Input]:
@@ -69,15 +69,18 @@ def make_plan(
 ) -> Plan:
     """Judge every archive. Writes nothing; raises ``DataError`` for what is refused and for a disk too small."""
     _apart(inputs, out)
-    limits = Limits.of(out)
+    limits = replace(Limits.of(out), members=recipe.most_files)
     unpackings = []
     for item in inputs:
-        if not item.is_archive:
+        if item.part is None or not item.is_archive:
             continue
         if not item.path.name.lower().endswith((".zip", ".tar")):
             say(f"{item.path}: reading the names of what it holds")
         target = _root(out, item) / (item.name if "/" in item.name else "")
         members = judge(item.path, list_members(item.path), recipe.wanted, target, limits)
+        if not members and "*" in item.part.name:  # it was taken for a part by its name
+            say(f"{item.path}: none of its files is one of {recipe.name}; it is left out")
+            continue
         if not members:
             raise DataError(f"{item.path}: none of its files is one of {recipe.name}; download it again")
         unpackings.append(Unpacking(item, members, target, _changed(item, journal)))

@@ -66,6 +66,8 @@ class NYUv2RawRecipe(Recipe):
         Part("*.zip", "nyu_depth_v2_raw.zip (428 GB), or any of its parts, as bathrooms_part1.zip"),
     )
 
+    most_files: ClassVar[int] = 5_000_000  # 407 024 frames, most of them as two files
+
     frames: int = 41000
     max_gap_ms: float = 40.0  # the slowest recordings have a frame each 50 ms
     register: bool = True

@@ -50,6 +50,7 @@ class Recipe(ABC):
     page: ClassVar[str]  # where the user downloads it
     licence: ClassVar[str]  # its terms in one sentence
     parts: ClassVar[tuple[Part, ...]]
+    most_files: ClassVar[int] = 1_000_000  # wanted ones in one archive; with more it is refused
 
     @abstractmethod
     def convert(self, work: Work) -> None:
@@ -114,7 +115,7 @@ class Work:
             self._collect(results, len(items), title)
             return
         with ProcessPoolExecutor(self.workers, get_context("spawn"), _begin_worker) as pool:
-            chunk = max(1, min(16, len(items) // (4 * self.workers)))
+            chunk = max(1, min(4, len(items) // (4 * self.workers)))
             try:
                 jobs = pool.map(_fault, [function] * len(items), items, chunksize=chunk)
                 self._collect(jobs, len(items), title)
@@ -170,8 +171,8 @@ def link_or_copy(source: Path, path: Path) -> None:
 
 
 def _begin_worker() -> None:
-    """Ctrl-C is the parent's to handle; a parent that was killed takes its workers with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and a parent that was killed, end a worker at once and without a word: its files are whole or none."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     Thread(target=_follow_parent, daemon=True).start()
 
 
