@@ -58,7 +58,7 @@ def run(given: argparse.Namespace) -> int:
     out = given.out or Path("check") / source.info.name
     make_folder(out)
     splits = list(dict.fromkeys(given.splits or [cfg.data[f"{role}_split"] for role in ROLES]))
-    workers = given.workers or len(os.sched_getaffinity(0))
+    workers = given.workers or _cores()
     with progress() as bar:
         checkup = check(
             source, splits, train=cfg.data.train_split, limit=given.limit, workers=workers, progress=bar
@@ -68,6 +68,13 @@ def run(given: argparse.Namespace) -> int:
     written = [out / "check.json", *_write_sheet(checkup, out / "contact.png")]
     print(f"written to {' and '.join(map(str, written))}")
     return 1 if checkup.errors else 0
+
+
+def _cores() -> int:
+    """Those this process may use, where the system says so (a cluster's job may have few of many)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _write_sheet(checkup: Checkup, path: Path) -> list[Path]:
