@@ -18,6 +18,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   table      compare runs:               hardpix table RUNS... --rows method,loss
+             with a paper's numbers:     hardpix table --published lwm/II RUNS...
   data       prepare and pack data sets: hardpix data prepare NAME --from FILES --to DIR
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
@@ -102,7 +103,12 @@ def _table(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser("hardpix table", description="compare runs in a table")
     add_arguments(parser)
-    return run(parser.parse_args(arguments)) or 0
+    args = parser.parse_args(arguments)
+    if args.published:  # composes experiment files, which a table of runs does without
+        from hardpix.run.table_command import run as run_published
+
+        return run_published(args)
+    return run(args)
 
 
 def _data(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hardpix.report.collect import collect
@@ -12,7 +13,13 @@ from hardpix.report.table import DEFAULT_ROWS, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of runs")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories, or directories of runs")
+    parser.add_argument(
+        "--published",
+        metavar="PAPER/TABLE",
+        help="a paper's table with its printed numbers beside ours, or PAPER for all of its tables (--rows and "
+        "--columns do not apply); list shows the tables and the names of their cells",
+    )
     parser.add_argument(
         "--rows",
         type=_list,
@@ -36,15 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     made = table(collect(args.runs), args.rows, args.columns, args.relative_to, args.ignore)
-    output = render(made, args.format)
+    emit(render(made, args.format), made.notes, args)
+    return 0
+
+
+def emit(output: str, notes: Sequence[str], args: argparse.Namespace) -> None:
+    """Write to ``--out`` or the screen; notes that the format has no place for go to the error stream."""
     if args.out:
         Path(args.out).write_text(output, encoding="utf-8")
     else:
         sys.stdout.write(output)
     if args.out or args.format == "csv":  # CSV has no place for them
-        for note in made.notes:
+        for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    return 0
 
 
 def _list(text: str) -> list[str]:

@@ -73,6 +73,13 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
     ]
 
 
+def disagreements(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
+    """One phrase for each factor that may matter and in which ``runs``, seeds of one row, differ."""
+    silent = (*IGNORED, *WARNED, *ignore)
+    keys = sorted({key for run in runs for key in run.record.factors if not covers(silent, key)})
+    return [_told(*item) for item in _differences(runs, keys).items()]
+
+
 def covers(parts: Iterable[str], key: str) -> bool:
     """Whether ``key`` is one of ``parts`` or lies below one."""
     return any(key == part or key.startswith(part + ".") for part in parts)

@@ -82,7 +82,7 @@ def table(
     """
     groups = compare.group(runs, rows, ignore)
     notes: list[str] = []
-    outcomes = [_outcomes(group.runs, notes) for group in groups]
+    outcomes = [outcomes_by_seed(group.runs, notes) for group in groups]
     names = list(
         zip(*(labels(rows[i], [g.values[i] for g in groups]) for i in range(len(rows))), strict=True)
     )
@@ -95,11 +95,11 @@ def table(
 
     seeds = sorted({seed for outcome in outcomes for seed in outcome})
     base = {} if first is None else outcomes[first]
-    order = sorted(range(len(groups)), key=lambda i: (i != first, [_natural(label) for label in names[i]]))
+    order = sorted(range(len(groups)), key=lambda i: (i != first, [natural(label) for label in names[i]]))
     made = tuple(
         Row(
             names[i],
-            tuple(_cell(column, outcomes[i], base, seeds) for column in chosen),
+            tuple(aggregate(column, outcomes[i], base, seeds) for column in chosen),
             sum(isinstance(outcome, dict) for outcome in outcomes[i].values()),
         )
         for i in order
@@ -109,7 +109,7 @@ def table(
     return Table(titles(rows), tuple(chosen), made, tuple(notes), reference)
 
 
-def _outcomes(runs: Sequence[Run], notes: list[str]) -> dict[int, Outcome]:
+def outcomes_by_seed(runs: Sequence[Run], notes: list[str]) -> dict[int, Outcome]:
     """One outcome per seed: an unfinished attempt gives way to a finished one; two finished are refused."""
     found: dict[int, Run] = {}
     rank = {"failed": 0, "running": 1, "done": 2}
@@ -133,7 +133,9 @@ def _outcomes(runs: Sequence[Run], notes: list[str]) -> dict[int, Outcome]:
     }
 
 
-def _cell(column: Column, own: dict[int, Outcome], base: dict[int, Outcome], seeds: Sequence[int]) -> Cell:
+def aggregate(
+    column: Column, own: dict[int, Outcome], base: dict[int, Outcome], seeds: Sequence[int]
+) -> Cell:
     got = {seed: _value(own.get(seed, "missing"), column.metric) for seed in seeds}
     values = {seed: value for seed, value in got.items() if not isinstance(value, str)}
     counts = Counter(value for value in got.values() if isinstance(value, str))
@@ -230,7 +232,7 @@ def _folded(name: str) -> str:
     return name.replace("_", "").replace(" ", "").lower()
 
 
-def _natural(label: str) -> tuple[int, float, str]:
+def natural(label: str) -> tuple[int, float, str]:
     """Numbers by size and before words."""
     try:
         return (0, float(label), label)

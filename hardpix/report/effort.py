@@ -1,0 +1,184 @@
+"""Whether runs followed the experiment files they stand for, and whether all rows of a table were given the same.
+
+A reproduction on fewer steps is worth showing as long as it is told, and as long as every row had as few: what
+misleads is a table whose rows were trained unequally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hardpix.report.collect import Run
+from hardpix.report.compare import ABSENT, IGNORED, WARNED, covers, text
+from hardpix.report.published import matches
+from hardpix.types import HardpixError
+
+# Never told as a departure: what no table compares, and where the data lies.
+SILENT = (*IGNORED, *WARNED, "data.source.root")
+# What must be equal between runs that no experiment file describes.
+EFFORT = ("trainer", "data.batch_size", "data.train_transform")
+
+TRAINED, SCORED = "training frames", "scored frames"
+
+# Frames of whole data sets, by the split's name.
+FRAMES: dict[str, dict[str, int]] = {
+    "nyuv2": {"train": 795, "test": 654},
+    "sunrgbd": {"train": 5285, "test": 5050},
+    "cityscapes": {"train": 2975, "val": 500, "test": 1525},
+    "ade20k": {"train": 20210, "val": 2000},
+    "camvid": {"train": 367, "val": 101, "test": 233},
+    "totaltext": {"train": 1255, "test": 300},
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file: the cells it declares, its composed factors, and the keys that vary by its design."""
+
+    name: str
+    cells: tuple[str, ...]
+    factors: Mapping[str, Any]
+    free: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Use:
+    """A run in a cell. ``role``: the split of the run (train, val, test) that the cell's column scores."""
+
+    run: Run
+    cell: str
+    dataset: str
+    split: str
+    role: str
+    free: tuple[str, ...] = ()  # keys that vary within the cell by the table's design
+    train_frames: int | None = None
+
+    @property
+    def factors(self) -> dict[str, Any]:
+        """Those of the run; an evaluation's weights are in the place of the training's choice."""
+        own = dict(self.run.record.factors)
+        own.pop("evaluation.split", None)
+        if "evaluation.weights" in own:
+            own["test_weights"] = own.pop("evaluation.weights")
+        return own
+
+    def frames(self) -> dict[str, tuple[int, int | None]]:
+        """Frames as used, and as many as there should be, where either is known."""
+        full = FRAMES.get(folded(self.dataset), {})
+        counts = {folded(key): count for key, count in self.run.record.frames.items()}
+        wanted = {
+            TRAINED: ("train", self.train_frames or full.get("train")),
+            SCORED: (self.role, full.get(self.split)),
+        }
+        return {
+            name: (counts[key], whole)
+            for name, (role, whole) in wanted.items()
+            if (key := f"{folded(self.dataset)}/{role}") in counts
+        }
+
+
+@dataclass
+class Departure:
+    """How a use departs from its experiment file: keys with (value, value of the file), and words for a reader."""
+
+    known: bool
+    keys: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    frames: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """Empty for a run at the protocol."""
+        if not self.known:
+            parts = ["no experiment file declares this cell, so its settings were not checked"]
+        else:
+            parts = [
+                f"{key}={text(own)} (experiment: {text(wanted)})"
+                for key, (own, wanted) in sorted(self.keys.items())
+            ]
+        parts += [f"{count} of {whole} {name}" for name, (count, whole) in self.frames.items()]
+        return ", ".join(parts)
+
+
+def departure(use: Use, experiments: Sequence[Experiment]) -> Departure:
+    """From the nearest of the experiment files that declare the use's cell."""
+    own = use.factors
+    fitting = [one for one in experiments if any(matches(pattern, use.cell) for pattern in one.cells)]
+    found = [_differing(own, one.factors, (*one.free, *use.free)) for one in fitting]
+    keys = min(found, key=len) if found else {}
+    frames = {
+        name: (count, whole)
+        for name, (count, whole) in use.frames().items()
+        if whole is not None and count != whole
+    }
+    return Departure(bool(found), keys, frames)
+
+
+def refuse_unequal(uses: Sequence[Use], departures: Sequence[Departure], ignore: Sequence[str]) -> None:
+    """Raise when, on one data set, a setting in which some run departs is not the same in all.
+
+    A key that a run's method does not have is passed over; so are keys that vary by design.
+    """
+    for dataset in sorted({use.dataset for use in uses}):
+        members = [pair for pair in zip(uses, departures, strict=True) if pair[0].dataset == dataset]
+        unequal = _unequal(members, ignore)
+        if unequal:
+            raise HardpixError(
+                f"The rows were not trained and scored alike on {dataset}: they differ in {'; '.join(unequal)}, and "
+                "not because their experiment files do: leave runs out, or name with --ignore a key that cannot "
+                "matter."
+            )
+
+
+def folded(name: str) -> str:
+    """Data sets and classes are spelt with and without underscores and spaces."""
+    return name.lower().replace("_", "").replace(" ", "")
+
+
+def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) -> list[str]:
+    keys = {SCORED} | {key for use, departed in members for key in _watched(use, departed)}
+    lines = []
+    for key in sorted(key for key in keys if not covers(ignore, key)):
+        values: list[tuple[Any, str]] = []
+        for use, departed in members:
+            value = _value(use, departed, key)
+            if value is not None and all(value[0] != other for other, _ in values):
+                values.append((value[0], use.cell))
+        if len(values) > 1:
+            lines.append(f"{key} ({', '.join(f'{text(value)} in {cell}' for value, cell in values)})")
+    return lines
+
+
+def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
+    """The value in a run, None where the key does not concern it: it varies by design, or nobody has it."""
+    if covers(use.free, key):
+        return None
+    if key in (TRAINED, SCORED):
+        return use.frames()[key][:1] if key in use.frames() else None
+    if key in departed.keys:  # possibly absent: something was switched off
+        return departed.keys[key][:1]
+    return (use.factors[key],) if key in use.factors else None
+
+
+def _watched(use: Use, departed: Departure) -> set[str]:
+    """Keys that must be the same in all runs: those departed in; without an experiment file all of effort."""
+    if departed.known:
+        return {*departed.keys, *departed.frames}
+    effort = {key for key in use.factors if covers(EFFORT, key) and not covers(SILENT, key)}
+    return {*effort, *departed.frames}
+
+
+def _differing(
+    own: Mapping[str, Any], wanted: Mapping[str, Any], free: Sequence[str]
+) -> dict[str, tuple[Any, Any]]:
+    pairs = {
+        key: (own.get(key, ABSENT), wanted.get(key, ABSENT))
+        for key in own.keys() | wanted.keys()
+        if not covers((*SILENT, *free), key)
+    }
+    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    # Another class has other parameters: its name says it all.
+    replaced = [key.removesuffix("._target_") for key in pairs if key.endswith("._target_")]
+    return {
+        key: pair for key, pair in pairs.items() if key.endswith("._target_") or not covers(replaced, key)
+    }

@@ -1,0 +1,214 @@
+"""What ``conf/table/PAPER/TABLE.yaml`` says: how a published table is shown, and where our side of a cell comes from.
+
+The keys of such a file, all optional::
+
+    labels: [label, backbone]        # attributes of the rows, one column of words each
+    stacked: true                    # wide tables: published, ours and difference below each other
+    columns:                         # order; absent: all as published. A name, or a mapping with `column` and
+      - {column: gain, minus: [hl, baseline]}        # difference of two columns of the row
+      - {column: increase, increase: [hl, baseline]} # by how many percent the first exceeds the second
+      - {column: miou_min, range: min}               # min or max over runs that differ in the row's key `over`
+      - {column: gain_miou, of: miou}                # difference from the row that the row's key `against` names
+      - {column: crop, factor: data.train_transform.crop, words: {value: word}}  # a setting, not a score
+      - {column: hl, label: ..., metric: cost/peak_memory_mb, unit: MB}  # any key of a published column
+    parts:                           # sub-tables; absent: one part with `rows`, or with all rows
+      - {title: (a) fusion, rows: [a_fusion_max, {row: alpha, over: method.alpha}]}
+    notes: [...]                     # what a reader must know: slips and contradictions of the paper
+
+A column's ``metric`` with a slash is a metric of the record as it is; others belong to the column's split.
+``train_frames`` says how many frames its runs should have trained on, where that is not the whole split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hardpix.report import published
+from hardpix.report.compare import suggestion
+from hardpix.report.published import Table, Value
+from hardpix.types import ConfigError, HardpixError
+
+ATTRIBUTES = ("label", "dataset", "split", "metric", "unit")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as shown. At most one of factor, minus, increase, range and of is set."""
+
+    id: str
+    label: str
+    dataset: str
+    split: str
+    metric: str
+    unit: str
+    factor: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
+    minus: tuple[str, str] | None = None
+    increase: tuple[str, str] | None = None
+    range: str = ""
+    of: str = ""
+    train_frames: int | None = None
+
+    @property
+    def derived(self) -> bool:
+        """Computed from other cells: no run can stand for it."""
+        return bool(self.minus or self.increase or self.of)
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    label: str
+    facts: Mapping[str, Any]
+    metric: str = ""  # in place of the column's
+    over: str = ""
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    table: Table
+    labels: tuple[str, ...]
+    stacked: bool
+    columns: tuple[Column, ...]
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for part in self.parts for row in part.rows]
+
+    def cells(self) -> list[str]:
+        """Names of the cells that a run can stand for."""
+        ids = [column.id for column in self.columns if not column.derived]
+        return [f"{self.table.name}/{row.id}/{column}" for row in self.rows for column in ids]
+
+    def published(self, row: Row, column: Column) -> Value:
+        """The printed number; of an ``of`` column the gain printed beside the row's."""
+        if column.of:
+            gain = row.facts.get("printed_gain")
+            return gain.get(column.of) if isinstance(gain, dict) else gain
+        return self.table.row(row.id).cells.get(column.id)
+
+
+def layout(table: Table, folder: Path) -> Layout:
+    """How ``folder/PAPER/TABLE.yaml`` shows ``table``; as published where there is no such file."""
+    path = folder / table.paper / f"{table.id}.yaml"
+    content = _read(path) if path.is_file() else {}
+    try:
+        return _layout(table, content)
+    except HardpixError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def layouts(folder: Path) -> list[Layout]:
+    """Every published table, in the order of the papers."""
+    return [layout(table, folder) for paper in published.papers() for table in published.tables(paper)]
+
+
+def pattern_problem(pattern: str, folder: Path) -> str:
+    """Why ``pattern`` is the name of no published cell; empty if it is."""
+    if pattern.count("/") != 3:
+        return f"{pattern!r} does not name cells as PAPER/TABLE/ROW/COLUMN (lwm/II/ls/miou, * is a wildcard)"
+    wanted = "/".join(pattern.split("/")[:2])
+    known = [
+        layout(table, folder)
+        for paper in published.papers()
+        for table in published.tables(paper)
+        if published.matches(wanted, table.name)
+    ]
+    cells = [cell for one in known for cell in one.cells()]
+    if any(published.matches(pattern, cell) for cell in cells):
+        return ""
+    names = cells or [table.name for paper in published.papers() for table in published.tables(paper)]
+    hint = suggestion(pattern if cells else wanted, names)
+    return f"{pattern!r} names no published cell{hint}; hardpix table --published list shows the names"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{path} must hold a mapping, not a {type(content).__name__}.")
+    return content or {}
+
+
+def _layout(table: Table, content: dict[str, Any]) -> Layout:
+    _check_keys(content, ("labels", "stacked", "columns", "parts", "rows", "notes"), "the file")
+    if "parts" in content and "rows" in content:
+        raise ConfigError("parts and rows are both given; rows belong into the parts.")
+    columns = tuple(_column(table, item) for item in content.get("columns", table.columns))
+    parts = content.get("parts") or [{"title": "", "rows": content.get("rows", list(table.rows))}]
+    made = Layout(
+        table,
+        tuple(content.get("labels", ["label"])),
+        bool(content.get("stacked", False)),
+        columns,
+        tuple(_part(table, part) for part in parts),
+        tuple(content.get("notes", [])),
+    )
+    _check_references(made)
+    return made
+
+
+def _column(table: Table, item: Any) -> Column:
+    given = {"column": item} if isinstance(item, str) else dict(item)
+    name = str(given.pop("column"))
+    allowed = (*ATTRIBUTES, "factor", "words", "minus", "increase", "range", "of", "train_frames")
+    _check_keys(given, allowed, f"column {name}")
+    known = {key: getattr(table.columns[name], key) for key in ATTRIBUTES} if name in table.columns else {}
+    if not known and not ({"metric", "of"} & given.keys()):
+        table.column(name)  # raises with the nearest name
+    if "of" in given:
+        known = {key: getattr(table.column(given["of"]), key) for key in ATTRIBUTES} | {"label": "gain"}
+    for key in ("minus", "increase"):
+        if key in given:
+            given[key] = tuple(given[key])
+    first = next(iter(table.columns.values()))
+    fallback = {"label": name, "dataset": first.dataset, "split": first.split, "unit": first.unit}
+    return Column(id=name, **(fallback | known | given))
+
+
+def _part(table: Table, given: dict[str, Any]) -> Part:
+    _check_keys(given, ("title", "rows"), "a part")
+    return Part(given.get("title", ""), tuple(_row(table, item) for item in given["rows"]))
+
+
+def _row(table: Table, item: Any) -> Row:
+    given = {"row": item} if isinstance(item, str) else dict(item)
+    _check_keys(given, ("row", "metric", "over", "against"), "a row")
+    row = table.row(str(given.pop("row")))
+    if row.facts.get("metric"):
+        given.setdefault("metric", row.facts["metric"])
+    return Row(row.id, row.label, row.facts, **given)
+
+
+def _check_references(made: Layout) -> None:
+    columns, rows = [column.id for column in made.columns], [row.id for row in made.rows]
+    for column in made.columns:
+        for name in (*(column.minus or column.increase or ()), *filter(None, [column.of])):
+            if name not in columns:
+                raise ConfigError(f"column {column.id} refers to {name!r}{suggestion(name, columns)}.")
+    for row in made.rows:
+        if row.against and row.against not in rows:
+            raise ConfigError(f"row {row.id} refers to {row.against!r}{suggestion(row.against, rows)}.")
+
+
+def _check_keys(given: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
+    for key in given:
+        if key not in allowed:
+            hint = suggestion(str(key), allowed) or f" (known: {', '.join(allowed)})"
+            raise ConfigError(f"{where} has a key {key!r}{hint}.")
