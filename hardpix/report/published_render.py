@@ -15,7 +15,7 @@ from hardpix.report.render import LATEX
 from hardpix.report.reproduction import NOT_RUN, Comparison, Entry
 
 HEADS = ("published", "hardpix", "Δ")
-UNITS = {"percent": "%", "index": "", "text": ""}
+UNITS = {"percent": "%", "MB": "MB", "seconds": "s"}  # others say nothing that the label does not
 
 
 class Text(NamedTuple):
@@ -92,6 +92,7 @@ def _ours(entry: Entry, places: int) -> tuple[str, bool]:
 def _decimals(table: Comparison, column: Column) -> int:
     """As many as the paper prints in the column; trailing zeros are lost in the data."""
     values = [table.layout.published(row, column) for row in table.layout.rows]
+    values += [row.cells.get(column.of) for row in table.layout.table.rows.values()] if column.of else []
     return max((len(str(v).partition(".")[2]) for v in values if isinstance(v, float)), default=0)
 
 
@@ -123,8 +124,8 @@ def _grid(table: Comparison) -> Grid:
 
 
 def _column_title(column: Column) -> str:
-    unit = UNITS.get(column.unit, column.unit)
-    return f"{column.label} ({unit})" if unit and unit not in column.label else column.label
+    unit = UNITS.get(column.unit)
+    return f"{column.label} ({unit})" if unit and column.label != column.unit else column.label
 
 
 def _markdown(table: Comparison) -> str:

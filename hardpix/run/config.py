@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix.report.layout import pattern_problem
 from hardpix.run.signatures import Signature, expected, find_signature
 from hardpix.types import ConfigError
 
@@ -163,6 +164,10 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}: no such key at the top level{nearest(key, known)}"
     if cfg.get("test_weights") not in ("last", "best"):
         yield f"test_weights={cfg.get('test_weights')}: must be last or best"
+    if isinstance(cfg.get("reproduces"), ListConfig):
+        for pattern in cfg.reproduces:
+            if problem := pattern_problem(str(pattern), conf_dir() / "table"):
+                yield f"reproduces: {problem}"
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             yield f"{group}: missing; choose a file of conf/{group}/, for example {group}=NAME"
