@@ -13,6 +13,7 @@ The keys of such a file, all optional::
       - {column: hl, label: ..., metric: cost/peak_memory_mb, unit: MB}  # any key of a published column
     parts:                           # sub-tables; absent: one part with `rows`, or with all rows
       - {title: (a) fusion, rows: [a_fusion_max, {row: alpha, over: method.alpha}]}
+    note: ...                        # in place of the note in the data
     notes: [...]                     # what a reader must know: slips and contradictions of the paper
 
 A column's ``metric`` with a slash is a metric of the record as it is; others belong to the column's split.
@@ -83,6 +84,7 @@ class Layout:
     stacked: bool
     columns: tuple[Column, ...]
     parts: tuple[Part, ...]
+    note: str
     notes: tuple[str, ...]
 
     @property
@@ -147,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _layout(table: Table, content: dict[str, Any]) -> Layout:
-    _check_keys(content, ("labels", "stacked", "columns", "parts", "rows", "notes"), "the file")
+    _check_keys(content, ("labels", "stacked", "columns", "parts", "rows", "note", "notes"), "the file")
     if "parts" in content and "rows" in content:
         raise ConfigError("parts and rows are both given; rows belong into the parts.")
     columns = tuple(_column(table, item) for item in content.get("columns", table.columns))
@@ -158,6 +160,7 @@ def _layout(table: Table, content: dict[str, Any]) -> Layout:
         bool(content.get("stacked", False)),
         columns,
         tuple(_part(table, part) for part in parts),
+        content.get("note", table.note),
         tuple(content.get("notes", [])),
     )
     _check_references(made)

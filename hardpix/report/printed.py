@@ -6,6 +6,11 @@ from hardpix.report.layout import Column, Row
 from hardpix.report.published import Value
 
 
+def aside(row: Row, column: Column) -> Value:
+    """The value printed in parentheses beside the cell's own."""
+    return row.facts.get("copied_cells", {}).get(column.id)
+
+
 def remarks(row: Row, column: Column, value: Value) -> list[str]:
     """One sentence for each reservation about a printed cell."""
     if value is None or column.derived:
@@ -14,8 +19,8 @@ def remarks(row: Row, column: Column, value: Value) -> list[str]:
     found = []
     if facts.get("copied") or column.id in facts.get("copied_from_source_paper", ()):
         found.append("copied by the paper from the cited work")
-    if column.id in (other := facts.get("copied_cells", {})):
-        found.append(f"the authors' own re-run; {other[column.id]} in the cited work")
+    if aside(row, column) is not None:
+        found.append("the authors' own re-run, in parentheses the value of the cited work")
     if facts.get("confidence", "certain") != "certain":
         found.append(f"{facts['confidence']}: {facts['evidence']}")
     if facts.get("suspect"):

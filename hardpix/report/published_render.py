@@ -51,6 +51,8 @@ def texts(entry: Entry, column: Column, decimals: int) -> tuple[Text, Text, Text
     """Published value, ours, difference."""
     places = max(decimals, 2)
     printed = _printed(entry.published, decimals)
+    if entry.aside is not None:
+        printed += f" ({_printed(entry.aside, decimals)})"
     if column.factor:
         same = "same" if entry.word == printed else "differs"
         ours = Text(entry.word, entry.marks) if entry.word else Text(NOT_RUN, style="lacking")

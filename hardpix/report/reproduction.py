@@ -11,7 +11,7 @@ from hardpix.report import compare, table
 from hardpix.report.collect import Run
 from hardpix.report.effort import Experiment, Use, departure, refuse_unequal
 from hardpix.report.layout import Column, Layout, Row
-from hardpix.report.printed import remarks
+from hardpix.report.printed import aside, remarks
 from hardpix.report.published import Value
 from hardpix.report.table import Cell, Outcome
 from hardpix.report.uses import VALUE, metric_of, reduced, uses_of
@@ -26,6 +26,7 @@ class Entry:
 
     published: Value
     cell: Cell | None  # None: no run
+    aside: Value = None  # printed in parentheses beside it
     word: str = ""  # ours, of a column that shows a setting
     published_marks: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
@@ -102,7 +103,7 @@ class _Marks:
 
 
 def _general(layout: Layout) -> list[str]:
-    return [note for note in (layout.table.note, *layout.notes) if note]
+    return [note for note in (layout.note, *layout.notes) if note]
 
 
 def _line(layout: Layout, row: Row, cells: _Cells, printed: _Marks, ours: _Marks) -> Line:
@@ -135,8 +136,8 @@ class _Cells:
     def entry(self, row: Row, column: Column) -> Entry:
         printed = self.layout.published(row, column)
         if column.factor:
-            return Entry(printed, None, self._setting(row, column))
-        return Entry(printed, _scaled(self._cell(row, column), column.unit))
+            return Entry(printed, None, word=self._setting(row, column))
+        return Entry(printed, _scaled(self._cell(row, column), column.unit), aside(row, column))
 
     def told(self, row: Row, column: Column) -> list[str]:
         """What to say below the table about a cell's runs."""
@@ -149,7 +150,7 @@ class _Cells:
         uses = self.uses.get((row.id, column.id), [])
         if column.range and uses:
             values = sorted({compare.text(use.factors.get(row.over)) for use in uses}, key=table.natural)
-            texts.append(f"{column.range} over {len(values)} values of {row.over}: {', '.join(values)}")
+            texts.append(f"{column.range} over {len(values)} value(s) of {row.over}: {', '.join(values)}")
         return list(dict.fromkeys(filter(None, texts)))
 
     def _sources(self, row: Row, column: Column) -> list[tuple[str, str]]:

@@ -26,9 +26,12 @@ def run(args: argparse.Namespace) -> int:
     check_patterns(runs)
     known: list[Experiment] = []
     if runs:
-        known = experiments([cell for one in shown for cell in one.cells()])
+        patterns = {str(pattern) for run in runs for pattern in run.record.factors.get("reproduces") or ()}
+        cells = [cell for one in shown for cell in one.cells()]
+        known = experiments([cell for cell in cells if any(published.matches(p, cell) for p in patterns)])
     made = [comparison(one, runs, known, args.ignore) for one in shown]
-    emit(document(made, args.published, args.format, runs), _told(made), args)
+    notes = _told(made) if args.format == "csv" else []  # the others hold them
+    emit(document(made, args.published, args.format, runs), notes, args)
     return 0
 
 

@@ -189,9 +189,9 @@ def test_reservations_about_printed_values_are_notes(compared):
     copied = next(line for line in lines if line.endswith("copied by the paper from the cited work"))
     mark = copied.removeprefix("- ").partition(":")[0]
     assert f"49.60 [{mark}]" in text
-    assert "the authors' own re-run; 46.5 in the cited work" in text
+    assert "46.59 (46.50) [" in text
     assert "probable: row has 3 marks" in render([compared("lwm/II", [])], "md")
-    assert "(value*)" in text  # the table's own note
+    assert "S = RGB only" in text  # the file's note, in place of the data's
     assert "average to 82.92" in render([compared("error_cascade/5", [])], "md")
     assert "doubtful as printed" in render([compared("hn/3", [])], "md")
     assert "the text of the ablation says 0.01" in render([compared("hl/7", [])], "md")
@@ -470,7 +470,7 @@ def test_the_range_of_a_sweep(compared):
     assert float(found["alpha/miou_min"]["mean"]) == pytest.approx(41)  # the mean of the seeds at 0.01
     assert float(found["alpha/miou_max"]["mean"]) == pytest.approx(50)
     assert float(found["alpha/miou_max"]["difference"]) == pytest.approx(50 - 50.93)
-    assert found["alpha/miou_min"]["notes"] == "min over 3 values of method.alpha: 0.01, 1.0, 100.0"
+    assert found["alpha/miou_min"]["notes"] == "min over 3 value(s) of method.alpha: 0.01, 1.0, 100.0"
     assert found["beta/miou_min"]["state"] == "not run"
 
 
