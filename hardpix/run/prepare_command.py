@@ -194,9 +194,9 @@ def _print_plan(plan: Plan) -> None:
     from hardpix.data.prepare.job import size_text
 
     for unpacking in plan.unpackings:
-        print(
-            f"unpack:   {unpacking.item.path} ({len(unpacking.members)} files, {size_text(unpacking.size)})"
-        )
+        members, wanted = len(unpacking.members), len(unpacking.wanted)
+        count = f"{members} of {wanted} files" if members < wanted else f"{wanted} files"
+        print(f"unpack:   {unpacking.item.path} ({count}, {size_text(unpacking.size)})")
     for item in plan.inputs:
         if not item.is_archive:
             print(f"use:      {item.path}")
@@ -218,7 +218,9 @@ def _summary(plan: Plan, state: Journal) -> int:
         print(f"... and {len(faults) - SHOWN} more", file=sys.stderr)
     print(
         f"{len(faults)} files could not be used (all in {out / job.LOG}); the rest is in {out}. Mend them or download "
-        f"them again and give the same command: it makes what is missing. For that, {out / job.UNPACKED} stays."
+        f"them again and give the same command: it makes what is missing."
+        + f" For that, {out / job.UNPACKED} stays."
+        * (out / job.UNPACKED).is_dir()
     )
     return 1
 

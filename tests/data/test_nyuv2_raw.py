@@ -1,13 +1,16 @@
 """NYUv2's raw recordings: pairing in time, sampling, registration, damaged files, reading."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from hardpix.cli import main
 from hardpix.data import NYUv2Raw, kinect
+from hardpix.data.prepare import archive as archives
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.nyuv2_raw import (
     NYUv2RawRecipe,
@@ -51,12 +54,17 @@ def touch(folder, depths=(), colours=()):
     return folder
 
 
+def scenes(folder):
+    return find_scenes(Work([folder], folder / "out").files())
+
+
 # Pairs
 
 
 def test_each_depth_frame_takes_the_nearest_colour_frame(tmp_path):
     depths, colours = [9.0, 10.0, 10.1, 10.2, 11.0], [9.01, 9.98, 10.14, 10.16, 10.6]
-    pairs = synchronise(touch(tmp_path / "den_0001", depths, colours))
+    [scene] = scenes(touch(tmp_path / "den_0001", depths, colours))
+    pairs = synchronise(scene)
     assert [pair.depth.seconds for pair in pairs] == depths  # by time: as text, 10 stands before 9
     nearest = [min(colours, key=lambda c: abs(c - d)) for d in depths]
     assert [pair.colour.seconds for pair in pairs] == nearest == [9.01, 9.98, 10.14, 10.16, 10.6]
@@ -65,9 +73,11 @@ def test_each_depth_frame_takes_the_nearest_colour_frame(tmp_path):
 
 
 def test_colour_frames_are_shared_and_a_tie_goes_to_the_later(tmp_path):
-    pairs = synchronise(touch(tmp_path, [1.0, 1.01, 2.0], [0.99, 1.5, 2.5]))
+    [scene] = scenes(touch(tmp_path / "a", [1.0, 1.01, 2.0], [0.99, 1.5, 2.5]))
+    pairs = synchronise(scene)
     assert [pair.colour.seconds for pair in pairs] == [0.99, 0.99, 2.5]
-    assert synchronise(touch(tmp_path / "none", [1.0])) == []
+    [scene] = scenes(touch(tmp_path / "none", [1.0]))
+    assert synchronise(scene) == []
 
 
 def test_scenes_are_folders_with_depth(tmp_path):
@@ -75,8 +85,8 @@ def test_scenes_are_folders_with_depth(tmp_path):
     touch(tmp_path / "a" / "study_0001", [1.0])
     touch(tmp_path / "b" / "study_0001", [1.0])
     touch(tmp_path / "b" / "colour_only", [], [1.0])
-    found = find_scenes([tmp_path / "b", tmp_path / "a"])
-    assert found == [tmp_path / "b" / "study_0001", tmp_path / "b" / "part1" / "study_0002"]
+    found = find_scenes(Work([tmp_path / "b", tmp_path / "a"], tmp_path / "out").files())
+    assert [scene.folder for scene in found] == [f"{tmp_path}/b/study_0001", f"{tmp_path}/b/part1/study_0002"]
 
 
 @pytest.mark.parametrize(
@@ -334,6 +344,85 @@ def test_what_is_unpacked_and_what_options_may_be():
 def test_a_folder_without_scenes(tmp_path):
     with pytest.raises(DataError, match="no scene in it"):
         NYUv2RawRecipe().convert(Work([tmp_path], tmp_path / "out"))
+    touch(tmp_path / "lonely_0001", [1.0], [5.0])
+    with pytest.raises(DataError, match="none of its 1 depth frames has a colour frame"):
+        NYUv2RawRecipe().convert(Work([tmp_path], tmp_path / "out"))
+
+
+def zipped(root, path, *scene_names):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in scene_names:
+            for frame in sorted((root / name).iterdir(), reverse=True):
+                file.write(frame, f"{path.stem}/{name}/{frame.name}")
+    return path
+
+
+def prepare(out, *given):
+    words = ["--from", *map(str, given), "--to", str(out), "--workers", "1"]
+    return main(["data", "prepare", "nyuv2_raw", "frames=4", *words])
+
+
+def written(out):
+    return {
+        p.relative_to(out).as_posix(): p.read_bytes()
+        for p in out.rglob("*")
+        if p.is_file() and p.suffix != ".json"
+    }
+
+
+@pytest.mark.parametrize("archived", ["both", "one"])
+def test_only_sampled_frames_are_unpacked(tmp_path, archived, monkeypatch, capsys):
+    """From archives, and from one beside a folder, come the frames that the folder alone gives."""
+    root = put(put(tmp_path / "in", "den_0001", 7), "cafe_0001", 3)
+    write_depth(root / "den_0001", 1e9 + 2.5)  # has no partner, but a number
+    assert prepare(tmp_path / "right", root) == 0
+    right = written(tmp_path / "right")
+    names = [line["name"] for line in lines(tmp_path / "right")]
+    assert names == ["cafe_0001__00000", "cafe_0001__00002", "den_0001__00001", "den_0001__00006"]
+
+    given = [
+        zipped(root, tmp_path / "dens.zip", "den_0001"),
+        zipped(root, tmp_path / "cafe.zip", "cafe_0001"),
+    ]
+    if archived == "one":
+        (tmp_path / "by_hand").mkdir()
+        (root / "cafe_0001").rename(tmp_path / "by_hand" / "cafe_0001")
+        given[1] = tmp_path / "by_hand"
+    unpacked = []
+    real = archives._write
+    monkeypatch.setattr(
+        archives, "_write", lambda *args: (unpacked.append(args[1].name.rpartition("/")[2]), real(*args))
+    )
+    capsys.readouterr()
+    assert prepare(tmp_path / "out", *given) == 0
+    assert written(tmp_path / "out") == right
+    assert len(unpacked) == (8 if archived == "both" else 4)
+    assert {name[2:14] for name in unpacked if name[0] == "d"} >= {"1000000001.0", "1000000005.0"}
+    assert "dens.zip (4 of 15 files, " in capsys.readouterr().out
+
+
+def test_what_a_retry_needs_is_kept_and_nothing_else(tmp_path, capsys):
+    root, out = put(tmp_path / "in", "den_0001", 8), tmp_path / "out"
+    bad = sorted((root / "den_0001").glob("d-*"))[3]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:1000])
+    archive = zipped(root, tmp_path / "dens.zip", "den_0001")
+    assert prepare(out, archive) == 1
+    kept = sorted(p.name for p in (out / ".unpacked").rglob("*") if p.is_file())
+    assert kept == [bad.name, sorted((root / "den_0001").glob("r-*"))[3].name]
+    assert ".unpacked stays" in capsys.readouterr().out
+    bad.write_bytes(whole)
+    zipped(root, archive, "den_0001")
+    assert prepare(out, archive) == 0
+    assert "dens.zip (2 of 16 files, " in capsys.readouterr().out
+    assert [line["name"][-1] for line in lines(out)] == ["1", "3", "5", "7"]
+    assert not (out / ".unpacked").exists()
+
+    # A scene without pairs is told, and no retry would read more.
+    write_depth(root / "lonely_0001", 1.0)
+    assert prepare(out, archive, zipped(root, tmp_path / "lonely.zip", "lonely_0001")) == 1
+    assert not (out / ".unpacked").exists()
+    assert ".unpacked" not in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_it_has_train_alone_and_no_labels(tmp_path):

@@ -452,6 +452,44 @@ def test_faults_are_shown_logged_and_mended(toy, capsys, monkeypatch):
     assert is_right()
 
 
+def test_needed_files_alone_are_unpacked_and_kept(toy, capsys, monkeypatch):
+    """Those of all archives and folders are known before, by the paths that they will have."""
+    seen = []
+
+    def needed(self, work):
+        seen.append(list(work.files()))
+        return [path for path in seen[-1] if "bad" in path or path.endswith(("1.txt", "late.txt"))]
+
+    monkeypatch.setattr(Toy, "needed", needed)
+    make_zip(toy / "toy.zip", {**IMAGES, "toy/bad.txt": b"bad", "toy/readme.md": b"x"})
+    (toy / "more").mkdir()
+    with tarfile.open(toy / "more/a.tar.gz", "w:gz") as file:
+        Path("late.txt").write_text("late")
+        file.add("late.txt")
+        file.add("late.txt", "other.txt")
+    given = [str(toy / name) for name in ("toy.zip", "list.mat", "more/a.tar.gz")]
+    assert main(["data", "prepare", "toy", "--from", *given, "--to", "out", "--workers", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "toy.zip (2 of 5 files, 66 bytes)" in out
+    assert "a.tar.gz (1 of 2 files, 4 bytes)" in out
+    paths = ["files/list.mat", *(f"toy.zip/{name}" for name in (*IMAGES, "toy/bad.txt")), "tree/more/a.tar.gz/late.txt",
+                "tree/more/a.tar.gz/other.txt"]  # fmt: skip
+    assert seen[0] == seen[-1] == [f"out/{job.UNPACKED}/{path}" for path in paths]
+    assert tree() >= {"1.txt", "late.txt"}
+    assert "0.txt" not in tree()
+    below = Path("out", job.UNPACKED)
+    assert tree(below) == {"toy.zip/toy/bad.txt", "toy.zip/toy/images/1.txt", "tree/more/a.tar.gz/late.txt"}
+    assert not (below / "files").exists()
+
+
+def test_nothing_is_kept_where_nothing_is_needed(toy, capsys, monkeypatch):
+    make_zip(toy / "toy.zip", {**IMAGES, "toy/bad.txt": b"bad"})
+    monkeypatch.setattr(Toy, "needed", lambda self, work: None if not Path("out/0.txt").exists() else ())
+    assert prepare(toy) == 1
+    assert not Path("out", job.UNPACKED).exists()
+    assert capsys.readouterr().out.endswith("it makes what is missing.\n")
+
+
 def test_a_full_disk_gets_its_sentence(toy, capsys, monkeypatch):
     def full(self, work):
         raise OSError(28, "No space left on device")

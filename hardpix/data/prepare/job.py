@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,12 +24,13 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Unpacking:
-    """The files of an archive that are unpacked into ``target``; ``changed``: what is there is of another archive."""
+    """The ``members`` of an archive that are unpacked into ``target``."""
 
     item: Input
     members: list[Member]
     target: Path
-    changed: bool
+    changed: bool  # what is at ``target`` is of another archive
+    wanted: tuple[str, ...]  # paths below ``target`` of those that could be unpacked, needed or not
 
     @property
     def size(self) -> int:
@@ -57,6 +59,15 @@ class Plan:
         unpacked = [_root(self.out, unpacking.item) for unpacking in self.unpackings]
         return list(dict.fromkeys([*folders, *files, *unpacked]))
 
+    def work(self, workers: int = 1, bar: Bar | None = None) -> Work:
+        placed: dict[Path, list[str]] = {}
+        for item in self.single_files():
+            placed.setdefault(self.out / UNPACKED / "files", []).append(str(_link_of(self.out, item)))
+        for unpacking in self.unpackings:
+            paths = (f"{unpacking.target}{os.sep}{name}" for name in unpacking.wanted)
+            placed.setdefault(_root(self.out, unpacking.item), []).extend(paths)
+        return Work(self.roots(), self.out, workers=workers, bar=bar, placed=placed)
+
     def single_files(self) -> list[Input]:
         """Files outside the folders, whose own folder is none of the data set's."""
         folders = [item.path.resolve() for item in self.inputs if item.is_folder]
@@ -83,15 +94,17 @@ def make_plan(
             continue
         if not members:
             raise DataError(f"{item.path}: none of its files is one of {recipe.name}; download it again")
-        unpackings.append(Unpacking(item, members, target, _changed(item, journal)))
-    missing = sum(unpacking.missing() for unpacking in unpackings)
+        wanted = tuple(member.name for member in members)
+        unpackings.append(Unpacking(item, members, target, _changed(item, journal), wanted))
     free = shutil.disk_usage(nearest_existing(out)).free
+    plan = _needed_alone(Plan(recipe, list(inputs), out, unpackings, 0, free))
+    missing = sum(unpacking.missing() for unpacking in plan.unpackings)
     if missing and missing + RESERVE > free:
         raise DataError(
             f"{out}: {size_text(missing)} are to be unpacked but {size_text(free)} are free there, of which "
             f"{size_text(RESERVE)} are kept; free some, or give another --to"
         )
-    return Plan(recipe, list(inputs), out, unpackings, missing, free)
+    return replace(plan, missing=missing)
 
 
 def run(plan: Plan, journal: Journal, workers: int, bar: Bar) -> Journal:
@@ -110,13 +123,13 @@ def run(plan: Plan, journal: Journal, workers: int, bar: Bar) -> Journal:
         for unpacking in plan.unpackings:
             _unpack(unpacking, bar)
         for item in plan.single_files():
-            _link(item.path, out / UNPACKED / "files" / item.name)
+            _link(item.path, _link_of(out, item))
         journal.unpacked_files = sum(len(u.members) for u in plan.unpackings)
         journal.unpacked_bytes = sum(u.size for u in plan.unpackings)
         journals.write(out, journal)
-        work = Work(plan.roots(), out, workers=workers, bar=bar)
+        work = plan.work(workers, bar)
         plan.recipe.convert(work)
-        _finish(out, journal, work.faults)
+        _finish(plan, journal, work)
     return journal
 
 
@@ -139,9 +152,25 @@ def size_text(size: int) -> str:
     return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
 
 
+def _needed_alone(plan: Plan) -> Plan:
+    """The plan with those members alone that the recipe says it needs."""
+    needed = plan.recipe.needed(plan.work())
+    if needed is None:
+        return plan
+    unpackings = []
+    for unpacking in plan.unpackings:
+        members = [m for m in unpacking.members if f"{unpacking.target}{os.sep}{m.name}" in needed]
+        unpackings.append(replace(unpacking, members=members))
+    return replace(plan, unpackings=unpackings)
+
+
 def _root(out: Path, item: Input) -> Path:
     """Archives that folders tell apart keep these, in a root that they share."""
     return out / UNPACKED / ("tree" if "/" in item.name else item.name)
+
+
+def _link_of(out: Path, item: Input) -> Path:
+    return out / UNPACKED / "files" / item.name
 
 
 def _apart(inputs: Sequence[Input], out: Path) -> None:
@@ -208,7 +237,8 @@ def _link(source: Path, path: Path) -> None:
         path.symlink_to(source.resolve())
 
 
-def _finish(out: Path, journal: Journal, faults: Sequence[str]) -> None:
+def _finish(plan: Plan, journal: Journal, work: Work) -> None:
+    out, faults = plan.out, work.faults
     log = out / LOG
     log.unlink(missing_ok=True)
     if faults:
@@ -216,5 +246,18 @@ def _finish(out: Path, journal: Journal, faults: Sequence[str]) -> None:
         log.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
     journal.faults, journal.status = len(faults), "faulty" if faults else "done"
     journals.write(out, journal)
-    if not faults:
+    if faults:
+        _keep(out / UNPACKED, plan.recipe.needed(work))
+    else:
         clean(out)
+
+
+def _keep(unpacked: Path, needed: Collection[str] | None) -> None:
+    """Remove what the same command, given again, does not read or makes anew."""
+    shutil.rmtree(unpacked / "files", ignore_errors=True)
+    for folder, _, names in os.walk(unpacked, topdown=False):
+        for name in names:
+            if needed is not None and os.path.join(folder, name) not in needed:
+                os.unlink(os.path.join(folder, name))
+        with suppress(OSError):  # it is not empty
+            os.rmdir(folder)

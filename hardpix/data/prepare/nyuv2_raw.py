@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,26 @@ class Recorded(NamedTuple):
     """A file of a recording."""
 
     seconds: float  # since 1970, when the frame arrived
-    path: Path
+    path: str
+
+
+class Scene(NamedTuple):
+    """A folder of recordings: its frames in no order."""
+
+    folder: str
+    depths: list[Recorded]
+    colours: list[Recorded]
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.folder)
 
 
 class Pair(NamedTuple):
     """A depth frame and the colour frame that goes with it."""
 
     name: str  # scene__number of the depth frame in it, from 0
+    scene: str
     depth: Recorded
     colour: Recorded
 
@@ -48,6 +61,8 @@ class Pair(NamedTuple):
 @dataclass(frozen=True)
 class NYUv2RawRecipe(Recipe):
     """About ``frames`` frames in all, each scene giving equally many, evenly spaced, or all that it has.
+
+    Which frames these are is told by the names alone, so that only they are unpacked from the archives.
 
     Images become JPEG of quality 95 without colour subsampling (a fifth of PNG's size), depth 16-bit PNG in mm.
 
@@ -81,13 +96,17 @@ class NYUv2RawRecipe(Recipe):
     def wanted(self, member: str) -> bool:
         return _NAME.fullmatch(member.rpartition("/")[2]) is not None
 
+    def needed(self, work: Work) -> Collection[str]:
+        todo = (pair for pair in self._choose(work)[0] if not _is_written(pair, work.out))
+        return {recorded.path for pair in todo for recorded in (pair.depth, pair.colour)}
+
     def convert(self, work: Work) -> None:
-        scenes = [pairs for folder in find_scenes(work.roots) if (pairs := self._pairs(folder, work))]
-        if not scenes:
+        chosen, faults = self._choose(work)
+        if not chosen:
             places = " or ".join(str(root) for root in work.roots)
-            raise DataError(f"{places}: no scene in it; there must be folders SCENE with d-*.pgm and r-*.ppm")
-        counts = shares(self.frames, [len(pairs) for pairs in scenes])
-        chosen = [pairs[i] for pairs, n in zip(scenes, counts, strict=True) for i in evenly(n, len(pairs))]
+            right = f"{places}: no scene in it; there must be folders SCENE with d-*.pgm and r-*.ppm"
+            raise DataError("; ".join(faults) or right)
+        work.faults += faults
         write = partial(_write, out=work.out, register=self.register)
         work.each(write, chosen, "writing frames")
         camera = kinect.COLOUR if self.register else kinect.DEPTH
@@ -96,41 +115,52 @@ class NYUv2RawRecipe(Recipe):
         (work.out / LISTING).unlink(missing_ok=True)
         work.make(LISTING, partial(_write_listing, chosen, work.out))
 
-    def _pairs(self, folder: Path, work: Work) -> list[Pair]:
-        pairs = synchronise(folder)
-        near = [pair for pair in pairs if pair.gap_ms <= self.max_gap_ms]
-        if not near:
-            why = f"none of its {len(pairs)} depth frames has a colour frame within {self.max_gap_ms} ms"
-            work.faults.append(f"{folder}: {why}; the scene is left out")
-        return near
+    def _choose(self, work: Work) -> tuple[list[Pair], list[str]]:
+        """The frames to write, scene by scene, and a sentence for each scene that has none."""
+        scenes, faults = [], []
+        for scene in find_scenes(work.files()):
+            near = [pair for pair in synchronise(scene) if pair.gap_ms <= self.max_gap_ms]
+            if near:
+                scenes.append(near)
+            else:
+                depths = f"none of its {len(scene.depths)} depth frames"
+                why = f"{depths} has a colour frame within {self.max_gap_ms} ms; the scene is left out"
+                faults.append(f"{scene.folder}: {why}")
+        counts = shares(self.frames, [len(pairs) for pairs in scenes])
+        chosen = [pairs[i] for pairs, n in zip(scenes, counts, strict=True) for i in evenly(n, len(pairs))]
+        return chosen, faults
 
 
-def find_scenes(roots: Sequence[Path]) -> list[Path]:
-    """The folders below ``roots`` that hold depth frames, by name; of two of one name the first found."""
-    scenes: dict[str, Path] = {}
-    for root in roots:
-        for folder, below, names in os.walk(root):
-            below.sort()
-            if any(_is(name, "d") for name in names):
-                scenes.setdefault(Path(folder).name, Path(folder))
+def find_scenes(files: Iterable[str]) -> list[Scene]:
+    """The folders of ``files`` that hold depth frames, by name; of two of one name the first."""
+    folders: dict[str, Scene] = {}
+    for file in files:
+        folder, name = os.path.split(file)
+        found = _NAME.fullmatch(name)
+        if found:
+            scene = folders.setdefault(folder, Scene(folder, [], []))
+            kind = scene.depths if found["kind"] == "d" else scene.colours
+            kind.append(Recorded(float(found["seconds"]), file))
+    scenes: dict[str, Scene] = {}
+    for scene in folders.values():
+        if scene.depths:
+            scenes.setdefault(scene.name, scene)
     return [scenes[name] for name in sorted(scenes)]
 
 
-def synchronise(folder: Path) -> list[Pair]:
+def synchronise(scene: Scene) -> list[Pair]:
     """Each depth frame of a scene with the colour frame nearest in time, the later of two equally near ones.
 
     This is the rule of the toolbox's get_synched_frames: depth leads, and where it was recorded faster than
     colour, neighbouring depth frames share a colour frame.
     """
-    names = os.listdir(folder)
-    depths = sorted(_recorded(folder, name) for name in names if _is(name, "d"))
-    colours = sorted(_recorded(folder, name) for name in names if _is(name, "r"))
+    depths, colours = sorted(scene.depths), sorted(scene.colours)
     pairs, at = [], 0
     for number, depth in enumerate(depths):
         while at + 1 < len(colours) and _apart(colours[at + 1], depth) <= _apart(colours[at], depth):
             at += 1
         if colours:
-            pairs.append(Pair(f"{folder.name}__{number:05d}", depth, colours[at]))
+            pairs.append(Pair(f"{scene.name}__{number:05d}", scene.name, depth, colours[at]))
     return pairs
 
 
@@ -176,11 +206,11 @@ def _read_pnm(path: Path, magic: str, largest: int, dtype: str, channels: int) -
 
 
 def _write(pair: Pair, *, out: Path, register: bool) -> None:
-    image_path, depth_path = _targets(pair, out)
-    if image_path.exists() and depth_path.exists():
+    if _is_written(pair, out):
         return
-    depth = kinect.disparity_to_metres(read_disparity(pair.depth.path))
-    image = read_recorded_colour(pair.colour.path)
+    image_path, depth_path = _targets(pair, out)
+    depth = kinect.disparity_to_metres(read_disparity(Path(pair.depth.path)))
+    image = read_recorded_colour(Path(pair.colour.path))
     if register:
         depth, image = kinect.register(depth), kinect.undistorted(image)
     if not depth.any():
@@ -193,30 +223,23 @@ def _targets(pair: Pair, out: Path) -> tuple[Path, Path]:
     return out / IMAGES / f"{pair.name}.jpg", out / DEPTHS / f"{pair.name}.png"
 
 
+def _is_written(pair: Pair, out: Path) -> bool:
+    return all(path.exists() for path in _targets(pair, out))
+
+
 def _write_listing(pairs: Sequence[Pair], out: Path, path: Path) -> None:
     """One line for each frame that could be written."""
     with path.open("w", encoding="utf-8") as stream:
         for pair in pairs:
-            if all(target.exists() for target in _targets(pair, out)):
+            if _is_written(pair, out):
                 facts = {
                     "name": pair.name,
-                    "scene": pair.depth.path.parent.name,
+                    "scene": pair.scene,
                     "depth_time": pair.depth.seconds,
                     "colour_time": pair.colour.seconds,
                     "gap_ms": round(pair.gap_ms, 3),
                 }
                 stream.write(json.dumps(facts) + "\n")
-
-
-def _is(name: str, kind: str) -> bool:
-    found = _NAME.fullmatch(name)
-    return found is not None and found["kind"] == kind
-
-
-def _recorded(folder: Path, name: str) -> Recorded:
-    found = _NAME.fullmatch(name)
-    assert found
-    return Recorded(float(found["seconds"]), folder / name)
 
 
 def _apart(a: Recorded, b: Recorded) -> float:

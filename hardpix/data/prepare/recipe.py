@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -60,6 +60,14 @@ class Recipe(ABC):
         """Whether a member of an archive, named by its path in it, is worth unpacking."""
         return True
 
+    def needed(self, work: Work) -> Collection[str] | None:
+        """Those of ``work.files()`` that :meth:`convert` has yet to read; None: all that are wanted.
+
+        Of archives only these are unpacked, and only these are kept where single files could not be used. A recipe
+        that overrides this finds its files by :meth:`Work.files`: others that it counts on may not be on disk.
+        """
+        return None
+
     def use(self, out: Path) -> str:
         """The overrides that train on the result."""
         return f"data={self.name} data.source.root={out}"
@@ -68,15 +76,35 @@ class Recipe(ABC):
 class Work:
     """What a recipe works with: where the user's files lie, where results go, progress and faults."""
 
-    def __init__(self, roots: Sequence[Path], out: Path, *, workers: int = 1, bar: Bar | None = None) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        out: Path,
+        *,
+        workers: int = 1,
+        bar: Bar | None = None,
+        placed: Mapping[Path, Sequence[str]] | None = None,
+    ) -> None:
         """``roots``: folders with the user's files and with what was unpacked from archives, in that order.
 
         An archive is unpacked into a root of its own; those whose parts have folders share one, in which the
-        archive's name, too, is a folder: ``train/images/x.zip/...``.
+        archive's name, too, is a folder: ``train/images/x.zip/...``. ``placed``: root -> the files that may be put
+        there, which :meth:`files` names; of other roots it names those that are there.
         """
         self.roots, self.out, self.workers = list(roots), out, workers
+        self._placed = placed or {}
         self._bar = bar
         self.faults: list[str] = []  # a sentence for each file that could not be used; the others go on
+
+    def files(self) -> Iterator[str]:
+        """The paths of all files, root by root; of archives the wanted ones, whether they are unpacked or not."""
+        for root in self.roots:
+            if root in self._placed:
+                yield from self._placed[root]
+                continue
+            for folder, below, names in os.walk(root):
+                below.sort()
+                yield from (os.path.join(folder, name) for name in sorted(names))
 
     def find(self, pattern: str, comes_from: str) -> Path:
         """The first file or folder whose path ends in ``pattern`` (wildcards allowed), at most three folders down.
