@@ -28,7 +28,7 @@ thead th { background: var(--soft); white-space: normal; vertical-align: bottom;
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--paper); }
 td.lacking { white-space: normal; min-width: 9rem; }
 th.group { text-align: center; border-left: 1px solid var(--line); } th.part { background: var(--soft); }
-sup { color: var(--faint); padding-left: .15em; }
+sup { color: var(--faint); padding-left: .15em; } .unrun { color: var(--faint); }
 .number { text-align: right; }
 .best { font-weight: 700; color: var(--best); } .lacking, .failed { color: var(--lacking); }
 .note { color: var(--faint); margin: .4rem 0; font-size: .9rem; }

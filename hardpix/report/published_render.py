@@ -55,14 +55,14 @@ def texts(entry: Entry, column: Column, decimals: int) -> tuple[Text, Text, Text
         printed += f" ({_printed(entry.aside, decimals)})"
     if column.factor:
         same = "same" if entry.word == printed else "differs"
-        ours = Text(entry.word, entry.marks) if entry.word else Text(NOT_RUN, style="lacking")
+        ours = Text(entry.word, entry.marks) if entry.word else Text(NOT_RUN, style="unrun")
         return (
             Text(printed, entry.published_marks),
             ours,
             Text(same if entry.word and printed != "-" else "-"),
         )
     if entry.cell is None:
-        return Text(printed, entry.published_marks), Text(NOT_RUN, style="lacking"), Text("-")
+        return Text(printed, entry.published_marks), Text(NOT_RUN, style="unrun"), Text("-")
     words, lacking = _ours(entry, places)
     difference = "-" if math.isnan(entry.difference) else format(entry.difference, f"+.{places}f")
     return (

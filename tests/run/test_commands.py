@@ -34,6 +34,7 @@ def test_evaluation_of_the_last_weights_is_the_runs_own_score(run_dir, capsys):
     assert main(["evaluate", str(run_dir)]) == 0
     found = record.read(next((run_dir / "evaluations").iterdir()))
     trained = record.read(run_dir)
+    assert (found.dataset, found.frames) == (trained.dataset, trained.frames)
     for name in ("test/miou", "test/pixel_acc", "test/mean_acc"):
         assert found.metrics[name] == pytest.approx(trained.metrics[name], abs=1e-6)
     assert found.parent == trained.run_id

@@ -46,6 +46,8 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, method):
     assert done.code["torch"] == torch.__version__.split("+")[0] or done.code["torch"] == torch.__version__
     assert 0 <= done.metrics["test/miou"] <= 1
     assert done.metrics["run/steps"] == 4
+    assert done.dataset == "synthetic"
+    assert done.frames == {"synthetic/train": 8, "synthetic/val": 3, "synthetic/test": 3}
     confusion = np.load(run_dir / "confusion.npy")
     assert confusion.dtype == np.int64
     assert confusion.shape == (18, 18)
