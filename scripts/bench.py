@@ -19,6 +19,7 @@ from typing import Any
 
 import bench_input
 import bench_logging
+import bench_lwm
 import bench_numeric
 import torch
 from rich.console import Console
@@ -33,6 +34,7 @@ SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "sliding": lambda: bench_numeric.sliding(15),
     "ohem": lambda: bench_numeric.ohem(15),
     "steps": lambda: bench_numeric.steps(25),
+    "lwm": lambda: bench_lwm.rows(15),
 }
 PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "timm", "pillow")
 

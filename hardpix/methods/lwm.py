@@ -20,11 +20,10 @@ from hardpix.ops.depth_hardness import (
     depth_regions,
     fuse,
     log_depth_loss,
-    misclassified,
     scaled_depth,
     segmentation_error,
 )
-from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ops.pixel import pixel_errors
 from hardpix.ops.resize import resize_nearest
 from hardpix.types import Batch, ConfigError
 
@@ -135,7 +134,8 @@ class LossWeightModule(Method):
             maps["depth"] = (log_depth.exp() - 1).clamp(0, DEEPEST - 1) * (self.depth_max / (DEEPEST - 1))
         if "depth" in batch and "label" in batch:
             truth = self._truth(batch, log_depth)
-            maps["dpe"], maps["dse"] = truth.error, self._region_error(logits, truth)
+            _, wrong = pixel_errors(logits, truth.label, self.info.ignore_index)
+            maps["dpe"], maps["dse"] = truth.error, self._region_error(wrong, truth)
             if self.hardness in ("sum", "product", "max"):
                 maps["hardness"] = fuse(maps["dpe"], maps["dse"], self.hardness)
         return maps
@@ -156,10 +156,10 @@ class LossWeightModule(Method):
         if self.hardness == "none" and not self.curriculum:
             return {"segmentation": self.loss(logits, truth.label)}
         valid = truth.label != self.info.ignore_index
-        error = pixel_cross_entropy(logits, truth.label, self.info.ignore_index)
+        error, wrong = pixel_errors(logits, truth.label, self.info.ignore_index)
         if self.hardness == "none":
             return {"segmentation": self._mean(error * self._easy(error.detach(), valid), valid)}
-        hard = self._mean(self._weight(logits, truth, valid) * error, valid)
+        hard = self._mean(self._weight(wrong, truth, valid) * error, valid)
         return {"segmentation": self._mean(error, valid), "hard": self.alpha * hard}
 
     def _side_loss(self, feature: Tensor, head: nn.Module, truth: DepthTruth) -> Tensor:
@@ -169,21 +169,21 @@ class LossWeightModule(Method):
             truth = truth.shrunk((logits.shape[-2], logits.shape[-1]))
         logits = self.enlarge(logits, truth.label.shape)
         valid = truth.label != self.info.ignore_index
-        error = pixel_cross_entropy(logits, truth.label, self.info.ignore_index)
+        error, wrong = pixel_errors(logits, truth.label, self.info.ignore_index)
         if self.hardness != "none":
-            error = error * self._weight(logits, truth, valid)
+            error = error * self._weight(wrong, truth, valid)
         elif self.curriculum:
             error = error * self._easy(error.detach(), valid)
         return self._mean(error, valid)
 
-    def _weight(self, logits: Tensor, truth: DepthTruth, valid: Tensor) -> Tensor:
-        """M ``[B, H, W]`` of these logits, 0 where the curriculum leaves a pixel out; no gradient."""
+    def _weight(self, wrong: Tensor, truth: DepthTruth, valid: Tensor) -> Tensor:
+        """M ``[B, H, W]`` of an output that is ``wrong`` there, 0 where the curriculum leaves a pixel out."""
         weight = truth.error
         if self.hardness != "dpe":
-            weight = fuse(weight, self._region_error(logits.detach(), truth), self.hardness)
+            weight = fuse(weight, self._region_error(wrong, truth), self.hardness)
         return weight * self._easy(weight, valid) if self.curriculum else weight
 
-    def _region_error(self, logits: Tensor, truth: DepthTruth) -> Tensor:
+    def _region_error(self, wrong: Tensor, truth: DepthTruth) -> Tensor:
         if truth.regions is None:
             truth.regions = depth_regions(
                 truth.target,
@@ -192,7 +192,6 @@ class LossWeightModule(Method):
                 cells=self.cells,
                 bin_size=self.bin_size,
             )
-        wrong = misclassified(logits, truth.label, self.info.ignore_index)
         return segmentation_error(wrong, truth.regions)
 
     def _easy(self, values: Tensor, valid: Tensor) -> Tensor:

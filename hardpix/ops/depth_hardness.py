@@ -56,6 +56,7 @@ class Regions(NamedTuple):
     """Which region each labelled pixel lies in: made once a batch, used for every output."""
 
     ids: Tensor  # [B, H, W] int64; the last region collects what is not counted
+    share: Tensor  # [B, H, W] float32: 1 / pixels of the pixel's region; 0 where it is not counted
     number: int
 
 
@@ -70,8 +71,8 @@ def depth_regions(
     """
     batch, height, width = target.shape
     if cells is None:
-        index = torch.arange(target.numel(), device=target.device).view_as(target)
-        return Regions(torch.where(counted, index, target.numel()), target.numel() + 1)
+        ids = torch.arange(target.numel(), device=target.device).view_as(target)
+        return Regions(torch.where(counted, ids, target.numel()), counted.float(), target.numel() + 1)
     rows, columns = min(cells[0], height), min(cells[1], width)
     bins = math.ceil(DEEPEST / bin_size) + 1
     depth_bin = ((target - 1) / bin_size).to(torch.int64).clamp_(max=bins - 2)
@@ -80,8 +81,12 @@ def depth_regions(
     column = torch.arange(width, device=target.device) * columns // width
     image = torch.arange(batch, device=target.device) * (rows * columns)
     cell = image[:, None, None] + (row * columns)[:, None] + column
-    count = batch * rows * columns * bins
-    return Regions((cell * bins + depth_bin).masked_fill_(~counted, count), count + 1)
+    grid = batch * rows * columns
+    number = grid * bins + 1
+    # Neighbouring cells of one surface are neighbours in memory, too.
+    ids = (depth_bin * grid + cell).masked_fill_(~counted, number - 1)
+    pixels = _count(ids.flatten(), number).take(ids).float()
+    return Regions(ids, counted / pixels, number)
 
 
 @torch.no_grad()
@@ -90,22 +95,12 @@ def segmentation_error(wrong: Tensor, regions: Regions) -> Tensor:
 
     ``wrong`` ``[B, H, W]`` bool.
     """
-    # Right and wrong pixels of a region are neighbours in one count: no weights, hence whole numbers.
-    counts = _count(regions.ids * 2 + wrong, 2 * regions.number).view(-1, 2)
-    counts[-1] = 0
-    share = counts[:, 1] / counts.sum(1).clamp_min(1)
-    return share.take(regions.ids)
-
-
-@torch.no_grad()
-def misclassified(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-    """``argmax logits != label`` ``[B, H, W]`` bool, False on void; a class that ties for the maximum is right.
-
-    ``logits`` ``[B, C, H, W]``, ``label`` ``[B, H, W]``. No index tensor is made.
-    """
-    void = label == ignore_index
-    own = logits.gather(1, label.masked_fill(void, 0)[:, None].long())[:, 0]
-    return (own < logits.amax(1)) & ~void
+    if regions.ids.device.type == "cpu":
+        errors = np.compress(wrong.numpy().ravel(), regions.ids.numpy().ravel())
+        counts = _count(torch.from_numpy(errors), regions.number)
+    else:
+        counts = _count(torch.where(wrong, regions.ids, regions.number - 1), regions.number)
+    return counts.take(regions.ids) * regions.share
 
 
 def fuse(prediction_error: Tensor, region_error: Tensor, fusion: str) -> Tensor:
@@ -151,15 +146,17 @@ def median_and_max(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _median_and_max(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    kept = torch.from_numpy(values.numpy()[valid.numpy()])
+    kept = torch.from_numpy(np.compress(valid.numpy().ravel(), values.numpy().ravel()))
     if not len(kept):
         return values.new_zeros(()), values.new_zeros(())
     return kth_smallest(kept, (len(kept) - 1) // 2), kept.max()
 
 
-def _count(index: Tensor, size: int) -> Tensor:
-    """How often each of ``0..size-1`` occurs, float32."""
-    if index.device.type == "cpu":
-        return torch.from_numpy(np.bincount(index.numpy().ravel(), minlength=size).astype(np.float32))
-    ones = torch.ones((), device=index.device).expand(index.numel())
-    return torch.zeros(size, device=index.device).index_add_(0, index.flatten(), ones)
+def _count(ids: Tensor, number: int) -> Tensor:
+    """How often each of ``0..number-1`` occurs."""
+    if ids.device.type == "cpu":
+        counts = torch.from_numpy(np.bincount(ids.numpy().ravel(), minlength=number))
+        # Reading few regions is faster in float32; many are not worth the conversion.
+        return counts.float() if number < 1 << 18 else counts
+    ones = torch.ones((), device=ids.device).expand(ids.numel())
+    return torch.zeros(number, device=ids.device).index_add_(0, ids.flatten(), ones)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-_SAMPLE_STEP = 16
 
 
 def count_true(mask: Tensor) -> int:
@@ -19,7 +16,7 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
     """The value at zero-based position ``k`` of the ascending sort of a flat float tensor; a 0-d tensor."""
     values = values.detach()
     if values.device.type == "cpu":
-        return torch.as_tensor(_select(values.numpy(), k))
+        return torch.as_tensor(np.partition(values.numpy(), k)[k])
     return values.topk(k + 1, largest=False, sorted=False).values.max()
 
 
@@ -30,16 +27,3 @@ def hardest(values: Tensor, count: int) -> Tensor:
     tied = (values == lowest).nonzero()[:, 0]
     chosen[tied[: count - count_true(chosen)]] = True
     return chosen
-
-
-def _select(values: NDArray[np.float32], k: int) -> np.float32:
-    """Floyd and Rivest's selection: a sample brackets the answer, only values in the bracket are partitioned."""
-    sample = values[::_SAMPLE_STEP]
-    centre, margin = k / _SAMPLE_STEP, 4 * len(sample) ** 0.5
-    low, high = max(int(centre - margin), 0), min(int(centre + margin), len(sample) - 1)
-    ends = np.partition(sample, (low, high))
-    below = np.count_nonzero(values < ends[low])
-    bracket = values[(values >= ends[low]) & (values <= ends[high])]
-    if below <= k < below + len(bracket):
-        return np.partition(bracket, k - below)[k - below]
-    return np.partition(values, k)[k]

@@ -13,10 +13,10 @@ from hardpix.ops.depth_hardness import (
     fuse,
     log_depth_loss,
     median_and_max,
-    misclassified,
     scaled_depth,
     segmentation_error,
 )
+from hardpix.ops.pixel import pixel_cross_entropy, pixel_errors
 from hardpix.types import ConfigError
 
 VOID = 255
@@ -84,7 +84,7 @@ def test_region_error_of_the_published_example():
 def test_one_cell_per_pixel_is_the_error_itself():
     logits, label, depth, valid, _ = case()
     counted = label != VOID
-    wrong = misclassified(logits, label, VOID)
+    wrong = pixel_errors(logits, label, VOID)[1]
     target = scaled_depth(depth, valid, 10.0)
     for cells in (None, (11, 13), (500, 500)):
         regions = depth_regions(target, valid, counted, cells=cells, bin_size=10)
@@ -106,7 +106,7 @@ def test_all_void_and_no_depth():
     label = torch.full_like(label, VOID)
     target = scaled_depth(depth, valid, 10.0)
     regions = depth_regions(target, valid, label != VOID, cells=(8, 8), bin_size=10)
-    assert not segmentation_error(misclassified(logits, label, VOID), regions).any()
+    assert not segmentation_error(pixel_errors(logits, label, VOID)[1], regions).any()
     none = torch.zeros_like(valid)
     assert not depth_prediction_error(log_depth, target, none).any()
     assert log_depth_loss(log_depth, target, none) == 0
@@ -115,7 +115,8 @@ def test_all_void_and_no_depth():
 
 def test_void_and_wrong_pixels():
     logits, label, *_ = case()
-    found = misclassified(logits, label, VOID)
+    error, found = pixel_errors(logits, label, VOID)
+    assert torch.equal(error, pixel_cross_entropy(logits, label, VOID))
     np.testing.assert_array_equal(found.numpy(), ((logits.argmax(1) != label) & (label != VOID)).numpy())
 
 
