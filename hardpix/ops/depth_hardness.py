@@ -81,10 +81,8 @@ def depth_regions(
     column = torch.arange(width, device=target.device) * columns // width
     image = torch.arange(batch, device=target.device) * (rows * columns)
     cell = image[:, None, None] + (row * columns)[:, None] + column
-    grid = batch * rows * columns
-    number = grid * bins + 1
-    # Neighbouring cells of one surface are neighbours in memory, too.
-    ids = (depth_bin * grid + cell).masked_fill_(~counted, number - 1)
+    number = batch * rows * columns * bins + 1
+    ids = (cell * bins + depth_bin).masked_fill_(~counted, number - 1)
     pixels = _count(ids.flatten(), number).take(ids).float()
     return Regions(ids, counted / pixels, number)
 
