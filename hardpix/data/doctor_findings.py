@@ -32,6 +32,11 @@ KINDS = {
     "image-missing": Kind("error", "The image file is missing for {frames}.", RESTORE),
     "label-missing": Kind("error", "The label file is missing for {frames}.", RESTORE),
     "depth-missing": Kind("error", "The depth file is missing for {frames}.", RESTORE),
+    "lossy": Kind(
+        "error",
+        "A label or depth file is a JPEG for {frames}.",
+        "Export these labels and depths again as PNG: in a JPEG the numbers at every edge are lost.",
+    ),
     "image-unreadable": Kind("error", "The image cannot be decoded for {frames}.", RESTORE),
     "label-unreadable": Kind("error", "The label cannot be decoded for {frames}.", RESTORE),
     "depth-unreadable": Kind("error", "The depth cannot be decoded for {frames}.", RESTORE),

@@ -26,7 +26,9 @@ class SplitPlan:
     groups: list[Frames] = field(default_factory=list)
     places: list[tuple[int, int] | None] = field(default_factory=list)
     files: list[FrameFiles] | None = None
-    missing: dict[int, list[Fault]] = field(default_factory=dict)  # of frames that lack a file
+    missing: dict[int, list[Fault]] = field(
+        default_factory=dict
+    )  # of frames that lack a file of the right kind
     unlabelled: list[int] = field(default_factory=list)  # frames that have no label by declaration
     strays: list[Path] = field(default_factory=list)
     closed: str | None = None  # why the split cannot be opened at all
@@ -111,7 +113,7 @@ def _place_files(plan: SplitPlan, source: FileSource, files: list[FrameFiles]) -
     plan.places = [None] * len(files)
     members: dict[frozenset[str], list[int]] = {}
     for index, frame in enumerate(files):
-        lacking = list(_lacking(frame, plan.keys))
+        lacking = list(_lacking(source, frame, plan.keys))
         if lacking:
             plan.missing[index] = lacking
             continue
@@ -126,7 +128,11 @@ def _place_files(plan: SplitPlan, source: FileSource, files: list[FrameFiles]) -
             plan.places[index] = (group, place)
 
 
-def _lacking(files: FrameFiles, keys: frozenset[str]) -> Iterator[Fault]:
+def _lacking(source: FileSource, files: FrameFiles, keys: frozenset[str]) -> Iterator[Fault]:
+    try:
+        source.refuse(files)
+    except DataError as error:
+        yield Fault("lossy", str(error))
     if not files.image.is_file():
         yield Fault("image-missing", f"{files.image}: no such file")
     if "label" in keys and files.label and not files.label.is_file():

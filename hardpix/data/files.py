@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
-from hardpix.data.images import SUFFIXES, read_colour, read_depth, same_size
+from hardpix.data.images import images_below, read_colour, read_depth, refuse_lossy, same_size
 from hardpix.data.labels import LabelReader
 from hardpix.types import ConfigError, DataError
 
@@ -51,6 +51,7 @@ class FileSource(Source):
 
     crop: Border | None = None  # the part of every frame that is kept
     camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
+    lossless = False  # True: a label or depth that is a JPEG is refused
 
     @abstractmethod
     def files(self, split: str) -> list[FrameFiles]:
@@ -65,7 +66,16 @@ class FileSource(Source):
         return millimetres(raw, path)
 
     def frames(self, split: str, keys: frozenset[str]) -> Frames:
-        return self.open(split, self.files(split), keys)
+        files = self.files(split)
+        for one in files:
+            self.refuse(one)
+        return self.open(split, files, keys)
+
+    def refuse(self, files: FrameFiles) -> None:
+        """Raise ``DataError`` for a frame with a file that cannot be right, by its name alone."""
+        for path in (files.label, files.depth) if self.lossless else ():
+            if path:
+                refuse_lossy(path)
 
     def open(self, split: str, files: Sequence[FrameFiles], keys: frozenset[str]) -> FileFrames:
         """``files`` of ``split``, all of which must exist as far as ``keys`` needs them."""
@@ -87,7 +97,7 @@ class FileSource(Source):
         named = {path for f in files for path in (f.label, f.depth) if path}
         folders = {(path.parent, path.suffix) for path in named}
         beside = (p for folder, suffix in sorted(folders) for p in sorted(folder.glob(f"*{suffix}")))
-        return [path for path in beside if path not in named]
+        return [path for path in beside if path not in named and not path.name.startswith(".")]
 
 
 class FileFrames:
@@ -236,7 +246,7 @@ def list_images(folder: Path) -> list[Path]:
     """The images below ``folder`` in the order of their names."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it must hold the images of the split")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = images_below(folder)
     if not found:
         raise DataError(f"{folder}: no PNG, JPEG or TIFF image in it; it must hold the images of the split")
     return found

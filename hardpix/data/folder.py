@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardpix.data.files import FileSource, FrameFiles, list_images
-from hardpix.data.images import refuse_lossy
 from hardpix.data.labels import LabelReader
 from hardpix.data.own_labels import OwnLabels
 from hardpix.types import ConfigError, DatasetInfo
@@ -30,6 +29,8 @@ class Folder(FileSource):
     depth_scale: counts of a depth file per metre.
     depth_max: metres; the fixed range of the methods that need one.
     """
+
+    lossless = True
 
     def __init__(
         self,
@@ -96,11 +97,9 @@ class Folder(FileSource):
 
 
 def _lossless(stem: Path) -> Path:
-    """The file of that stem; the PNG, for the message that it is missing, where there is none."""
-    for suffix in (".png", ".tif", ".tiff", ".PNG", ".TIF", ".TIFF"):
+    """The file of that stem; where there is none the JPEG, which is refused, or the PNG, which is missing."""
+    for suffix in (".png", ".tif", ".tiff", ".PNG", ".TIF", ".TIFF", ".jpg", ".jpeg", ".JPG", ".JPEG"):
         path = stem.with_name(stem.name + suffix)
         if path.is_file():
             return path
-    for path in stem.parent.glob(f"{stem.name}.*"):
-        refuse_lossy(path)
     return stem.with_name(stem.name + ".png")

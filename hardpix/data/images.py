@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +36,24 @@ class Encoded(NamedTuple):
 
     def __str__(self) -> str:
         return self.where
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The files below ``folder`` that are images by their names, sorted; linked folders are entered, once each.
+
+    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, beside ``0001.png``.
+    """
+    found: list[Path] = []
+    entered: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def read_colour(path: Path | Encoded) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hardpix.data.classes import csv_rows, parse_json, read_text
 from hardpix.data.files import FileSource, FrameFiles, frame_name
-from hardpix.data.images import SUFFIXES, refuse_lossy
+from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelReader
 from hardpix.data.own_labels import OwnLabels
 from hardpix.types import ConfigError, DataError, DatasetInfo
@@ -34,6 +34,8 @@ class Listed(FileSource):
     depth_scale: counts of a depth file per metre; None: there is no depth, whatever the list says.
     depth_max: metres; the fixed range of the methods that need one.
     """
+
+    lossless = True
 
     def __init__(
         self,
@@ -132,9 +134,6 @@ class Listed(FileSource):
         assert image is not None
         if image.suffix.lower() not in SUFFIXES:
             raise DataError(f"{where}: image {row['image']!r} is none of {', '.join(SUFFIXES)}")
-        for path in (label, depth):
-            if path is not None:
-                refuse_lossy(path)
         if self._depth_scale is not None and depth is None:
             raise DataError(
                 f"{where}: no depth; with data.source.depth_scale each row must name a depth file"

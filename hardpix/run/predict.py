@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hardpix.data.base import Source
-from hardpix.data.images import SUFFIXES
+from hardpix.data.images import SUFFIXES, images_below
 from hardpix.run.evaluate import loaded
 from hardpix.types import ConfigError, DataError
 
@@ -100,7 +100,7 @@ def find_images(sources: list[Path]) -> list[Path]:
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
-            paths += sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+            paths += images_below(source)
         elif source.is_file():
             paths.append(source)
         else:

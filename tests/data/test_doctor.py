@@ -156,6 +156,11 @@ FAULTS = {
     "image gone": (lambda r: (r / "train/images/b.png").unlink(), None, None),
     "label gone": (lambda r: (r / "train/labels/b.png").unlink(), "label-missing", r"labels/b\.png: no such"),
     "depth gone": (lambda r: (r / "train/depths/b.png").unlink(), "depth-missing", r"depths/b\.png: no such"),
+    "label jpeg": (
+        lambda r: (r / "train/labels/b.png").rename(r / "train/labels/b.JPG"),
+        "lossy",
+        r"labels/b\.JPG: JPEG changes numbers",
+    ),
     "image empty": (
         lambda r: (r / "train/images/b.png").write_bytes(b""),
         "image-unreadable",

@@ -224,6 +224,25 @@ def test_folder_pairs_by_name(folder):
     assert len(source.info.palette) == 3
 
 
+def test_folder_leaves_hidden_files_out_and_follows_links(folder):
+    train = folder / "train" / "images"
+    (train / "._x.jpg").write_bytes(b"of macOS")
+    save(train / ".ipynb_checkpoints" / "x.jpg", picture())
+    (train / "Thumbs.db").write_bytes(b"of Windows")
+    (train / "folder.png").mkdir()
+    (train / "sub" / "loop").symlink_to(train)
+    for kind in ("images", "labels"):
+        (folder / "train" / kind / "linked").symlink_to(folder / "val" / kind / "sub")
+    frames = Folder(folder, classes=["a", "b", "c"], ignore_index=9, label_suffix="_mask").frames(
+        "train", BOTH
+    )
+    assert [frames.name(i) for i in range(len(frames))] == ["linked__y", "sub__y", "x"]
+    (train / "x.jpg").unlink()
+    (train / "x.jpg").symlink_to(train / "gone.jpg")  # a link that leads nowhere is a missing frame, not none
+    with pytest.raises(DataError, match=r"x\.jpg: no such file"):
+        Folder(folder, classes=["a", "b", "c"], ignore_index=9, label_suffix="_mask").frames("train", BOTH)
+
+
 def test_folder_maps_values(folder):
     source = Folder(
         folder,
