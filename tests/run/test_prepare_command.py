@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import md5
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -180,6 +180,8 @@ def test_parts_with_folders_keep_them(toy):
         parts = (Part("train/x.zip", "a"), Part("val/x*.zip", "b"))
 
         def convert(self, work):
+            assert work.roots[-1].name == "tree"
+            assert len(work.roots) == len(set(work.roots)) <= 2
             seen.extend(p.relative_to(root).as_posix() for root in work.roots for p in root.rglob("*.txt"))
 
     sys.modules["hardpix.data.prepare.toy"].Toy = Tree
@@ -428,8 +430,38 @@ def test_a_changed_archive_is_unpacked_anew(toy, monkeypatch):
         assert prepare(toy) == 130
     make_zip(toy / "toy.zip", {name: content.replace(b"image", b"other") for name, content in IMAGES.items()})
     os.utime(toy / "toy.zip", (9, 9))
+    with monkeypatch.context() as patch:  # it needs the room of the whole again
+        patch.setattr(job.shutil, "disk_usage", lambda path: SimpleNamespace(free=job.RESERVE + 251))
+        assert prepare(toy) == 2
     assert prepare(toy) == 0
     assert Path("out/1.txt").read_text() == "OTHER 1" * 9
+
+
+def test_the_result_cannot_be_the_source(toy, capsys):
+    assert prepare(toy) == 0
+    assert prepare("out/list.mat", "--from", str(toy / "toy.zip")) == 2
+    assert "one lies in the other" in capsys.readouterr().err
+
+
+def test_without_hard_links(toy, monkeypatch):
+    def refuse(source, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert prepare("downloads/toy.zip", "--from", "downloads/list.mat") == 0
+    assert is_right()
+    assert not Path("out/list.mat").is_symlink()
+
+
+def test_options_and_paths_with_an_equals_sign(toy):
+    toy.rename("from=here")
+    assert prepare("from=here", "loud=false") == 0
+    assert Path("out/1.txt").read_text() == "image 1" * 9
+    assert (
+        main(["data", "prepare", "toy", "--to", "two", "--from", "from=here", "loud=false", "--workers", "1"])
+        == 0
+    )
+    assert Path("two/1.txt").read_text() == "image 1" * 9
 
 
 def test_faults_are_shown_logged_and_mended(toy, capsys, monkeypatch):
