@@ -34,7 +34,7 @@ class ADE20K(FileSource):
     def files(self, split: str) -> list[FrameFiles]:
         existing_root(self.root, "ADE20K")
         folder = FOLDERS[split]
-        images = sorted((self.root / "images" / folder).glob("*.jpg"))
+        images = sorted((self.root / "images" / folder).glob("[!.]*.jpg"))
         if not images:
             raise DataError(
                 f"{self.root / 'images' / folder}: no NAME.jpg in it; data.source.root must be the folder "

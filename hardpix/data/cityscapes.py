@@ -105,7 +105,7 @@ class Cityscapes(FileSource):
     def files(self, split: str) -> list[FrameFiles]:
         existing_root(self.root, "Cityscapes")
         folder = self.root / "leftImg8bit" / split
-        images = sorted(folder.glob(f"*/*{IMAGE_ENDING}"))
+        images = sorted(folder.glob(f"*/[!.]*{IMAGE_ENDING}"))
         if not images:
             raise DataError(
                 f"{folder}: no CITY/*{IMAGE_ENDING} in it; it must hold the images of the split as the release has them"
@@ -133,7 +133,7 @@ class Cityscapes(FileSource):
         if split == "test":
             return []
         named = {frame.label for frame in self.files(split)}
-        beside = sorted((self.root / "gtFine" / split).glob(f"*/*{LABEL_ENDINGS[self._labels]}"))
+        beside = sorted((self.root / "gtFine" / split).glob(f"*/[!.]*{LABEL_ENDINGS[self._labels]}"))
         return [path for path in beside if path not in named]
 
     def _frame(self, split: str, image: Path) -> FrameFiles:

@@ -42,7 +42,7 @@ class GTAV(FileSource):
 
     def files(self, split: str) -> list[FrameFiles]:
         existing_root(self.root, "GTAV")
-        images = sorted((self.root / "images").glob("*.png"))
+        images = sorted((self.root / "images").glob("[!.]*.png"))
         if not images:
             raise DataError(f"{self.root / 'images'}: no NNNNN.png in it; it must hold the frames of GTAV")
         chosen = self._numbers(split)
@@ -68,7 +68,7 @@ class GTAV(FileSource):
 
     def strays(self, split: str) -> list[Path]:
         """Labels without an image; all splits share a folder."""
-        labels = sorted((self.root / "labels").glob("*.png"))
+        labels = sorted((self.root / "labels").glob("[!.]*.png"))
         return [label for label in labels if not (self.root / "images" / label.name).is_file()]
 
     def _numbers(self, split: str) -> set[int] | None:

@@ -66,7 +66,7 @@ class ISAID(FileSource):
         files = self.files(split)
         named = {file.label for file in files}
         folders = sorted({file.label.parent for file in files if file.label})
-        beside = (path for folder in folders for path in sorted(folder.glob(f"*{CLASS_MASK}.png")))
+        beside = (path for folder in folders for path in sorted(folder.glob(f"[!.]*{CLASS_MASK}.png")))
         return [path for path in beside if path not in named]
 
     def _is_cut(self, split: str) -> bool:

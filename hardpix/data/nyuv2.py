@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hardpix.data import kinect
 from hardpix.data.base import Frames
 from hardpix.data.files import FileSource, FrameFiles, existing_root, millimetres, read_list, to_border
+from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelCode
 from hardpix.data.nyuv2_classes import CLASSES, CLASSES_13, PALETTE_13, TO_13
 from hardpix.data.nyuv2_mat import LABELED, MAPPING, SPLITS, MatFrames, raw_to_40, split_names
@@ -160,7 +161,7 @@ class NYUv2(FileSource):
                 f"{images}: no such folder; it must hold the images NNNN.jpg or .png, "
                 f"or {self.root} the official {LABELED}"
             )
-        return sorted(path.stem for path in images.iterdir())
+        return sorted(path.stem for path in images.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
 
     def _hold_out(self, split: str, names: list[str]) -> list[str]:
         if self._val_fraction is None or split == "test":

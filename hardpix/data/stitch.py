@@ -71,7 +71,7 @@ def find_patches(folder: Path) -> list[Path]:
     """The images in ``folder``."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it must hold label patches")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise DataError(f"{folder}: no image in it; it must hold label patches")
     return found

@@ -70,7 +70,7 @@ class TotalText(FileSource):
     def files(self, split: str) -> list[FrameFiles]:
         existing_root(self.root, "Total-Text")
         labels, (prefix, suffix) = self._labels(split), NAMES[self._truth]
-        found = {truth_key(path): path for path in sorted(labels.iterdir())} if labels.is_dir() else {}
+        found = {truth_key(path): path for path in sorted(labels.glob("[!.]*"))} if labels.is_dir() else {}
         return [
             FrameFiles(
                 image.stem, image, found.get(truth_key(image), labels / f"{prefix}{image.stem}{suffix}")
@@ -84,7 +84,7 @@ class TotalText(FileSource):
     def strays(self, split: str) -> list[Path]:
         labels, named = self._labels(split), {file.label for file in self.files(split)}
         kinds = (".mat",) if self._truth == "polygon" else (".png", ".jpg", ".jpeg")
-        beside = sorted(labels.iterdir()) if labels.is_dir() else []
+        beside = sorted(labels.glob("[!.]*")) if labels.is_dir() else []
         return [path for path in beside if path.suffix.lower() in kinds and path not in named]
 
     def remarks(self) -> tuple[str, ...]:

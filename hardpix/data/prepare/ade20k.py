@@ -45,4 +45,4 @@ class ADE20KRecipe(Recipe):
 
 def _files(base: Path, kind: str, split: str) -> dict[str, Path]:
     """Name -> file, in the order of the names."""
-    return {path.stem: path for path in sorted((base / kind / split).glob(f"*{SUFFIXES[kind]}"))}
+    return {path.stem: path for path in sorted((base / kind / split).glob(f"[!.]*{SUFFIXES[kind]}"))}

@@ -53,14 +53,14 @@ class CamVidRecipe(Recipe):
         table = work.search(TABLE_FILE)
         if table:
             work.place(table, TABLE_FILE)
-        images = sorted(stills.glob("*.png"))
+        images = sorted(stills.glob("[!.]*.png"))
         work.each(partial(_place_frame, work.out, labels), images, "frames")
 
     def _segnet(self, work: Work, base: Path) -> None:
         for split in SPLITS:
             if (base / f"{split}.txt").is_file():
                 work.place(base / f"{split}.txt", f"{split}.txt")
-        found = [path for folder in SEGNET_FOLDERS for path in sorted((base / folder).glob("*.png"))]
+        found = [path for folder in SEGNET_FOLDERS for path in sorted((base / folder).glob("[!.]*.png"))]
         for path in work.track(found, "files"):
             work.place(path, path.relative_to(base))
 

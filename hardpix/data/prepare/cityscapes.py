@@ -34,7 +34,7 @@ class CityscapesRecipe(Recipe):
         found = {
             path.relative_to(base.parent): path
             for base in _folders(work, ("leftImg8bit", "gtFine"))
-            for path in sorted(base.glob("*/*/*.png"))
+            for path in sorted(base.glob("*/*/[!.]*.png"))
             if self.wanted(path.relative_to(base.parent).as_posix())
         }
         for relative in work.track(sorted(found), "files"):

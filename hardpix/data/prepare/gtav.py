@@ -89,6 +89,6 @@ def _pictures(work: Work, folder: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in work.roots:
         for depth in range(4):
-            for path in sorted(root.glob("*/" * depth + f"{folder}/*.png")):
+            for path in sorted(root.glob("*/" * depth + f"{folder}/[!.]*.png")):
                 found.setdefault(path.name, path)
     return found
