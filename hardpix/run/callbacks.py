@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from hardpix.run.cost import Cost
+from hardpix.run.snapshots import Snapshots
 from hardpix.types import ConfigError
 
 
@@ -27,8 +29,12 @@ def build_callbacks(
     checkpoint_every_steps: int | None,
     progress: str,
     refresh_every: int,
+    snapshots: Sequence[int] = (),
 ) -> list[Callback]:
-    """Checkpoints ``last`` and ``best`` (highest ``monitor``), the learning rate, costs, and a progress display."""
+    """Checkpoints ``last`` and ``best`` (highest ``monitor``), the learning rate, costs, and a progress display.
+
+    ``snapshots``: epochs, from 1, after which the weights are kept besides.
+    """
     folder = run_dir / "checkpoints"
     best = ModelCheckpoint(
         dirpath=folder,
@@ -43,6 +49,7 @@ def build_callbacks(
     last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_steps)
     return [
         best,
+        *([Snapshots(run_dir, snapshots)] if snapshots else []),
         last,
         LearningRateMonitor(logging_interval="step"),
         Cost(),

@@ -36,12 +36,17 @@ def load_weights(method: nn.Module, run_dir: Path, weights: str) -> None:
     """Put ``last`` or ``best`` of a run into ``method``; every tensor must fit."""
     if weights not in ("last", "best"):
         raise ConfigError(f"weights={weights}: must be last or best")
-    path = run_dir / (rundir.LAST if weights == "last" else rundir.BEST)
-    state = read_checkpoint(path)["state_dict"]
-    misfits = misfitting(method.state_dict(), state)
+    load_file(method, run_dir / (rundir.LAST if weights == "last" else rundir.BEST))
+
+
+def load_file(method: nn.Module, path: Path) -> dict[str, Any]:
+    """Put a checkpoint's weights into ``method``, every tensor must fit; returns the checkpoint."""
+    content = read_checkpoint(path)
+    misfits = misfitting(method.state_dict(), content["state_dict"])
     if misfits:
         raise HardpixError(f"{path} does not fit the configured model: {'; '.join(misfits[:3])}")
-    method.load_state_dict(state)
+    method.load_state_dict(content["state_dict"])
+    return content
 
 
 def init_from(method: nn.Module, source: str) -> str:

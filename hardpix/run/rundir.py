@@ -28,6 +28,17 @@ FREE_ON_RESUME = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.",
                   "trainer.log_every_steps", "trainer.limit_val", "trainer.limit_test", "test_weights")  # fmt: skip
 
 
+def snapshot(run_dir: Path, epoch: int) -> Path:
+    """Where the weights after ``epoch`` (from 1) lie, if ``callbacks.snapshots`` keeps them."""
+    return run_dir / f"checkpoints/epoch_{epoch:04d}.ckpt"
+
+
+def snapshots(run_dir: Path) -> list[int]:
+    """The epochs whose weights a run has kept, in order."""
+    found = (re.fullmatch(r"epoch_(\d+)\.ckpt", p.name) for p in run_dir.glob("checkpoints/epoch_*.ckpt"))
+    return sorted(int(match[1]) for match in found if match)
+
+
 def short_name(overrides: Sequence[str]) -> str:
     """A readable name from the command line: ``method=hardness,seed=1``; safe as a file name."""
     kept = [

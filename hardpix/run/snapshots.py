@@ -1,0 +1,62 @@
+"""Weights of chosen epochs, kept for figures of how a run developed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from hardpix.run import rundir
+from hardpix.types import ConfigError
+
+KEPT = ("state_dict", "global_step", "pytorch-lightning_version")
+
+
+class Snapshots(Checkpoint):
+    """``checkpoints/epoch_0010.ckpt`` after epoch 10 (the first is 1): the weights alone, averaged where they are.
+
+    Nothing of a snapshot is read when a run resumes. As a ``Checkpoint`` it runs after what averages weights and
+    before ``last.ckpt``, so that a run stopped at any time resumes without leaving one out.
+    """
+
+    def __init__(self, run_dir: Path, epochs: Sequence[int]) -> None:
+        wrong = [epoch for epoch in epochs if epoch < 1]
+        if wrong:
+            raise ConfigError(
+                f"callbacks.snapshots={list(epochs)}: {wrong[0]} is no epoch, the first one is 1"
+            )
+        self.run_dir, self.epochs, self.total = run_dir, frozenset(epochs), 1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        self.total = max(1, math.ceil(trainer.estimated_stepping_batches / per_epoch))
+        late = sorted(epoch for epoch in self.epochs if epoch > self.total)
+        if late and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"callbacks.snapshots={sorted(self.epochs)}: there is no epoch {late[0]}, the run has {self.total}"
+            )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        over = batch_idx + 1 == trainer.num_training_batches or trainer.global_step == trainer.max_steps
+        epoch = trainer.current_epoch + 1
+        if over and epoch in self.epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer, epoch)
+
+    def _save(self, trainer: pl.Trainer, epoch: int) -> None:
+        # Whole, since averaged weights take the others' place only then.
+        whole = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if not trainer.is_global_zero:
+            return
+        path = rundir.snapshot(self.run_dir, epoch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        torch.save({k: whole[k] for k in KEPT} | {"epoch": epoch, "epochs": self.total}, partial)
+        os.replace(partial, path)
