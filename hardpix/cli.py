@@ -19,6 +19,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   table      compare runs:               hardpix table RUNS... --rows method,loss
              with a paper's numbers:     hardpix table --published lwm/II RUNS...
+  figure     draw from runs:             hardpix figure sweep RUNS... --x method.alpha --out FILE.pdf
   data       prepare and pack data sets: hardpix data prepare NAME --from FILES --to DIR
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
@@ -111,6 +112,12 @@ def _table(arguments: list[str]) -> int:
     return run(args)
 
 
+def _figure(arguments: list[str]) -> int:
+    from hardpix.run.figure_command import main
+
+    return main(arguments)
+
+
 def _data(arguments: list[str]) -> int:
     from hardpix.run.data_command import main
 
@@ -128,6 +135,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "table": _table,
+    "figure": _figure,
     "data": _data,
     "demo": _demo,
 }

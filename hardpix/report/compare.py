@@ -164,5 +164,6 @@ def _refusal(count: int, differences: dict[str, dict[str, str]]) -> str:
     more = [f"{len(differences) - MAX_KEYS} more keys"] if len(differences) > MAX_KEYS else []
     return (
         f"These {count} runs are not comparable, because they differ in {'; '.join(told + more)}: "
-        "declare these factors as rows, leave runs out, or name with --ignore a key that cannot matter."
+        "declare these factors (rows of a table, --x or --lines of a figure), leave runs out, or name with --ignore a "
+        "key that cannot matter."
     )
