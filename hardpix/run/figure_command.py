@@ -44,6 +44,8 @@ def _list(text: str) -> list[str]:
 
 
 def _epochs(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in _list(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers, separated by commas")
     return sorted({int(part) for part in _list(text)})
 
 
@@ -142,7 +144,7 @@ def depth_error(given: argparse.Namespace, paths: list[Path]) -> None:
         (r for r in opened if given.depth_from and r.directory.resolve() == given.depth_from.resolve()), None
     )
     for run in [source] if source else runs:
-        figure_runs.check_depth(run, built[run.label][1])
+        figure_runs.check_depth(run, built[run.label][1], built[run.label][0])
     data = built[(source or runs[0]).label][0]
     methods = {run.label: built[run.label][1] for run in runs}
     _say_amount(data, given.split, len(opened))
@@ -174,7 +176,7 @@ def maps(given: argparse.Namespace, paths: list[Path]) -> None:
     from hardpix.run.figure_kinds import LEFT_OUT, fusion_title, known_maps, map_rows
 
     data, method = figure_runs.build(run, overrides, "last", device)
-    figure_runs.check_depth(run, method)
+    figure_runs.check_depth(run, method, data)
     names = known_maps(run, given.maps)
     places = figure_runs.choose_frames(data, given.split, given.frames, given.count)
     rows, numbers = map_rows(run, data, method, places, given.split, epochs, names)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Titles of the maps that a run may have, in the order of drawing; M is the weight of the loss.
 LEFT_OUT = (222, 222, 222)  # no colour of the map; dark void would look like low values
-MAPS = {"dpe": "DPE", "dse": "DSE", "hardness": "M", "curriculum": "M kept"}
+MAPS = {"dpe": "DPE", "dse": "DSE", "hardness": "M", "curriculum": "M"}
 
 
 @torch.inference_mode()
@@ -121,11 +121,12 @@ def map_rows(
                 mean = float(values[inside].mean()) if inside.any() else math.nan
                 kept = float(inside.sum() / max(1, labelled.sum()))
                 numbers.append((batch["name"][0], epoch, name, mean, kept))
-                told = f", {100 * kept:.0f} % kept" if name == "curriculum" else f" 0 to {top:g}"
+                told = f"{MAPS[name]} 0 to {top:g}"
+                told += f", {100 * kept:.0f} % kept" if name == "curriculum" else ""
                 shown = np.where(
                     np.isfinite(values)[..., None], heatmap(values, 0, top), np.array(LEFT_OUT, np.uint8)
                 )
-                tiles.append(Tile(shown, MAPS[name].removesuffix(" kept") + told))
+                tiles.append(Tile(shown, told))
             row.append(Group(f"epoch {epoch}", tiles))
     return rows, numbers
 
