@@ -20,7 +20,9 @@ usage: hardpix COMMAND [ARGUMENTS]
   table      compare runs:               hardpix table RUNS... --rows method,loss
              with a paper's numbers:     hardpix table --published lwm/II RUNS...
   figure     draw from runs:             hardpix figure sweep RUNS... --x method.alpha --out FILE.pdf
-  data       prepare and pack data sets: hardpix data prepare NAME --from FILES --to DIR
+  data       prepare a data set:         hardpix data prepare NAME --from FILES --to DIR
+             look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
+             pack it for fast loading:   hardpix data pack data=NAME --out DIR
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
 hardpix COMMAND --help says more; hardpix --version prints the version.

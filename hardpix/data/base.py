@@ -58,6 +58,10 @@ class Source(ABC):
         Lists and checks the files (all present, pairs complete) and raises ``DataError`` before any training.
         """
 
+    def frames_as_they_are(self, split: str, keys: frozenset[str]) -> Frames:
+        """``frames`` for a look over the data set: where it can, a missing file is an error of its frame's ``load``."""
+        return self.frames(split, keys)
+
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: every value of the files that is mapped or left out by choice."""
         return ()

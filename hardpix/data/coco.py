@@ -91,6 +91,11 @@ class Coco(Source):
         }
 
     def frames(self, split: str, keys: frozenset[str]) -> Frames:
+        frames = self.frames_as_they_are(split, keys)
+        frames.check_files()
+        return frames
+
+    def frames_as_they_are(self, split: str, keys: frozenset[str]) -> CocoFrames:
         content = read_annotations(self._path(split))
         if categories_of(content, self._path(split)) != self._categories:
             raise DataError(
@@ -186,6 +191,13 @@ class CocoFrames:
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def check_files(self) -> None:
+        """Raise ``DataError`` where an image is missing."""
+        missing = [file for file in self._files if not file.is_file()]
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DataError(f"{missing[0]}: no such file{more}; {self._path.name} names it")
 
     def name(self, index: int) -> str:
         return self._names[index]

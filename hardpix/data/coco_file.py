@@ -39,7 +39,7 @@ def categories_of(content: dict[str, Any], path: Path) -> dict[int, str]:
 def image_entries(
     content: dict[str, Any], path: Path, folder: Path
 ) -> tuple[list[Path], list[tuple[int, int]], list[str]]:
-    """Files, (height, width) and names of the images, in the order of the file; all files exist."""
+    """Files, (height, width) and names of the images, in the order of the file."""
     files: list[Path] = []
     sizes: list[tuple[int, int]] = []
     names: dict[str, None] = {}
@@ -63,10 +63,6 @@ def image_entries(
         sizes.append((height, width))
     if not files:
         raise DataError(f"{path}: the list images is empty; a split must have images")
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise DataError(f"{missing[0]}: no such file{more}; {path.name} names it")
     return files, sizes, list(names)
 
 

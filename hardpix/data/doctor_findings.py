@@ -20,6 +20,7 @@ class Kind(NamedTuple):
 
 
 RESTORE = "Unpack or download the files again, or take these frames out of the split."
+ONE_BY_ONE = "Mend what each sentence says, or take these frames out of the split."
 
 KINDS = {
     "split-closed": Kind(
@@ -40,7 +41,7 @@ KINDS = {
     "image-unreadable": Kind("error", "The image cannot be decoded for {frames}.", RESTORE),
     "label-unreadable": Kind("error", "The label cannot be decoded for {frames}.", RESTORE),
     "depth-unreadable": Kind("error", "The depth cannot be decoded for {frames}.", RESTORE),
-    "frame-unreadable": Kind("error", "Loading fails for {frames}.", RESTORE),
+    "frame-unreadable": Kind("error", "Loading fails for {frames}.", ONE_BY_ONE),
     "camera-unreadable": Kind("error", "The camera matrix cannot be read for {frames}.", RESTORE),
     "worker-died": Kind(
         "error",

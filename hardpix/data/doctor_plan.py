@@ -86,7 +86,7 @@ def _plan(source: Source, split: str) -> SplitPlan:
     if "depth" in plan.keys:
         plan.keys |= {"depth_valid"}
     try:
-        frames = source.frames(split, plan.keys)
+        frames = source.frames_as_they_are(split, plan.keys)
     except DataError as error:
         if not isinstance(source, FileSource):
             plan.closed = str(error)

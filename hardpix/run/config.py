@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -133,6 +133,8 @@ def nearest(word: str, candidates: Sequence[str]) -> str:
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """What Hydra says, without its advice to append new keys, and with the nearest known key."""
+    if isinstance(error, OverrideParseException):
+        return _unparsed(error.override)
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     unwanted = ("Set the environment variable", "To append to your", "Config search path", "provider=")
     text = " ".join(line for line in lines if not line.startswith(unwanted)).replace("\t", "")
@@ -141,6 +143,21 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return text
     path = missing.group(1)
     return f"{path}: no such key{nearest(path.rpartition('.')[2], _siblings(path, arguments))}"
+
+
+def _unparsed(override: str) -> str:
+    """An argument outside Hydra's grammar: mostly a path with an accent, a bracket or a sign, which it wants quoted."""
+    key, equals, value = override.partition("=")
+    if not (key and equals):
+        return f"{override}: not a setting; settings are group=choice or key.sub=value"
+    if value[:1] in ("[", "{", "'", '"'):
+        return f"{override}: not readable as a value; do all brackets and quotes close?"
+    home = "; write $HOME for ~" if value.startswith("~") else ""
+    quoted = value.replace("'", "\\'")
+    return (
+        f"{override}: a value with such letters or signs must be quoted, for the shell too: "
+        f"\"{key}='{quoted}'\"{home}"
+    )
 
 
 def _siblings(path: str, arguments: Sequence[str]) -> list[str]:

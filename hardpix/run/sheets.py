@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,16 @@ def extent(image: Tensor) -> tuple[int, int]:
 
 
 def make_folder(folder: Path) -> None:
+    """Make ``folder`` and try to write to it: before a long look, not after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {folder}: cannot be made ({error.strerror}); name another folder") from None
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: not writable ({error.strerror}); name another folder") from None
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hardpix.data import Coco
+from hardpix.data.doctor import check
 from hardpix.data.masks import decode, fill, uncompressed
 from hardpix.types import ConfigError, DataError
 
@@ -166,6 +167,17 @@ def test_each_pixel_has_the_class_of_its_smallest_instance(tree):
     np.testing.assert_array_equal(sample["label"].numpy(), wanted)
     assert frames.load(1)["label"].unique().tolist() == [0]
     assert frames.load(1)["image"].unique().tolist() == [40]
+
+
+def test_a_missing_image_costs_its_frame_alone_in_a_look(tree):
+    (tree / "train" / "a.png").unlink()
+    checkup = check(Coco(str(tree)), ["train"])
+    (lost,) = [f for f in checkup.findings if f.level == "error"]
+    assert (lost.code, [hit.name for hit in lost.hits]) == ("frame-unreadable", ["a"])
+    assert "a.png: no such file" in lost.hits[0].sentence
+    assert checkup.sums[0].class_pixels.tolist() == [10, 2, 10, 0]
+    with pytest.raises(DataError, match="no such file"):
+        Coco(str(tree)).frames("train", BOTH)
 
 
 def test_background_crowds_and_others_by_choice(tree):

@@ -230,3 +230,13 @@ def test_a_sheet_shows_pixels_labels_and_padding_where_they_are():
     np.testing.assert_array_equal(sheet[second + 60, 0], [155, 45, 45])
     np.testing.assert_array_equal(sheet[second + 199, 239], [45, 155, 45])
     assert set(np.unique(sheet[second + 200 : second + 240, :240])) == {190, 225}
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_look(root, monkeypatch, tmp_path, capsys):
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hardpix.run.sheets.TemporaryFile", refuse)
+    monkeypatch.setattr("hardpix.data.doctor.check", lambda *given, **options: pytest.fail("looked"))
+    assert check(root, "--out", str(tmp_path / "out")) == 2
+    assert "out: not writable (Permission denied); name another folder" in capsys.readouterr().err

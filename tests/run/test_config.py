@@ -1,5 +1,6 @@
 """Every configuration file is right, and a wrong key is named by its path before anything is built."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,27 @@ def test_quick_answers_import_neither_torch_nor_lightning(arguments, status, sai
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert list(Path(tmp_path).iterdir()) == []  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.source.root=/a/ü/x", r"""must be quoted, for the shell too: "data\.source\.root='/a/ü/x'"$"""),
+        ("data.source.root=/a/it's (1)", r"""root='/a/it\\'s \(1\)'"$"""),
+        ("init_from=runs/lr=0.1-0", r"""init_from='runs/lr=0\.1-0'"$"""),
+        ("data.source.root=~/x", r"""root='~/x'"; write \$HOME for ~$"""),
+        ("data.source.classes=[a,b", "do all brackets and quotes close"),
+        ("folder", "folder: not a setting; settings are group=choice"),
+    ],
+)
+def test_what_hydra_cannot_read_is_told_how_to_write(override, said):
+    with pytest.raises(ConfigError, match=said):
+        compose([override])
+
+
+def test_the_quoted_form_that_is_told_is_read():
+    for value in ("/a/ü/x", "/a/it's (1)", "runs/lr=0.1-0", "C:\\x\\ü"):
+        with pytest.raises(ConfigError) as told:
+            compose([f"init_from={value}"])
+        (quoted,) = re.findall(r'"(.*)"', str(told.value))
+        assert compose([quoted]).init_from == value
