@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hardpix.run.overrides import command_words
 from hardpix.types import ConfigError
 
 
@@ -47,5 +48,6 @@ def run(given: argparse.Namespace) -> int:
             bar.update(tasks[split], completed=done, total=total)
 
         pack(source, given.out, size=size, splits=splits, progress=advance)
-    print(f"packed to {given.out}; train with data=packed data.source.root={given.out}")
+    use = command_words({"data": "packed", "data.source.root": str(given.out)})
+    print(f"packed to {given.out}; train with {use}")
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import hardpix
+from hardpix.run.overrides import command_words
 from hardpix.types import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _prepare(recipe: Recipe, inputs: Sequence[Path], out: Path, workers: int) ->
     state = journal.begin(out, journal.Journal(recipe.name, options, hardpix.__version__))
     if state.status == "done" and _nothing_new(inputs, recipe, state):
         job.clean(out)
-        print(f"{out} is already prepared; train with {recipe.use(out)}")
+        print(f"{out} is already prepared; train with {command_words(recipe.use(out))}")
         return 0
     print(f"{recipe.title}\npage:     {recipe.page}\nlicence:  {recipe.licence}")
     state.given = sorted({*state.given, *(str(path.resolve()) for path in inputs)})
@@ -208,7 +209,7 @@ def _print_plan(plan: Plan) -> None:
 def _summary(plan: Plan, state: Journal) -> int:
     from hardpix.data.prepare import job
 
-    out, use = plan.out, plan.recipe.use(plan.out)
+    out, use = plan.out, command_words(plan.recipe.use(plan.out))
     if not state.faults:
         print(f"prepared {out}; train with {use}")
         return 0

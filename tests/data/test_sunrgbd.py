@@ -346,10 +346,9 @@ def test_a_partial_copy_is_prepared_as_far_as_it_goes(published, tmp_path):
     (published / "SUNRGBD" / META[1]).rename(published / "elsewhere")
     assert prepare(published, tmp_path / "out", partial=True).faults == []
     assert names(SUNRGBD(tmp_path / "out", partial=True).frames("train", ALL)) == dashed([TRAIN[0], TRAIN[1]])
-    assert (
-        SUNRGBDRecipe(partial=True).use(Path("out")).endswith("data.source.root=out data.source.partial=true")
-    )
-    assert SUNRGBDRecipe().use(Path("out")).endswith("data.source.root=out")
+    use = {"data": "sunrgbd", "data.source.root": "out"}
+    assert SUNRGBDRecipe(partial=True).use(Path("out")) == {**use, "data.source.partial": "true"}
+    assert SUNRGBDRecipe().use(Path("out")) == use
 
 
 def test_annotations_that_do_not_belong_together(published, tmp_path):

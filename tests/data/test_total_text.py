@@ -260,7 +260,7 @@ def test_the_recipe_puts_the_archives_together(total_text, tmp_path):
     work = Work([total_text, tmp_path / "none", unpacked], out)
     recipe.convert(work)
     assert work.faults == []
-    assert recipe.use(out) == f"data=total_text data.source.root={out}"
+    assert recipe.use(out) == {"data": "total_text", "data.source.root": str(out)}
     for truth in ("pixel", "region", "polygon"):
         assert len(TotalText(out, truth=truth).frames("train", BOTH)) == 3
     assert not list(out.rglob(".*"))
@@ -277,7 +277,7 @@ def test_the_recipe_without_pixel_masks(total_text, tmp_path):
     recipe.convert(work)
     assert len(work.faults) == 1
     assert "Images/Train/img11.jpg: no polygon truth belongs to it" in work.faults[0]
-    assert recipe.use(out).endswith("data.source.truth=region")
+    assert recipe.use(out)["data.source.truth"] == "region"
     with pytest.raises(DataError, match=r"there is no Images/Train; it comes from totaltext\.zip"):
         recipe.convert(Work([tmp_path / "none"], out))
 

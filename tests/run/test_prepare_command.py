@@ -26,6 +26,7 @@ from hardpix.data.prepare import recipe as recipes
 from hardpix.data.prepare.recipe import Part, Recipe, Work, write_once
 from hardpix.run import progress
 from hardpix.run.config import compose
+from hardpix.run.overrides import command_words
 from hardpix.types import ConfigError, DataError
 
 IMAGES = {f"toy/images/{n}.txt": f"image {n}".encode() * 9 for n in range(4)}
@@ -647,7 +648,7 @@ def test_every_recipe_states_what_a_user_needs(name, capsys, tmp_path, monkeypat
     assert all(part.size is None or part.size > 1000 for part in recipe.parts)
     assert all(part.md5 is None or re.fullmatch("[0-9a-f]{32}", part.md5) for part in recipe.parts)
     assert list(tmp_path.iterdir()) == []
-    overrides = shlex.split(recipe().use(tmp_path / "out"))
+    overrides = shlex.split(command_words(recipe().use(tmp_path / "out")))
     assert overrides[0] == f"data={name}"
     assert compose(overrides).data.source.root == str(tmp_path / "out")
 

@@ -68,9 +68,9 @@ class Recipe(ABC):
         """
         return None
 
-    def use(self, out: Path) -> str:
-        """The overrides that train on the result."""
-        return f"data={self.name} data.source.root={out}"
+    def use(self, out: Path) -> dict[str, str]:
+        """The settings that train on the result."""
+        return {"data": self.name, "data.source.root": str(out)}
 
 
 class Work:

@@ -51,8 +51,8 @@ class SUNRGBDRecipe(Recipe):
         Part(TOOLBOX, "the split, and the labels in one MATLAB file"),
     )
 
-    def use(self, out: Path) -> str:
-        return super().use(out) + " data.source.partial=true" * self.partial
+    def use(self, out: Path) -> dict[str, str]:
+        return super().use(out) | ({"data.source.partial": "true"} if self.partial else {})
 
     def wanted(self, member: str) -> bool:
         path = PurePosixPath(member)

@@ -59,9 +59,9 @@ class TotalTextRecipe(Recipe):
         for path, relative in work.track(placed, "files"):
             work.place(path, relative)
 
-    def use(self, out: Path) -> str:
+    def use(self, out: Path) -> dict[str, str]:
         kind = next((kind for kind, folder in FOLDERS.items() if (out / folder).is_dir()), "pixel")
-        return super().use(out) + ("" if kind == "pixel" else f" data.source.truth={kind}")
+        return super().use(out) | ({} if kind == "pixel" else {"data.source.truth": kind})
 
     def _files(self, folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if self.wanted(f"{folder.parent.name}/{path.name}"))

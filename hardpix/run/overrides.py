@@ -1,0 +1,22 @@
+"""Settings as words of a command line: what a user is told to type must come back as it was meant."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+
+_NOT_TEXT = re.compile(r"null|true|false|nan|inf|[-+.\d_e]*", re.IGNORECASE)  # read as another type if bare
+
+
+def command_words(settings: Mapping[str, str]) -> str:
+    """``key=value`` words, quoted for Hydra's grammar and the shell where they need it."""
+    return " ".join(shlex.quote(f"{key}={_value(value)}") for key, value in settings.items())
+
+
+def _value(text: str) -> str:
+    if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not _NOT_TEXT.fullmatch(text):
+        return text
+    # Backslashes count only before a quote: those there are doubled.
+    inside = re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
+    return f'"{inside}"'
