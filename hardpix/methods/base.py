@@ -30,7 +30,7 @@ class Parts(NamedTuple):
     loss: nn.Module  # (logits [B, C, H, W], label [B, H, W]) -> scalar, from conf/loss
     aux_loss: nn.Module  # plain cross-entropy with the same normaliser: auxiliary heads are never mined
     aux_weight: float
-    infer: Callable[..., Tensor]  # (forward, image) -> logits: whole image or sliding window
+    infer: Callable[..., Tensor]  # (forward, image, classes=) -> logits: whole image or sliding window
     build_optimizer: Callable[[dict[str, list[Parameter]]], Optimizer]
     build_scheduler: Callable[[Optimizer, int], list[dict[str, Any]]]
 
@@ -40,6 +40,9 @@ class Method(pl.LightningModule):
 
     requires: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     takes_loss: ClassVar[bool] = True  # False: built on plain cross-entropy, any other conf/loss is refused
+    depends_on_length: ClassVar[bool] = (
+        False  # True: the loss knows the last epoch, the run cannot be made longer
+    )
     model: Segmenter
 
     def __init__(self, parts: Parts) -> None:
@@ -145,6 +148,10 @@ class Method(pl.LightningModule):
         """Class logits at the image's size by the configured inference (whole image, windows, scales)."""
         return self.parts.infer(self, image)
 
+    def predict_dense(self, image: Tensor) -> Tensor:
+        """:meth:`dense` by the configured inference, at the image's size."""
+        return self.parts.infer(self.dense, image, classes=self.info.num_classes)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, "val")
 
@@ -152,7 +159,7 @@ class Method(pl.LightningModule):
         self._score(batch, "test")
 
     def _score(self, batch: Batch, split: str) -> None:
-        dense = self.enlarge(self.parts.infer(self.dense, batch["image"]), batch["label"].shape)
+        dense = self.enlarge(self.predict_dense(batch["image"]), batch["label"].shape)
         logits, extra = dense.tensor_split([self.info.num_classes], 1)
         metric: Any = self.metrics[split]
         metric.update(logits.argmax(1), batch["label"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class LossWeightModule(Method):
 
     hardness: ``sum``, ``product`` or ``max`` of DPE and DSE, ``dpe`` or ``dse`` alone, or ``none``: no ``L_h``,
         side losses are plain cross-entropy, ``loss`` may be any, and ``curriculum`` is self-paced learning on
-        the cross-entropy of each pixel (R-18).
+        the cross-entropy of each pixel (R-18), without any other ``loss``.
     multi_scale: side outputs, a 1x1 convolution on every decoder map, each mined by its own DSE; training only.
     curriculum: the weighted losses take only pixels whose M lies below a threshold that rises from each image's
         median to its maximum, epoch by epoch.
@@ -90,7 +91,8 @@ class LossWeightModule(Method):
                 f"data set {parts.info.name} names no largest depth; set data.source.depth_max (metres), "
                 "or method.depth_range=image"
             )
-        self.takes_loss = hardness == "none"  # type: ignore[misc]
+        self.takes_loss = hardness == "none" and not curriculum  # type: ignore[misc]
+        self.depends_on_length = curriculum  # type: ignore[misc]
         self.alpha, self.beta, self.hardness = alpha, beta, hardness
         self.curriculum, self.cells, self.bin_size = curriculum, cells, bin_size
         self.depth_max = parts.info.depth_max if depth_range == "dataset" else None
@@ -103,9 +105,7 @@ class LossWeightModule(Method):
                 {n: nn.Conv2d(s.channels, parts.info.num_classes, 1) for n, s in decoder.items()}
             )
         self.epochs = 1
-        if self.depth_max is not None:
-            metric = {split: DepthMetrics(self.depth_max) for split in ("val", "test")}
-            self.extra_metrics = nn.ModuleDict(metric)
+        self._score_depth()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         out = self.model(batch["image"])
@@ -127,7 +127,7 @@ class LossWeightModule(Method):
 
     def maps(self, batch: Batch) -> dict[str, Tensor]:
         """``depth`` as predicted, in metres; with the truth at hand DPE, DSE and their fusion."""
-        dense = self.parts.infer(self.dense, batch["image"]).float()
+        dense = self.predict_dense(batch["image"]).float()
         logits, log_depth = dense[:, :-1], dense[:, -1]
         maps = {}
         if self.depth_max is not None:
@@ -144,6 +144,20 @@ class LossWeightModule(Method):
         super().on_train_start()
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         self.epochs = max(1, math.ceil(self.trainer.estimated_stepping_batches / per_epoch))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["depth_max"] = self.depth_max
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The weights' own scale of depth: they may be scored on a data set with another one, or none."""
+        super().on_load_checkpoint(checkpoint)
+        self.depth_max = checkpoint.get("depth_max", self.depth_max)
+        self._score_depth()
+
+    def _score_depth(self) -> None:
+        known = {} if self.depth_max is None else {s: DepthMetrics(self.depth_max) for s in ("val", "test")}
+        self.extra_metrics = nn.ModuleDict(known).to(self.device)
 
     def _truth(self, batch: Batch, log_depth: Tensor) -> DepthTruth:
         depth = batch["depth"]

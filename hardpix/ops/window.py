@@ -28,8 +28,13 @@ class WholeImage:
         self.base_size = _pair("base_size", base_size) if base_size is not None else None
         self.align_corners = align_corners
 
-    def __call__(self, forward: Forward, image: Tensor, *, scale: float = 1.0) -> Tensor:
-        """``image`` ``[B, 3, H, W]`` -> logits ``[B, C, H, W]``; ``scale`` multiplies the base size."""
+    def __call__(
+        self, forward: Forward, image: Tensor, *, scale: float = 1.0, classes: int | None = None
+    ) -> Tensor:
+        """``image`` ``[B, 3, H, W]`` -> logits ``[B, C, H, W]``; ``scale`` multiplies the base size.
+
+        ``classes`` is there for :class:`MultiScale` alone: here every channel is treated alike.
+        """
         height, width = image.shape[-2:]
         resized = resize(image, fitted_size((height, width), self.base_size, scale))
         logits = self.predict(forward, resized)
@@ -98,7 +103,8 @@ class MultiScale:
     """Class probabilities averaged over scales and, with ``flip``, over mirrored images (mmsegmentation).
 
     Returns the logarithm of the average, so that its softmax is the average and its argmax the prediction. A map
-    of one channel (a hardness map) has no probabilities: its values are averaged as they are.
+    of one channel (a hardness map) and channels after the classes (depth) have no probabilities: their values are
+    averaged as they are.
 
     Args:
         inner: whole image or sliding window; each scale multiplies its base size.
@@ -109,16 +115,21 @@ class MultiScale:
             raise ConfigError(f"inference.scales is {list(scales)}, but must list numbers above 0.")
         self.inner, self.scales, self.flip = inner, tuple(scales), flip
 
-    def __call__(self, forward: Forward, image: Tensor) -> Tensor:
-        """``image`` ``[B, 3, H, W]`` -> log-probabilities ``[B, C, H, W]`` (or the mean map if C is 1)."""
+    def __call__(self, forward: Forward, image: Tensor, *, classes: int | None = None) -> Tensor:
+        """``image`` ``[B, 3, H, W]`` -> log-probabilities ``[B, C, H, W]`` (or the mean map if C is 1).
+
+        ``classes``: how many of the channels, the first, are class logits; None: all of them.
+        """
         total: Tensor | float = 0.0
         for scale in self.scales:
-            total = total + _values(self.inner(forward, image, scale=scale))
+            total = total + _values(self.inner(forward, image, scale=scale), classes)
             if self.flip:
-                total = total + _values(self.inner(forward, image.flip(-1), scale=scale)).flip(-1)
+                total = total + _values(self.inner(forward, image.flip(-1), scale=scale), classes).flip(-1)
         assert isinstance(total, Tensor)
         mean = total / (len(self.scales) * (1 + self.flip))
-        return mean if mean.shape[1] == 1 else mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+        if mean.shape[1] > 1:
+            mean[:, :classes] = mean[:, :classes].clamp_min(torch.finfo(mean.dtype).tiny).log()
+        return mean
 
 
 def window_starts(size: int, crop: int, stride: int) -> list[int]:
@@ -165,8 +176,11 @@ def _divide_by_visits(total: Tensor, dim: int, starts: list[int], crop: int) -> 
             part /= value
 
 
-def _values(logits: Tensor) -> Tensor:
-    return logits.float() if logits.shape[1] == 1 else logits.float().softmax(1)
+def _values(logits: Tensor, classes: int | None) -> Tensor:
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        return logits
+    return torch.cat([logits[:, :classes].softmax(1), logits[:, classes or logits.shape[1] :]], 1)
 
 
 def _pair(key: str, value: Sequence[int]) -> tuple[int, int]:

@@ -118,8 +118,12 @@ def build(run: FigureRun, overrides: list[str], weights: str, device: str) -> tu
     return data, method.to(device)
 
 
-def check_depth(run: FigureRun, method: Method) -> None:
-    """Raise unless the method's ``dense`` ends with log D of a scale that its ``depth_max`` names."""
+def check_depth(run: FigureRun, method: Method, data: DataModule) -> None:
+    """Raise unless the method's ``dense`` ends with log D of a scale that its ``depth_max`` names, and ``data`` too
+    have depth.
+    """
+    if "depth" not in data.info.provides:
+        raise ConfigError(f"data set {data.info.name} has no depth, so nothing has a depth error on it")
     if not hasattr(method, "depth_max"):
         raise ConfigError(
             f"{run.directory} predicts no depth, so it has no depth error: name a run of method=lwm, or with "
@@ -152,7 +156,7 @@ def batches(data: DataModule, split: str, places: Sequence[int], method: Method)
 
 def dense(method: Method, batch: Batch) -> Tensor:
     """Class logits at label size, then what the method predicts besides: what its scores are computed from."""
-    return method.enlarge(method.parts.infer(method.dense, batch["image"]), batch["label"].shape)
+    return method.enlarge(method.predict_dense(batch["image"]), batch["label"].shape)
 
 
 def check_snapshots(run: FigureRun, wanted: Sequence[int]) -> list[int]:

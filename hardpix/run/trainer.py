@@ -147,6 +147,10 @@ def compile_model(method: pl.LightningModule, mode: bool | str) -> None:
     """
     if not mode:
         return
-    others = [child for name, child in method.named_children() if name not in ("model", "loss", "metrics")]
+    others = [
+        child
+        for name, child in method.named_children()
+        if name not in ("model", "loss", "metrics", "extra_metrics")
+    ]
     for part in [*method.model.children(), *others]:  # type: ignore[union-attr]
         part.compile(mode=None if mode is True else mode)

@@ -131,6 +131,20 @@ def test_multi_scale_averages_probabilities():
     torch.testing.assert_close(got.exp().sum(1), torch.ones(1, 12, 16))
 
 
+def test_multi_scale_averages_what_follows_the_classes_as_it_is():
+    """Depth behind the class logits neither takes part in the softmax nor becomes a probability."""
+    x = image(1, 3, 12, 16)
+    whole = WholeImage(base_size=None, align_corners=False)
+    multi = MultiScale(whole, scales=[0.5, 1.0], flip=True)
+
+    def depth(v):
+        return 5 + place(v)[:, :1]
+
+    got = multi(lambda v: torch.cat([place(v), depth(v)], 1), x, classes=place(x).shape[1])
+    torch.testing.assert_close(got[:, :-1], multi(place, x))
+    torch.testing.assert_close(got[:, -1:], multi(depth, x))
+
+
 def test_multi_scale_multiplies_the_base_size_and_averages_single_maps():
     seen = []
 
