@@ -85,7 +85,7 @@ class Folder(FileSource):
         return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0
 
     def _folder(self, kind: str, split: str) -> Path:
-        return self.root / str(self._folders[kind]).format(split=split)
+        return self.root / str(self._folders[kind]).replace("{split}", split)
 
     def _frame(self, split: str, image: Path) -> FrameFiles:
         relative = image.relative_to(self._folder("image", split)).with_suffix("")

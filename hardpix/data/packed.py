@@ -62,7 +62,15 @@ def pack(
     packed = {
         split: _pack_split(source.frames(split, keys), split, out, size, keys, progress) for split in splits
     }
-    write_json(out / MANIFEST, {"schema": SCHEMA, "info": _info_to_json(source.info, keys), "splits": packed})
+    own_values = source.submission_values()
+    manifest = {
+        "schema": SCHEMA,
+        "info": _info_to_json(source.info, keys),
+        "remarks": list(source.remarks()),
+        "submission_values": None if own_values is None else sorted(own_values.items()),
+        "splits": packed,
+    }
+    write_json(out / MANIFEST, manifest)
     return out
 
 
@@ -78,6 +86,16 @@ class Packed(Source):
         manifest = _read_manifest(self.root)
         self.info = _info_from_json(manifest["info"])
         self._splits: dict[str, dict[str, Any]] = manifest["splits"]
+        # Absent from folders that were packed before these were kept.
+        self._remarks = tuple(manifest.get("remarks", ()))
+        self._values: list[tuple[int, int]] | None = manifest.get("submission_values")
+
+    def remarks(self) -> tuple[str, ...]:
+        """Those of the data set that was packed."""
+        return self._remarks
+
+    def submission_values(self) -> dict[int, int] | None:
+        return None if self._values is None else dict(self._values)
 
     def frames(self, split: str, keys: frozenset[str]) -> Frames:
         if split not in self._splits:

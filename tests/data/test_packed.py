@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from hardpix.data import DataModule, Packed, TestTransform, TrainTransform, pack
+from hardpix.data.base import Source
 from hardpix.data.window import Window, image_window, label_window
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 KEYS = frozenset({"image", "label", "depth", "depth_valid"})
 
 
-class Mixed:
+class Mixed(Source):
     """Frames of different sizes, with depth."""
 
     def __init__(self, classes=3, void=255):
@@ -61,6 +62,26 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def packed(tmp_path):
     return pack(Mixed(), tmp_path / "out", size=None, splits=("train", "val"))
+
+
+def test_what_became_of_label_values_is_kept(tmp_path):
+    class Told(Mixed):
+        def remarks(self):
+            return ("labels of mixed: 7 -> c0",)
+
+        def submission_values(self):
+            return {0: 7, 1: 11, 2: 8}
+
+    source = Packed(pack(Told(), tmp_path / "told", size=None, splits=("train",)))
+    assert source.remarks() == ("labels of mixed: 7 -> c0",)
+    assert source.submission_values() == {0: 7, 1: 11, 2: 8}
+    plain = Packed(pack(Mixed(), tmp_path / "plain", size=None, splits=("train",)))
+    assert (plain.remarks(), plain.submission_values()) == ((), None)
+    manifest = json.loads((tmp_path / "plain" / "manifest.json").read_text())
+    del manifest["remarks"], manifest["submission_values"]  # as an earlier version wrote it
+    (tmp_path / "plain" / "manifest.json").write_text(json.dumps(manifest))
+    old = Packed(tmp_path / "plain")
+    assert (old.remarks(), old.submission_values()) == ((), None)
 
 
 def test_the_pixels_are_the_sources(packed):

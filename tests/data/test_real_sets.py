@@ -268,6 +268,13 @@ def test_folder_depth_has_a_scale(folder):
     assert source.info.depth_max == 8.0
 
 
+def test_folder_takes_braces_of_a_path_as_they_are(folder):
+    (folder / "{x} train").symlink_to(folder / "train")
+    options = {"classes": ["a", "b", "c"], "ignore_index": 9, "label_suffix": "_mask"}
+    source = Folder(folder, images="{x} {split}/images", labels="{x} {split}/labels", **options)
+    assert len(source.frames("train", BOTH)) == 2
+
+
 def test_folder_faults(folder):
     with pytest.raises(DataError, match=r"test/images: no such folder"):
         Folder(folder, classes=["a"]).frames("test", BOTH)
