@@ -97,7 +97,7 @@ def segmentation_error(wrong: Tensor, regions: Regions) -> Tensor:
         errors = np.compress(wrong.numpy().ravel(), regions.ids.numpy().ravel())
         counts = _count(torch.from_numpy(errors), regions.number)
     else:
-        counts = _count(torch.where(wrong, regions.ids, regions.number - 1), regions.number)
+        counts = _scattered_errors(wrong, regions)
     return counts.take(regions.ids) * regions.share
 
 
@@ -134,7 +134,11 @@ def median_and_max(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     if values.device.type == "cpu":
         found = [_median_and_max(v, m) for v, m in zip(values, valid, strict=True)]
         return torch.stack([m for m, _ in found]), torch.stack([x for _, x in found])
-    # Nothing here waits for the device: the number of valid pixels stays there.
+    return _sorted_median_and_max(values, valid)
+
+
+def _sorted_median_and_max(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """For other devices, none of which is waited for: the number of valid pixels stays there."""
     flat = values.masked_fill(~valid, torch.inf).flatten(1).sort(1).values
     count = valid.flatten(1).sum(1)
     places = torch.stack([(count - 1) // 2, count - 1]).clamp_min(0)
@@ -156,5 +160,14 @@ def _count(ids: Tensor, number: int) -> Tensor:
         counts = torch.from_numpy(np.bincount(ids.numpy().ravel(), minlength=number))
         # Reading few regions is faster in float32; many are not worth the conversion.
         return counts.float() if number < 1 << 18 else counts
+    return _scattered_count(ids, number)
+
+
+def _scattered_count(ids: Tensor, number: int) -> Tensor:
     ones = torch.ones((), device=ids.device).expand(ids.numel())
     return torch.zeros(number, device=ids.device).index_add_(0, ids.flatten(), ones)
+
+
+def _scattered_errors(wrong: Tensor, regions: Regions) -> Tensor:
+    """Wrong pixels of each region; right ones are counted in the last, where nothing is."""
+    return _scattered_count(torch.where(wrong, regions.ids, regions.number - 1), regions.number)

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from hardpix.ops.depth_hardness import (
+    _scattered_count,
+    _scattered_errors,
+    _sorted_median_and_max,
     curriculum,
     depth_prediction_error,
     depth_regions,
@@ -199,10 +202,34 @@ def test_curriculum_of_equal_or_no_values_keeps_nothing():
     assert not curriculum(values, valid, 1.0).any()
 
 
-def test_median_and_max_agree_on_every_device_path():
-    values = torch.rand(2, 30, 40, generator=torch.Generator().manual_seed(0))
-    valid = torch.rand(2, 30, 40, generator=torch.Generator().manual_seed(1)) > 0.5
+@pytest.mark.parametrize("path", [median_and_max, _sorted_median_and_max])
+def test_median_and_max_of_valid_pixels(path):
+    """By NumPy on the CPU, by sorting on other devices: the same, for odd and even counts and for none."""
+    values = torch.rand(4, 30, 40, generator=torch.Generator().manual_seed(0))
+    valid = torch.rand(4, 30, 40, generator=torch.Generator().manual_seed(1)) > 0.5
     valid[1] = False
-    middle, largest = median_and_max(values, valid)
-    assert middle.tolist() == [float(values[0][valid[0]].median()), 0]
-    assert largest.tolist() == [float(values[0][valid[0]].max()), 0]
+    valid[2:] = valid[0]
+    valid[2, 3, 4] = ~valid[0, 3, 4]  # one count even, one odd
+    middle, largest = path(values, valid)
+    for i in (0, 2, 3):
+        ranked = values[i][valid[i]].sort().values
+        assert middle[i] == ranked[(len(ranked) - 1) // 2]
+        assert largest[i] == ranked[-1]
+    assert middle[1] == largest[1] == 0
+
+
+def test_regions_are_counted_alike_on_every_device():
+    logits, label, depth, valid, _ = case()
+    target, counted = scaled_depth(depth, valid, 10.0), label != VOID
+    wrong = pixel_errors(logits, label, VOID)[1]
+    regions = depth_regions(target, valid, counted, cells=(4, 3), bin_size=10)
+    ids = regions.ids.flatten()
+    for found, expected in (
+        (_scattered_count(regions.ids, regions.number), torch.bincount(ids, minlength=regions.number)),
+        (
+            _scattered_errors(wrong, regions)[:-1],
+            torch.bincount(ids[wrong.flatten()], minlength=regions.number)[:-1],
+        ),
+    ):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected.float())
