@@ -373,6 +373,19 @@ def test_a_folder_of_another_recipe_or_without_a_journal(toy, capsys):
     assert Path("out/0.txt").exists()
 
 
+def test_what_made_nothing_can_be_given_anew(toy):
+    """A wrong --from leaves a journal alone: another recipe, or other options, may follow."""
+    Path("empty").mkdir()
+    assert prepare("empty") == 2
+    assert tree() == {"prepare.json"}
+    record = journal()
+    Path("out/prepare.json").write_text(json.dumps({**record, "recipe": "other"}))
+    assert prepare("empty", "times=2") == 2
+    assert (journal()["recipe"], journal()["options"]["times"]) == ("toy", 2)
+    assert prepare(toy, "times=1") == 0
+    assert is_right()
+
+
 class Killed(BaseException):
     """What no handler of the program catches."""
 

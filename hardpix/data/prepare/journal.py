@@ -53,7 +53,8 @@ def write(folder: Path, journal: Journal) -> None:
 def begin(folder: Path, journal: Journal) -> Journal:
     """The journal to continue in ``folder``: ``journal`` itself where it is new.
 
-    Raises ``DataError`` for a folder with other files, of another recipe, or of other options.
+    Raises ``DataError`` for a folder with other files, of another recipe, or of other options; what another
+    command left without a result does not count.
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: this is a file; --to must be a folder")
@@ -62,6 +63,9 @@ def begin(folder: Path, journal: Journal) -> Journal:
         if folder.is_dir() and any(path.name != PARTIAL for path in folder.iterdir()):
             raise DataError(f"{folder}: it holds other files; --to must be a new or an empty folder")
         return journal
+    same = (before.recipe, before.options) == (journal.recipe, journal.options)
+    if not same and all(path.name in (NAME, PARTIAL) for path in folder.iterdir()):
+        return journal  # that command stopped before it made anything
     if before.recipe != journal.recipe:
         raise DataError(f"{folder}: {before.recipe} is prepared there; give another --to")
     for key, value in journal.options.items():
