@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -113,6 +114,7 @@ def _pickled(plans: Sequence[SplitPlan]) -> bytes | None:
 
 
 def _start(cargo: bytes) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word: the main process says it
     torch.set_num_threads(1)
     _plans[:] = pickle.loads(cargo)
 
