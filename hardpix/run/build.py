@@ -16,8 +16,11 @@ from hardpix.methods import Method, Parts
 from hardpix.types import ConfigError, HardpixError
 
 
-def build(cfg: DictConfig) -> tuple[DataModule, Method]:
-    """Build everything a run needs; raises ``ConfigError``/``DataError`` before a pixel is read."""
+def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method]:
+    """Build everything a run needs; raises ``ConfigError``/``DataError`` before a pixel is read.
+
+    Not for ``training``: what the method needs besides image and label is loaded where the data set has it.
+    """
     data: DataModule = make(cfg.data)
     data.use(frozenset())  # a data set without labels is refused before a network is made for it
     build_head = make(cfg.head)
@@ -40,7 +43,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Method]:
     )
     method: Method = make(cfg.method, parts)
     _check_loss(method, loss)
-    data.use(method.requires)
+    data.use(method.requires if training else method.requires & data.info.provides)
     # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
     parts.build_scheduler(parts.build_optimizer(method.parameter_groups()), 1)
     return data, method

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ def load_file(method: nn.Module, path: Path) -> dict[str, Any]:
     if misfits:
         raise HardpixError(f"{path} does not fit the configured model: {'; '.join(misfits[:3])}")
     method.load_state_dict(content["state_dict"])
+    if isinstance(method, pl.LightningModule):
+        method.on_load_checkpoint(content)  # what else belongs to the weights
     return content
 
 

@@ -72,6 +72,8 @@ def _check_known(cfg: DictConfig, key: str) -> None:
         known = [str(k) for k in node]
         if part not in known:
             raise ConfigError(f"{key}: no such key{nearest(part, known)}")
+        if OmegaConf.is_missing(node, part):  # what this override gives
+            return
         node = node[part]
 
 
@@ -99,7 +101,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     quiet()
     trained = record.read(run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data, method = build(cfg)
+    data, method = build(cfg, training=False)
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
     for line in data.source.remarks():
         print(line)
@@ -142,7 +144,7 @@ def loaded(run_dir: Path, weights: str, overrides: list[str]):
         raise HardpixError(f"{run_dir} is not a run directory: it has no {rundir.CONFIG}")
     cfg = override(rundir.read_config(run_dir), overrides)
     validate(cfg)
-    data, method = build(cfg)
+    data, method = build(cfg, training=False)
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
     load_weights(method, run_dir, weights)
     return cfg, data, method.eval()

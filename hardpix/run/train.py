@@ -182,6 +182,10 @@ def _check_length(before: record.RunRecord, cfg: DictConfig, method: Method) -> 
                 f"trainer.{key}: {old} -> {new}, but the schedule was made for the old length; start a new run "
                 "(only scheduler=constant and plateau can be trained longer)"
             )
+        if old != new and method.depends_on_length:
+            raise ConfigError(
+                f"trainer.{key}: {old} -> {new}, but method.curriculum was made for the old length; start a new run"
+            )
 
 
 def _earlier(before: record.RunRecord | None) -> float:
