@@ -208,7 +208,7 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
-        for key in map(str, node):
+        for key in node:  # whole numbers in a label_map
             if not OmegaConf.is_missing(node, key):
                 yield from _targets(node[key], f"{path}.{key}" if path else key)
     elif isinstance(node, ListConfig):

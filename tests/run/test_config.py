@@ -193,3 +193,9 @@ def test_the_quoted_form_that_is_told_is_read():
             compose([f"init_from={value}"])
         (quoted,) = re.findall(r'"(.*)"', str(told.value))
         assert compose([quoted]).init_from == value
+
+
+def test_a_map_of_label_values_is_a_setting():
+    cfg = compose(["data=folder", *NEEDED["data=folder"], "data.source.label_map={7: 0, 8: 255}"])
+    validate(cfg)
+    assert dict(cfg.data.source.label_map) == {7: 0, 8: 255}
