@@ -37,6 +37,11 @@ def open_hdf5(path: Path) -> Any:
         ) from None
 
 
+def require(path: Path) -> None:
+    """``ConfigError`` where MATLAB v5 files, as ``path``, could not be read."""
+    _need("scipy.io", path)
+
+
 def _need(module: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)

@@ -70,7 +70,12 @@ class RGBDFolder(FileSource):
         if self._layout == "open3d":
             images = list_images(self.root / "color")
             return [FrameFiles(p.stem, p, depth=self.root / "depth" / f"{p.stem}.png") for p in images]
-        return [self._seven_scenes(p) for p in list_images(self.root) if p.stem.endswith(".color")]
+        images = [p for p in list_images(self.root) if p.stem.endswith(".color")]
+        if not images:
+            raise DataError(
+                f"{self.root}: no frame-*.color.png or .jpg in it; is data.source.layout=7scenes right?"
+            )
+        return [self._seven_scenes(p) for p in images]
 
     def label_reader(self, split: str) -> LabelCode:
         """There are no labels: every value would be void."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
 from hardpix.data.images import image_size, orientation, read_colour
 from hardpix.data.labels import LabelReader
-from hardpix.data.matlab import read_variable
+from hardpix.data.matlab import read_variable, require
 from hardpix.data.polygons import rasterise
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -79,7 +79,10 @@ class TotalText(FileSource):
         ]
 
     def label_reader(self, split: str) -> LabelReader:
-        return PolygonReader(self._illegible) if self._truth == "polygon" else MaskReader()
+        if self._truth != "polygon":
+            return MaskReader()
+        require(self._labels(split))  # now, and not at each frame
+        return PolygonReader(self._illegible)
 
     def strays(self, split: str) -> list[Path]:
         labels, named = self._labels(split), {file.label for file in self.files(split)}

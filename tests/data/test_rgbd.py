@@ -105,6 +105,8 @@ def test_there_are_no_labels(tum):
 def test_faults(tum):
     with pytest.raises(ConfigError, match="layout is 'scannet'; it must be one of 7scenes, tum, open3d"):
         RGBDFolder(tum, layout="scannet")
+    with pytest.raises(DataError, match=r"is data\.source\.layout=7scenes right"):
+        RGBDFolder(tum, layout="7scenes").files("train")
     with pytest.raises(ConfigError, match=r"intrinsics is \[1, 2\]; it must be \[fx, fy, cx, cy\]"):
         RGBDFolder(tum, layout="tum", intrinsics=[1, 2])
     save(tum / "depth" / "1.010.png", RAW.astype(np.uint8))

@@ -1,6 +1,7 @@
 """Total-Text: three kinds of truth, the drawing of polygons, upright photographs, and the recipe."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,13 @@ def test_wrong_options_and_missing_files(total_text):
     assert TotalText(total_text).strays("train") == []
     (total_text / "Images/Train/img2.jpg").unlink()
     assert [path.name for path in TotalText(total_text).strays("train")] == ["img2.jpg"]
+
+
+def test_outlines_without_scipy_are_refused_at_once(total_text, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ConfigError, match=r"pip install 'hardpix\[mat\]'"):
+        TotalText(total_text, truth="polygon").frames("train", BOTH)
+    TotalText(total_text).frames("train", BOTH)
 
 
 # The recipe
