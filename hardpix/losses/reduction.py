@@ -15,8 +15,9 @@ def normalized_sum(error: Tensor, counted: Tensor, normalizer: str) -> Tensor:
 
     ``error`` ``[B, H, W]`` float32, 0 where it must not contribute; ``counted`` ``[B, H, W]`` bool.
     """
-    pixels = error.numel() if normalizer == "all" else torch.count_nonzero(counted)
-    return error.sum() / torch.as_tensor(pixels, device=error.device).clamp_min(1)
+    if normalizer == "all":
+        return error.sum() / max(error.numel(), 1)
+    return error.sum() / torch.count_nonzero(counted).clamp_min(1)
 
 
 def check_choice(key: str, value: str, allowed: Sequence[str]) -> None:

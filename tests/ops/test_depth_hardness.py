@@ -84,6 +84,17 @@ def test_region_error_of_the_published_example():
     np.testing.assert_allclose(segmentation_error(wrong, regions)[0].numpy(), expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("cells", [(2, 3), None])
+def test_void_has_no_region_error_whatever_is_wrong_there(cells):
+    _, label, depth, valid, _ = case()
+    counted, everything = label != VOID, torch.ones_like(label, dtype=torch.bool)
+    regions = depth_regions(scaled_depth(depth, valid, 10.0), valid, counted, cells=cells, bin_size=10)
+    assert not regions.share[~counted].any()
+    np.testing.assert_allclose(
+        segmentation_error(everything, regions).numpy(), counted.float().numpy(), atol=1e-6
+    )
+
+
 def test_one_cell_per_pixel_is_the_error_itself():
     logits, label, depth, valid, _ = case()
     counted = label != VOID
