@@ -539,6 +539,12 @@ def test_nothing_is_kept_where_nothing_is_needed(toy, capsys, monkeypatch):
     assert prepare(toy) == 1
     assert not Path("out", job.UNPACKED).exists()
     assert capsys.readouterr().out.endswith("it makes what is missing.\n")
+    monkeypatch.setattr(
+        Toy, "needed", Recipe.needed
+    )  # all that came out of archives, no links to single files
+    given = [str(toy / name) for name in ("toy.zip", "list.mat")]
+    assert main(["data", "prepare", "toy", "--from", *given, "--to", "two", "--workers", "1"]) == 1
+    assert tree(Path("two", job.UNPACKED)) == {f"toy.zip/{name}" for name in (*IMAGES, "toy/bad.txt")}
 
 
 def test_a_full_disk_gets_its_sentence(toy, capsys, monkeypatch):
