@@ -210,7 +210,7 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield path, node
         for key in node:  # whole numbers in a label_map
             if not OmegaConf.is_missing(node, key):
-                yield from _targets(node[key], f"{path}.{key}" if path else key)
+                yield from _targets(node[key], f"{path}.{key!s}" if path else str(key))
     elif isinstance(node, ListConfig):
         for index, item in enumerate(node):
             yield from _targets(item, f"{path}.{index}")
