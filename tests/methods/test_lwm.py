@@ -7,6 +7,14 @@ import pytest
 import torch
 
 from hardpix.metrics import DepthMetrics
+from hardpix.ops.depth_hardness import (
+    curriculum,
+    depth_prediction_error,
+    depth_regions,
+    scaled_depth,
+    segmentation_error,
+)
+from hardpix.ops.pixel import pixel_errors
 from hardpix.run.build import build
 from hardpix.types import ConfigError, DataError
 
@@ -187,6 +195,107 @@ def test_native_sides_are_compared_with_shrunk_labels(made):
     assert torch.equal(shrunk.label, batch["label"][:, step // 2 :: step, step // 2 :: step])
 
 
+def nearest(x, size):
+    down, across = x.shape[1] // size[0], x.shape[2] // size[1]
+    return x[:, down // 2 :: down, across // 2 :: across]
+
+
+def test_native_sides_are_mined_at_their_own_size(made):
+    """Errors of depth, depth and labels are those of the nearest pixels; cells are those of the smaller map."""
+    method, batch = made("method.curriculum=false", "method.side_resolution=native", "method.beta=0.3")
+    out = method.model(batch["image"])
+    label = batch["label"]
+    target = scaled_depth(batch["depth"], batch["depth_valid"], 10.0)
+    log_depth = method.enlarge(out.outputs["depth"], label.shape)[:, 0].detach()
+    error = depth_prediction_error(log_depth, target, batch["depth_valid"])
+    total = 0.0
+    for name, side in method.side.items():
+        logits = side(out.features[name]).detach()
+        maps = (label, batch["depth_valid"], target, error)
+        truth, valid, depth, r = (nearest(x, logits.shape[-2:]) for x in maps)
+        ce, wrong = pixel_errors(logits, truth, 255)
+        z = segmentation_error(wrong, depth_regions(depth, valid, truth != 255, cells=(8, 8), bin_size=10))
+        total += float(((r + z) * ce).sum() / (truth != 255).sum())
+    assert float(method.losses(batch)["side"].detach()) == pytest.approx(0.3 * total, rel=1e-5)
+
+
+def test_side_losses_train_the_network_and_their_own_layers(made):
+    method, batch = made("method.curriculum=false")
+    method.losses(batch)["side"].backward()
+    parts = [method.side, method.model.backbone, *method.model.head.cascades.values()]
+    assert all(any(p.grad is not None and p.grad.any() for p in part.parameters()) for part in parts)
+    assert all(p.grad.any() for p in method.side.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in method.model.head.readers.parameters())
+    assert [m.in_channels for m in method.side.values()] == [6, 6, 6, 8]  # the decoder's maps, finest first
+
+
+def test_self_paced_sides_choose_by_their_own_loss(made):
+    method, batch = made("method.hardness=none", "method.beta=0.5")
+    method.epochs = 2
+    out, label = method.model(batch["image"]), batch["label"]
+    total = 0.0
+    for name, side in method.side.items():
+        logits = method.enlarge(side(out.features[name]), label.shape)
+        ce = torch.nn.functional.cross_entropy(logits, label, ignore_index=255, reduction="none").detach()
+        total += float((ce * curriculum(ce, label != 255, 1 / 2)).sum() / (label != 255).sum())
+    assert float(method.losses(batch)["side"].detach()) == pytest.approx(0.5 * total, rel=1e-5)
+    with pytest.raises(ConfigError, match="defined on plain cross-entropy and would ignore it"):
+        made("method.hardness=none", "loss=focal")
+
+
+def test_the_normaliser_of_the_loss_is_that_of_all_its_parts_but_depth(made):
+    valid, batch = made("method.curriculum=false")
+    whole, _ = made("method.curriculum=false", "loss.normalizer=all")
+    whole.load_state_dict(valid.state_dict())
+    a, b = ({k: float(v.detach()) for k, v in m.losses(batch).items()} for m in (valid, whole))
+    share = float((batch["label"] != 255).float().mean())
+    for name in ("segmentation", "hard", "side"):
+        assert b[name] == pytest.approx(share * a[name], rel=1e-5), name
+    assert b["depth"] == a["depth"]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, torch.inf, torch.nan])
+def test_what_is_no_distance_is_no_reading(made, value):
+    method, batch = made("method.curriculum=false")
+    place = torch.zeros_like(batch["depth_valid"])
+    place[0, 4:9, 3:20] = True
+    missing = batch | {"depth_valid": batch["depth_valid"] & ~place}
+    broken = batch | {"depth": batch["depth"].masked_fill(place, value)}
+    a, b = ({k: float(v.detach()) for k, v in method.losses(x).items()} for x in (missing, broken))
+    assert a == b
+
+
+def test_depth_range_of_an_image_ends_at_its_own_largest(made):
+    method, batch = made("method.depth_range=image")
+    log_depth = torch.zeros_like(batch["depth"])
+    target = method._truth(batch, log_depth).target
+    for depth, valid, found in zip(batch["depth"], batch["depth_valid"], target, strict=True):
+        torch.testing.assert_close(found[valid], 1 + 255 * depth[valid] / depth[valid].max())
+    assert len(method.extra_metrics) == 0
+    assert "depth" not in method.maps(batch)
+
+
+@pytest.mark.parametrize("hardness", ["sum", "product", "dpe"])
+def test_maps_are_those_of_the_loss(made, hardness):
+    method, batch = made(f"method.hardness={hardness}")
+    method.eval()
+    with torch.inference_mode():
+        found = method.maps(batch)
+        dense = method.dense(batch["image"])
+    log_depth, label = dense[:, -1], batch["label"]
+    torch.testing.assert_close(found["depth"], ((log_depth.exp() - 1).clamp(0, 255) * 10 / 255))
+    target = scaled_depth(batch["depth"], batch["depth_valid"], 10.0)
+    r = depth_prediction_error(log_depth, target, batch["depth_valid"])
+    regions = depth_regions(target, batch["depth_valid"], label != 255, cells=(8, 8), bin_size=10)
+    z = segmentation_error((dense[:, :-1].argmax(1) != label) & (label != 255), regions)
+    torch.testing.assert_close(found["dpe"], r)
+    torch.testing.assert_close(found["dse"], z)
+    if hardness == "dpe":
+        assert "hardness" not in found
+    else:
+        torch.testing.assert_close(found["hardness"], r + z if hardness == "sum" else r * z)
+
+
 def test_depth_of_a_test_frame_changes_nothing(made):
     method, batch = made()
     method.eval()
@@ -281,3 +390,16 @@ def test_depth_scores_are_a_loop_over_all_pixels():
     metric.reset()
     metric.update(log_depth, {})
     assert metric.compute() == {}
+
+
+def test_depth_predictions_are_scored_within_their_range():
+    """Below a millimetre there is no logarithm, and nothing lies beyond the end of the scale."""
+    metric = DepthMetrics(8.0)
+    log_depth = torch.tensor([-3.0, 9.0, 0.0]).view(1, 1, 1, 3)
+    batch = {"depth": torch.tensor([[[0.5, 6.0, 0.0]]]), "depth_valid": torch.ones(1, 1, 3, dtype=torch.bool)}
+    metric.update(log_depth, batch)
+    found = {k: float(v) for k, v in metric.compute().items()}
+    assert found["depth_rmse"] == pytest.approx(np.sqrt((0.499**2 + 2**2) / 2))
+    assert found["depth_rmse_log"] == pytest.approx(np.sqrt((np.log(500) ** 2 + np.log(8 / 6) ** 2) / 2))
+    assert found["depth_abs_rel"] == pytest.approx((0.499 / 0.5 + 2 / 6) / 2)
+    assert [found[f"depth_delta{n}"] for n in (1, 2, 3)] == [0, 0.5, 0.5]
