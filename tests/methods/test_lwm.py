@@ -365,6 +365,25 @@ def test_bad_settings_are_named(made):
             made(override)
 
 
+def test_every_scoring_of_depth_starts_anew(made, monkeypatch):
+    method, batch = made()
+    method.eval()
+    seen = {}
+    monkeypatch.setattr(
+        method, "log_dict", lambda scores: seen.update({k: float(v) for k, v in scores.items()})
+    )
+    monkeypatch.setattr(method, "log", lambda *args, **kwargs: None)
+    for factor in (1.0, 0.5):
+        given = batch | {"depth": factor * batch["depth"]}
+        alone = DepthMetrics(10.0)
+        with torch.inference_mode():
+            alone.update(method.dense(batch["image"])[:, -1:], given)
+            method._score(given, "val")
+            method.on_validation_epoch_end()
+        for name, value in alone.compute().items():
+            assert seen[f"val/{name}"] == pytest.approx(float(value)), name
+
+
 def test_depth_scores_are_a_loop_over_all_pixels():
     rng = np.random.default_rng(0)
     metric = DepthMetrics(8.0)
