@@ -154,7 +154,13 @@ class NYUv2(FileSource):
     def _names(self, folder: str) -> list[str]:
         listing = self.root / f"{folder}.txt"
         if listing.is_file():
-            return read_list(listing)
+            names = read_list(listing)
+            wrong = [name for name in names if not name.isdecimal()]
+            if wrong:
+                raise DataError(
+                    f"{listing}: '{wrong[0]}' is no frame number of NYUv2; it must hold 0001, 0002, ..."
+                )
+            return names
         images = self.root / folder / "rgb"
         if not images.is_dir():
             raise DataError(

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from hardpix.report.figures import FONT_SIZE, GAP, INK, PAPER, class_entries, heatmap, legend, overlay
+from hardpix.report.fonts import typeface
 from hardpix.types import DatasetInfo
 
 COLUMNS, TILE, STRIP = 6, 240, 20  # frames in a row; width of a tile; height of a line of text
@@ -104,7 +105,7 @@ def _tile(pixels: np.ndarray, inside: np.ndarray) -> Image.Image:
 
 def _text(text: str, width: int, height: int, size: int = FONT_SIZE - 2) -> Image.Image:
     """One line, shortened in its middle where it is too long."""
-    font = ImageFont.load_default(size)
+    font = typeface(size)
     shown = text
     while font.getlength(shown) > width - 2 * GAP and len(text) > 8:
         text = text[: len(text) // 2 - 1] + text[len(text) // 2 + 1 :]

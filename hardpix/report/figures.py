@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from hardpix.report.fonts import typeface
 from hardpix.types import DatasetInfo
 
 VOID = (24, 24, 24)  # unlabelled, and undefined values of a map; not black, which palettes use for a class
@@ -121,7 +122,7 @@ def _row_of_tiles(tiles: Mapping[str, np.ndarray]) -> Image.Image:
     fitted = {title: _fit(tile) for title, tile in tiles.items()}
     height, width = next(iter(fitted.values())).shape[:2]
     row = Image.new("RGB", (len(fitted) * (width + GAP) - GAP, STRIP + height), PAPER)
-    draw, font = ImageDraw.Draw(row), _font()
+    draw, font = ImageDraw.Draw(row), typeface(FONT_SIZE)
     for i, (title, tile) in enumerate(fitted.items()):
         x = i * (width + GAP)
         draw.text((x + GAP, STRIP / 2), title, INK, font, anchor="lm")
@@ -147,7 +148,7 @@ def class_entries(present: Collection[int], info: DatasetInfo) -> list[Entry]:
 
 def legend(entries: Sequence[Entry], width: int, *, bar: str = "") -> Image.Image:
     """Swatches with their names, wrapped to ``width``; ``bar`` names the colours of a map, from low to high."""
-    font = _font()
+    font = typeface(FONT_SIZE)
     x, y, places = GAP, 0, []
     for name, _ in [*entries, *([(bar, PAPER)] if bar else [])]:
         wide = LINE + int(font.getlength(name)) + 3 * GAP
@@ -165,7 +166,3 @@ def legend(entries: Sequence[Entry], width: int, *, bar: str = "") -> Image.Imag
         image.paste(Image.fromarray(_colors()[None].repeat(14, 0)).resize((64, 14)), (x, y + GAP))
         draw.text((x + 68, y + LINE / 2), bar.removeprefix("map "), INK, font, anchor="lm")
     return image
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(FONT_SIZE)

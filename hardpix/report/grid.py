@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hardpix.report.figures import FONT_SIZE, GAP, INK, PAPER, Entry, legend
+from hardpix.report.fonts import typeface
 
 STRIP = 20  # height of a line of text
 SPACE = 14  # between two groups of columns
@@ -99,7 +100,7 @@ def _strip(width: int, texts: Sequence[tuple[int, str, int]], size: int = FONT_S
     image = Image.new("RGB", (width, STRIP + max(0, size - FONT_SIZE) * 2), PAPER)
     draw = ImageDraw.Draw(image)
     for left, text, right in texts:
-        font = ImageFont.load_default(size)
+        font = typeface(size)
         draw.text((left, image.height / 2), _short(text, right - left, font), INK, font, anchor="lm")
     return image
 

@@ -345,3 +345,9 @@ class TestReal:
         # Sky is above and road below in every frame of the drive.
         assert (label[:20] == 0).float().mean() > (label[-20:] == 0).float().mean()
         assert (label[-60:] == 3).float().mean() > 0.3
+
+
+def test_a_list_of_another_data_set_is_named(nyuv2):
+    (nyuv2 / "train.txt").write_text("/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png\n")
+    with pytest.raises(DataError, match=r"train\.txt: '/SegNet.*' is no frame number of NYUv2"):
+        NYUv2(nyuv2, void_40_in_train="ignore").frames("train", BOTH)

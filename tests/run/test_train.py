@@ -409,3 +409,9 @@ def test_one_run_read_back(tiny, tmp_path):
     for number, name in enumerate(("last", "best"), start=1):
         load_weights(method, folder, name)
         assert (method.state_dict()[key] == number).all()
+
+
+def test_too_few_frames_for_a_batch_leave_no_run(tiny, tmp_path):
+    with pytest.raises(DataError, match=r"too few for a batch of 9; lower data\.batch_size"):
+        train(tiny("data.batch_size=9", "run=a"))
+    assert not (tmp_path / "runs").exists()
