@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,7 +30,10 @@ def resize_pixels(image: Tensor, zoom: tuple[float, float], size: tuple[int, int
     """
     # A hair larger, so that the float product H * zoom never falls below the whole number it stands for.
     factors = tuple(factor * (1 + 1e-9) for factor in zoom)
+    # Decoded pixels lie channel by channel in memory, for which torch has its fast kernel; a cut of them has to be
+    # packed first.
+    packed = image[None].contiguous(memory_format=torch.channels_last)
     out = F.interpolate(
-        image[None], scale_factor=factors, mode="bilinear", antialias=True, recompute_scale_factor=False
+        packed, scale_factor=factors, mode="bilinear", antialias=True, recompute_scale_factor=False
     )
     return out[0, :, : size[0], : size[1]]
