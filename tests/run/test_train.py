@@ -215,12 +215,17 @@ def test_names_come_from_the_overrides_and_never_collide(tiny, tmp_path):
     assert all("method=hardness,seed=1" in n for n in names)
 
 
-def test_a_failing_run_is_recorded_with_its_error(tiny, tmp_path):
-    with pytest.raises(DataError):
-        train(tiny("run=bad", "data.source.train_frames=2", "data.batch_size=4"), [])
+def test_a_failing_run_is_recorded_with_its_error(tiny, tmp_path, monkeypatch):
+    def losses(self, batch):
+        raise DataError("x.png: broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hardpix.methods.Baseline.losses", losses)
+        with pytest.raises(DataError):
+            train(tiny("run=bad"), [])
     found = record.read(tmp_path / "runs/default/bad")
     assert found.status == "failed"
-    assert "batch" in found.error
+    assert "x.png: broken" in found.error
     train(tiny("run=bad"), [])  # it failed before its first checkpoint: the name is free again
 
 

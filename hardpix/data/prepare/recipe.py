@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -148,6 +149,9 @@ class Work:
                 jobs = pool.map(_fault, [function] * len(items), items, chunksize=chunk)
                 self._collect(jobs, len(items), title)
             except BrokenProcessPool:
+                time.sleep(
+                    0.5
+                )  # Ctrl-C ends all processes: ours is told after a worker's end is seen, now and then
                 raise DataError(
                     f"{title}: a process was stopped from outside, perhaps for want of memory; use fewer --workers"
                 ) from None
