@@ -13,6 +13,7 @@ The keys of such a file, all optional::
       - {column: hl, label: ..., metric: cost/peak_memory_mb, unit: MB}  # any key of a published column
     parts:                           # sub-tables; absent: one part with `rows`, or with all rows
       - {title: (a) fusion, rows: [a_fusion_max, {row: alpha, over: method.alpha}]}
+    cited: [d_fcn_v16]               # rows of methods that hardpix does not have: - instead of "not run"
     note: ...                        # in place of the note in the data
     notes: [...]                     # what a reader must know: slips and contradictions of the paper
 
@@ -69,6 +70,7 @@ class Row:
     metric: str = ""  # in place of the column's
     over: str = ""
     against: str = ""
+    cited: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,17 +151,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _layout(table: Table, content: dict[str, Any]) -> Layout:
-    _check_keys(content, ("labels", "stacked", "columns", "parts", "rows", "note", "notes"), "the file")
+    _check_keys(
+        content, ("labels", "stacked", "columns", "parts", "rows", "cited", "note", "notes"), "the file"
+    )
     if "parts" in content and "rows" in content:
         raise ConfigError("parts and rows are both given; rows belong into the parts.")
     columns = tuple(_column(table, item) for item in content.get("columns", table.columns))
+    cited = [table.row(str(row)).id for row in content.get("cited", [])]
     parts = content.get("parts") or [{"title": "", "rows": content.get("rows", list(table.rows))}]
     made = Layout(
         table,
         tuple(content.get("labels", ["label"])),
         bool(content.get("stacked", False)),
         columns,
-        tuple(_part(table, part) for part in parts),
+        tuple(_part(table, part, cited) for part in parts),
         content.get("note", table.note),
         tuple(content.get("notes", [])),
     )
@@ -185,18 +190,18 @@ def _column(table: Table, item: Any) -> Column:
     return Column(id=name, **(fallback | known | given))
 
 
-def _part(table: Table, given: dict[str, Any]) -> Part:
+def _part(table: Table, given: dict[str, Any], cited: list[str]) -> Part:
     _check_keys(given, ("title", "rows"), "a part")
-    return Part(given.get("title", ""), tuple(_row(table, item) for item in given["rows"]))
+    return Part(given.get("title", ""), tuple(_row(table, item, cited) for item in given["rows"]))
 
 
-def _row(table: Table, item: Any) -> Row:
+def _row(table: Table, item: Any, cited: list[str]) -> Row:
     given = {"row": item} if isinstance(item, str) else dict(item)
     _check_keys(given, ("row", "metric", "over", "against"), "a row")
     row = table.row(str(given.pop("row")))
     if row.facts.get("metric"):
         given.setdefault("metric", row.facts["metric"])
-    return Row(row.id, row.label, row.facts, **given)
+    return Row(row.id, row.label, row.facts, cited=row.id in cited, **given)
 
 
 def _check_references(made: Layout) -> None:

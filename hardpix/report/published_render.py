@@ -12,7 +12,7 @@ from typing import NamedTuple
 from hardpix.report import published
 from hardpix.report.layout import Column
 from hardpix.report.render import LATEX
-from hardpix.report.reproduction import NOT_RUN, Comparison, Entry
+from hardpix.report.reproduction import CITED, NOT_RUN, Comparison, Entry
 
 HEADS = ("published", "hardpix", "Δ")
 UNITS = {"percent": "%", "MB": "MB", "seconds": "s"}  # others say nothing that the label does not
@@ -62,7 +62,8 @@ def texts(entry: Entry, column: Column, decimals: int) -> tuple[Text, Text, Text
             Text(same if entry.word and printed != "-" else "-"),
         )
     if entry.cell is None:
-        return Text(printed, entry.published_marks), Text(NOT_RUN, style="unrun"), Text("-")
+        ours = Text("-" if entry.absent == CITED else NOT_RUN, style="unrun")
+        return Text(printed, entry.published_marks), ours, Text("-")
     words, lacking = _ours(entry, places)
     difference = "-" if math.isnan(entry.difference) else format(entry.difference, f"+.{places}f")
     return (
@@ -221,7 +222,7 @@ def _csv_values(entry: Entry, table: Comparison) -> list[str]:
     notes = "; ".join(known[mark] for mark in (*entry.marks, *entry.published_marks))
     printed = "nan" if entry.published is None else str(entry.published)
     if cell is None:
-        return [printed, entry.word or "nan", "nan", "0", "nan", "ok" if entry.word else NOT_RUN, notes]
+        return [printed, entry.word or "nan", "nan", "0", "nan", "ok" if entry.word else entry.absent, notes]
     states = ", ".join(f"{state} ({count} of {cell.total})" for state, count in cell.states)
     numbers = [repr(cell.mean), repr(cell.std), str(cell.n), repr(entry.difference)]
     return [printed, *numbers, states or "ok", notes]

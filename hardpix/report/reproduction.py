@@ -17,7 +17,7 @@ from hardpix.report.table import Cell, Outcome
 from hardpix.report.uses import VALUE, metric_of, reduced, uses_of
 from hardpix.types import HardpixError
 
-NOT_RUN = "not run"
+NOT_RUN, CITED = "not run", "cited"
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Entry:
 
     published: Value
     cell: Cell | None  # None: no run
+    absent: str = NOT_RUN  # why there may be none: CITED where hardpix does not have the method
     aside: Value = None  # printed in parentheses beside it
     word: str = ""  # ours, of a column that shows a setting
     published_marks: tuple[str, ...] = ()
@@ -103,7 +104,9 @@ class _Marks:
 
 
 def _general(layout: Layout) -> list[str]:
-    return [note for note in (layout.note, *layout.notes) if note]
+    cited = ", ".join(dict.fromkeys(row.label for row in layout.rows if row.cited))
+    told = f"no experiment here, methods that hardpix does not have: {cited}" if cited else ""
+    return [note for note in (layout.note, *layout.notes, told) if note]
 
 
 def _line(layout: Layout, row: Row, cells: _Cells, printed: _Marks, ours: _Marks) -> Line:
@@ -137,7 +140,8 @@ class _Cells:
         printed = self.layout.published(row, column)
         if column.factor:
             return Entry(printed, None, word=self._setting(row, column))
-        return Entry(printed, _scaled(self._cell(row, column), column.unit), aside(row, column))
+        cell = _scaled(self._cell(row, column), column.unit)
+        return Entry(printed, cell, CITED if row.cited else NOT_RUN, aside(row, column))
 
     def told(self, row: Row, column: Column) -> list[str]:
         """What to say below the table about a cell's runs."""

@@ -166,6 +166,31 @@ def test_every_table_renders_without_runs(name, form, compared):
             assert value is None or str(value) in text, (row.id, value)
 
 
+def test_every_cell_of_lwm_has_one_experiment_or_is_cited():
+    """Every row that the method can fill belongs to one file; rows of other methods are named as such."""
+    for one in (layout(table, TABLES) for table in published.tables("lwm")):
+        known = experiments(one.cells())
+        cited = {row.id for row in one.rows if row.cited}
+        for cell in one.cells():
+            files = [e.name for e in known if any(published.matches(pattern, cell) for pattern in e.cells)]
+            assert len(files) == (cell.split("/")[2] not in cited), (cell, files)
+
+
+def test_cited_rows_wait_for_no_run(compared):
+    table = compared("lwm/I", [made("a", "lwm/I/d_acnet_r50/nyuv2_miou")])
+    found = cells(table)
+    assert found["d_cfn_r152/nyuv2_miou"]["state"] == "cited"
+    assert found["p_ours_lt_r50/nyuv2_miou"]["state"] == "not run"
+    assert (found["d_acnet_r50/nyuv2_miou"]["state"], found["d_acnet_r50/nyuv2_miou"]["n"]) == ("ok", "1")
+    text = render([table], "md")
+    assert (
+        "methods that hardpix does not have: LW-RefineNet, RDFNet (PD), RDFNet, TRL, PAP (+SN), FCN, " in text
+    )
+    below = text.partition("| TRL")[2].splitlines()[1]
+    assert below.count("| ") > 6
+    assert "not run" not in below
+
+
 def test_mistakes_in_a_file_are_named(tmp_path):
     (table,) = published.tables("hl/3")
     (tmp_path / "hl").mkdir()
@@ -175,6 +200,7 @@ def test_mistakes_in_a_file_are_named(tmp_path):
         "rows: [pspnet_r5]": r"row of table hl/3 named 'pspnet_r5' \(did you mean pspnet_r50",
         "columns: [baseline, {column: gain, minus: [hl, baseline]}]": r"column gain refers to 'hl'",
         "rows: [{row: pspnet_r50, against: x}]": "row pspnet_r50 refers to 'x'",
+        "cited: [pspnet_r5]": r"row of table hl/3 named 'pspnet_r5' \(did you mean pspnet_r50",
         "rows: [": "is no YAML",
     }.items():
         (tmp_path / "hl/3.yaml").write_text(text)
