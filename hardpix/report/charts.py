@@ -63,7 +63,7 @@ def depth_error_chart(runs: Mapping[str, Sequence[Bin]], *, title: str, shared: 
         counts.set_xlabel(f"depth error |log D \N{MINUS SIGN} log D*| {whose}")
         counts.set_ylabel("pixels")
         rates.set_ylabel("wrong pixels (%)")
-        rates.set_ylim(bottom=0)
+        rates.set_ylim(0, 1.05 * rates.get_ylim()[1])  # a marker at the top is drawn whole
         rates.set_title(title)
         rates.legend()
         return figure

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from hardpix.report import figures
+from hardpix.report.charts import depth_error_chart
+from hardpix.report.depth_bins import Bin
 from hardpix.report.figures import STRIP, VOID, WRONG, colorize, error, heatmap, overlay, panel
 from hardpix.report.per_class import per_class_rows, write_per_class
 from hardpix.types import DatasetInfo
@@ -100,3 +102,13 @@ def test_per_class_scores(tmp_path):
         stored = list(csv.DictReader(file))
     assert stored[2] == {"class": "lamp", "iou": "nan", "acc": "nan", "pixels": "0"}
     assert float(stored[1]["acc"]) == 0.75
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.7, 1.0])
+def test_the_highest_error_rate_is_drawn_whole(rate):
+    bins = [Bin(k, k + 1.0, 1000, round(1000 * (rate - 0.01 * k if rate else 0))) for k in range(10)]
+    rates, counts = depth_error_chart({"a": bins}, title="t", shared="a").axes
+    low, high = rates.get_ylim()
+    assert low == 0
+    assert 100 * rate < 0.96 * high
+    assert [bar.get_height() for bar in counts.patches] == [1000] * 10
