@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -168,27 +167,6 @@ def test_the_demo_ends_in_a_table_and_a_page(tmp_path, monkeypatch, capsys):
     assert shown in Path("demo/table.md").read_text()  # what came out, not what was typed in
     assert shown in capsys.readouterr().out
     assert main(["demo", "--out", "demo"]) == 2
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_run_and_count_every_frame_once(tmp_path):
-    """DDP on two CPU processes: one record, and a confusion matrix over exactly the labelled pixels."""
-    line = [o for o in TINY_LINE if o != "data.batch_size=4"]
-    command = [sys.executable, "-m", "hardpix.cli", "train", *line, "data.batch_size=2"]
-    runs = [f"runs_dir={tmp_path}/runs"]
-    one = subprocess.run([*command, *runs, "run=one"], capture_output=True, text=True, timeout=200)
-    assert one.returncode == 0, one.stderr
-    two = subprocess.run(
-        [*command, *runs, "run=two", "trainer.devices=2", "trainer.strategy=ddp"],
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert two.returncode == 0, two.stderr
-    folders = sorted(p.name for p in (tmp_path / "runs/default").iterdir())
-    assert folders == ["one", "two"]
-    done = record.read(tmp_path / "runs/default/two")
-    assert done.status == "done"
-    counts = [np.load(tmp_path / f"runs/default/{n}/confusion.npy").sum(1) for n in ("one", "two")]
-    assert np.array_equal(*counts)
 
 
 def readme_block(kind, start):

@@ -234,34 +234,28 @@ def test_depth_scores_of_windows_and_scales(tiny, tmp_path, trained, inference):
 
 
 @pytest.mark.slow
-def test_two_processes_score_depth_over_all_frames(tmp_path):
+def test_two_processes_train_one_run_and_score_every_frame_once(tmp_path):
     """DDP on two CPU processes; the learning rate is next to 0, so both runs score the same network."""
     line = [
-        *LWM[:-1],
-        "optimizer.lr=1e-12",
-        "scheduler=constant",
-        "backbone.freeze_bn=true",
-        "data.batch_size=2",
-    ]
-    line += ["data.source.height=32", "data.source.width=48", "data.source.train_frames=8", "trainer.max_steps=1",
-             "data.source.val_frames=3", "data.source.test_frames=3", "data.train_transform.crop=[32,48]",
-             "data.num_workers=0", "trainer.accelerator=cpu", "trainer.sanity_steps=0", "callbacks.progress=none",
-             "logger=csv"]  # fmt: skip
-    for name, devices in (("one", 1), ("two", 2)):
-        own = [
-            f"runs_dir={tmp_path}/runs",
-            f"run={name}",
-            f"trainer.devices={devices}",
-            "trainer.max_steps=1",
-        ]
-        line = [o for o in line if not o.startswith(("trainer.devices", "trainer.max_steps"))]
-        command = [sys.executable, "-m", "hardpix.cli", "train", *line, *own]
-        made = subprocess.run(
-            [*command, *(["trainer.strategy=ddp"] if devices == 2 else [])],
-            capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
-    one, two = (record.read(tmp_path / f"runs/default/{n}").metrics for n in ("one", "two"))
+        *LWM[:-1], "optimizer.lr=1e-12", "scheduler=constant", "backbone.freeze_bn=true", "data.batch_size=2",
+        "data.source.height=32", "data.source.width=48", "data.source.train_frames=8", "data.source.val_frames=3",
+        "data.source.test_frames=3", "data.train_transform.crop=[32,48]", "data.num_workers=0",
+        "trainer.accelerator=cpu", "trainer.max_steps=1", "trainer.sanity_steps=0", "callbacks.progress=none",
+        "logger=csv", f"runs_dir={tmp_path}/runs",
+    ]  # fmt: skip
+    line = ["train", *(o for o in line if not o.startswith("trainer.devices"))]
+    assert main([*line, "run=one", "trainer.devices=1"]) == 0
+    two = [*line, "run=two", "trainer.devices=2", "trainer.strategy=ddp"]
+    made = subprocess.run(
+        [sys.executable, "-m", "hardpix.cli", *two], capture_output=True, text=True, timeout=200
+    )
+    assert made.returncode == 0, made.stderr
+    folder = tmp_path / "runs/default"
+    assert sorted(p.name for p in folder.iterdir()) == ["one", "two"]
+    assert np.array_equal(*(np.load(folder / n / "confusion.npy").sum(1) for n in ("one", "two")))
+    found = record.read(folder / "two")
+    assert found.status == "done"
+    one, two = record.read(folder / "one").metrics, found.metrics
     for key in [k for k in one if k.startswith(("val/", "test/"))]:
         assert two[key] == pytest.approx(one[key], rel=1e-5), key
     assert "test/depth_rmse" in one
