@@ -40,6 +40,7 @@ class Method(pl.LightningModule):
 
     requires: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     takes_loss: ClassVar[bool] = True  # False: built on plain cross-entropy, any other conf/loss is refused
+    other_losses: ClassVar[str] = "method=baseline"  # what that refusal advises
     depends_on_length: ClassVar[bool] = (
         False  # True: the loss knows the last epoch, the run cannot be made longer
     )

@@ -62,6 +62,7 @@ class LossWeightModule(Method):
     """
 
     requires = frozenset({"image", "label", "depth"})
+    other_losses = "method.hardness=none method.curriculum=false"
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from hardpix.data import DataModule
@@ -22,7 +22,12 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
     Not for ``training``: what the method needs besides image and label is loaded where the data set has it.
     """
     data: DataModule = make(cfg.data)
-    data.use(frozenset())  # a data set without labels is refused before a network is made for it
+    chosen: Any = get_class(cfg.method["_target_"])
+    needed: frozenset[str] = chosen.requires
+    data.use(needed if training else needed & data.info.provides)
+    if training:  # data that lack something are refused before a network is made or its weights are fetched
+        for split in ("train", "val", "test"):
+            data.evaluation_dataset(split)
     build_head = make(cfg.head)
     build_model = partial(make(cfg.model), make(cfg.backbone), build_head)
     supplied = {"ignore_index": data.info.ignore_index, "class_counts": data.class_counts}
@@ -43,7 +48,6 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
     )
     method: Method = make(cfg.method, parts)
     _check_loss(method, loss)
-    data.use(method.requires if training else method.requires & data.info.provides)
     # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
     parts.build_scheduler(parts.build_optimizer(method.parameter_groups()), 1)
     return data, method
@@ -71,5 +75,5 @@ def _check_loss(method: Method, loss: Any) -> None:
     if not method.takes_loss and not isinstance(loss, CrossEntropy):
         raise ConfigError(
             f"loss={type(loss).__name__}: {type(method).__name__} is defined on plain cross-entropy and would "
-            "ignore it; use loss=cross_entropy, or method=baseline for this loss"
+            f"ignore it; use loss=cross_entropy, or {method.other_losses} for this loss"
         )

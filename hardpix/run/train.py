@@ -107,9 +107,7 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
     quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
-    for split in ("train", "val", "test"):
-        data.evaluation_dataset(split)  # lists the files; a missing one is told now
-    data.train_dataloader()  # as are too few frames for a batch
+    data.train_dataloader()  # too few frames for a batch are told now
     if cfg.init_from:
         print(f"init_from: {init_from(method, cfg.init_from)}", flush=True)
     resume_path = run_dir / rundir.LAST if cfg.resume and (run_dir / rundir.LAST).is_file() else None

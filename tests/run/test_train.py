@@ -420,3 +420,11 @@ def test_too_few_frames_for_a_batch_leave_no_run(tiny, tmp_path):
     with pytest.raises(DataError, match=r"too few for a batch of 9; lower data\.batch_size"):
         train(tiny("data.batch_size=9", "run=a"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_missing_data_are_told_before_a_network_is_made(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *a, **k: pytest.fail("a network was made"))
+    with pytest.raises(DataError, match="no such folder"):
+        train(tiny("data=camvid", f"data.source.root={tmp_path}/none"))
+    with pytest.raises(DataError, match="needs depth"):
+        train(tiny("data=camvid", f"data.source.root={tmp_path}/none", "method=lwm"))
