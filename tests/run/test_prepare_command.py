@@ -592,7 +592,7 @@ def test_progress_is_bars_on_a_terminal(toy, capsys, monkeypatch):
 
 
 SLOW = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from hardpix.data.prepare.recipe import Work
 
@@ -601,6 +601,7 @@ def one(path):
     time.sleep(0.05)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would not hear it
     out = Path(sys.argv[1])
     Work([], out, workers=2).each(one, [str(out / str(n)) for n in range(2000)], "slow")
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -149,9 +148,6 @@ class Work:
                 jobs = pool.map(_fault, [function] * len(items), items, chunksize=chunk)
                 self._collect(jobs, len(items), title)
             except BrokenProcessPool:
-                time.sleep(
-                    0.5
-                )  # Ctrl-C ends all processes: ours is told after a worker's end is seen, now and then
                 raise DataError(
                     f"{title}: a process was stopped from outside, perhaps for want of memory; use fewer --workers"
                 ) from None
@@ -204,7 +200,8 @@ def link_or_copy(source: Path, path: Path) -> None:
 
 def _begin_worker() -> None:
     """Ctrl-C, and a parent that was killed, end a worker at once and without a word: its files are whole or none."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell starts what runs in its background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     Thread(target=_follow_parent, daemon=True).start()
 
 
