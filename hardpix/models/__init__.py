@@ -4,6 +4,7 @@ from hardpix.models.backbone import TimmBackbone, convert_sync_batch_norm
 from hardpix.models.cascades import RefineNetCascadesHead
 from hardpix.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from hardpix.models.fcn import FCNHead
+from hardpix.models.gau import GAU, ConvGroupNorm, DetailBranch, ErrorBranch, choose_skips
 from hardpix.models.head import Head, HeadOutput
 from hardpix.models.psp import PSPHead
 from hardpix.models.refinenet import RefineNetBlock, RefineNetHead
@@ -11,8 +12,12 @@ from hardpix.models.segmenter import Segmenter
 from hardpix.models.uper import UPerHead
 
 __all__ = [
+    "GAU",
+    "ConvGroupNorm",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",
+    "DetailBranch",
+    "ErrorBranch",
     "FCNHead",
     "Head",
     "HeadOutput",
@@ -23,5 +28,6 @@ __all__ = [
     "Segmenter",
     "TimmBackbone",
     "UPerHead",
+    "choose_skips",
     "convert_sync_batch_norm",
 ]
