@@ -126,6 +126,9 @@ class LossWeightModule(Method):
         outputs = self.model(image).outputs
         return self.enlarge(torch.cat([outputs["label"], outputs["depth"]], 1), image.shape[-2:])
 
+    def score_extra(self, metrics: Any, dense: Tensor, batch: Batch) -> None:
+        metrics["depth"].update(dense[:, self.info.num_classes :], batch)
+
     def maps(self, batch: Batch) -> dict[str, Tensor]:
         """``depth`` as predicted, in metres; with the truth at hand DPE, DSE and their fusion."""
         dense = self.predict_dense(batch["image"]).float()
@@ -157,7 +160,9 @@ class LossWeightModule(Method):
         self._score_depth()
 
     def _score_depth(self) -> None:
-        known = {} if self.depth_max is None else {s: DepthMetrics(self.depth_max) for s in ("val", "test")}
+        scale = self.depth_max
+        splits = () if scale is None else ("val", "test")
+        known = {s: nn.ModuleDict({"depth": DepthMetrics(scale)}) for s in splits if scale is not None}
         self.extra_metrics = nn.ModuleDict(known).to(self.device)
 
     def _truth(self, batch: Batch, log_depth: Tensor) -> DepthTruth:

@@ -29,11 +29,11 @@ class WholeImage:
         self.align_corners = align_corners
 
     def __call__(
-        self, forward: Forward, image: Tensor, *, scale: float = 1.0, classes: int | None = None
+        self, forward: Forward, image: Tensor, *, scale: float = 1.0, groups: Sequence[int] | None = None
     ) -> Tensor:
         """``image`` ``[B, 3, H, W]`` -> logits ``[B, C, H, W]``; ``scale`` multiplies the base size.
 
-        ``classes`` is there for :class:`MultiScale` alone: here every channel is treated alike.
+        ``groups`` is there for :class:`MultiScale` alone: here every channel is treated alike.
         """
         height, width = image.shape[-2:]
         resized = resize(image, fitted_size((height, width), self.base_size, scale))
@@ -103,7 +103,7 @@ class MultiScale:
     """Class probabilities averaged over scales and, with ``flip``, over mirrored images (mmsegmentation).
 
     Returns the logarithm of the average, so that its softmax is the average and its argmax the prediction. A map
-    of one channel (a hardness map) and channels after the classes (depth) have no probabilities: their values are
+    of one channel (a hardness map) and channels after the groups (depth) have no probabilities: their values are
     averaged as they are.
 
     Args:
@@ -115,20 +115,21 @@ class MultiScale:
             raise ConfigError(f"inference.scales is {list(scales)}, but must list numbers above 0.")
         self.inner, self.scales, self.flip = inner, tuple(scales), flip
 
-    def __call__(self, forward: Forward, image: Tensor, *, classes: int | None = None) -> Tensor:
+    def __call__(self, forward: Forward, image: Tensor, *, groups: Sequence[int] | None = None) -> Tensor:
         """``image`` ``[B, 3, H, W]`` -> log-probabilities ``[B, C, H, W]`` (or the mean map if C is 1).
 
-        ``classes``: how many of the channels, the first, are class logits; None: all of them.
+        ``groups``: sizes of the groups of channels, from the first on, that are logits of one softmax each; None:
+        all of them are one group.
         """
         total: Tensor | float = 0.0
         for scale in self.scales:
-            total = total + _values(self.inner(forward, image, scale=scale), classes)
+            total = total + _values(self.inner(forward, image, scale=scale), groups)
             if self.flip:
-                total = total + _values(self.inner(forward, image.flip(-1), scale=scale), classes).flip(-1)
+                total = total + _values(self.inner(forward, image.flip(-1), scale=scale), groups).flip(-1)
         assert isinstance(total, Tensor)
         mean = total / (len(self.scales) * (1 + self.flip))
-        if mean.shape[1] > 1:
-            mean[:, :classes] = mean[:, :classes].clamp_min(torch.finfo(mean.dtype).tiny).log()
+        with_softmax = sum(_groups(mean, groups))
+        mean[:, :with_softmax] = mean[:, :with_softmax].clamp_min(torch.finfo(mean.dtype).tiny).log()
         return mean
 
 
@@ -176,11 +177,17 @@ def _divide_by_visits(total: Tensor, dim: int, starts: list[int], crop: int) -> 
             part /= value
 
 
-def _values(logits: Tensor, classes: int | None) -> Tensor:
-    logits = logits.float()
-    if logits.shape[1] == 1:
-        return logits
-    return torch.cat([logits[:, :classes].softmax(1), logits[:, classes or logits.shape[1] :]], 1)
+def _values(logits: Tensor, groups: Sequence[int] | None) -> Tensor:
+    """Each group of logits as probabilities; channels after the groups as they are."""
+    sizes = _groups(logits, groups)
+    parts = logits.float().split([*sizes, logits.shape[1] - sum(sizes)], 1)
+    return torch.cat([*(part.softmax(1) for part in parts[:-1]), parts[-1]], 1)
+
+
+def _groups(logits: Tensor, groups: Sequence[int] | None) -> Sequence[int]:
+    if groups is not None:
+        return groups
+    return [] if logits.shape[1] == 1 else [logits.shape[1]]
 
 
 def _pair(key: str, value: Sequence[int]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hardpix.types import HardpixError
 # Factors that cannot change what a run learns. An entry covers the key itself and all keys below it.
 IGNORED = (
     *("seed", "data.seed"),  # what a table averages over
-    *("run", "study", "runs_dir", "resume", "trusted", "reproduces"),  # names and places
+    *("run", "study", "runs_dir", "resume", "parent", "trusted", "reproduces"),  # names and places
     *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
 )
@@ -50,7 +51,8 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
 
     A factor is a key (``method.alpha``) or a part of the configuration (``method``: every key below it).
     Declaring ``method._target_`` lets the other keys below ``method`` differ *between* rows, since methods
-    have different parameters, but not *within* a row. ``ignore`` adds to the keys that are never compared.
+    have different parameters, but not *within* a row; so does declaring the method for ``parent_config``.
+    ``ignore`` adds to the keys that are never compared.
     """
     keys = sorted({key for run in runs for key in run.record.factors})
     declared = [_keys_of(factor, keys) for factor in factors]
@@ -59,8 +61,10 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
         groups[tuple(_value(run, key) for part in declared for key in part)].append(run)
 
     shown = {key for part in declared for key in part}
-    silent = shown | {key for key in keys if covers((*IGNORED, *WARNED, *ignore), key)}
+    silent = shown | {key for key in keys if silenced((*IGNORED, *WARNED, *ignore), key)}
     opened = tuple(factor.removesuffix("._target_") for factor in factors if factor.endswith("._target_"))
+    if "method" in factors or "method._target_" in factors:
+        opened += ("parent_config",)  # a method that stands on other runs brings theirs along
     compared = [key for key in keys if key not in silent]
     differences = _differences(runs, [key for key in compared if not covers(opened, key)])
     for members in groups.values():
@@ -76,13 +80,19 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
 def disagreements(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     """One phrase for each factor that may matter and in which ``runs``, seeds of one row, differ."""
     silent = (*IGNORED, *WARNED, *ignore)
-    keys = sorted({key for run in runs for key in run.record.factors if not covers(silent, key)})
+    keys = sorted({key for run in runs for key in run.record.factors if not silenced(silent, key)})
     return [_told(*item) for item in _differences(runs, keys).items()]
 
 
 def covers(parts: Iterable[str], key: str) -> bool:
     """Whether ``key`` is one of ``parts`` or lies below one."""
     return any(key == part or key.startswith(part + ".") for part in parts)
+
+
+def silenced(parts: Iterable[str], key: str) -> bool:
+    """Whether ``parts`` cover ``key``; what cannot matter in a run cannot in the run that it stands on."""
+    own = re.sub(r"^(parent_config\.)+", "", key)
+    return covers(parts, key) or covers(parts, own)
 
 
 def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:

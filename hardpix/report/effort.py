@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hardpix.report.collect import Run
-from hardpix.report.compare import ABSENT, IGNORED, WARNED, covers, text
+from hardpix.report.compare import ABSENT, IGNORED, WARNED, covers, silenced, text
 from hardpix.report.published import matches
 from hardpix.types import HardpixError
 
@@ -164,7 +164,7 @@ def _watched(use: Use, departed: Departure) -> set[str]:
     """Keys that must be the same in all runs: those departed in; without an experiment file all of effort."""
     if departed.known:
         return {*departed.keys, *departed.frames}
-    effort = {key for key in use.factors if covers(EFFORT, key) and not covers(SILENT, key)}
+    effort = {key for key in use.factors if covers(EFFORT, key) and not silenced(SILENT, key)}
     return {*effort, *departed.frames}
 
 
@@ -174,7 +174,7 @@ def _differing(
     pairs = {
         key: (own.get(key, ABSENT), wanted.get(key, ABSENT))
         for key in own.keys() | wanted.keys()
-        if not covers((*SILENT, *free), key)
+        if not silenced((*SILENT, *free), key)
     }
     pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     # Another class has other parameters: its name says it all.

@@ -22,14 +22,24 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
     Not for ``training``: what the method needs besides image and label is loaded where the data set has it.
     """
     data: DataModule = make(cfg.data)
-    chosen: Any = get_class(cfg.method["_target_"])
-    needed: frozenset[str] = chosen.requires
+    needed = method_class(cfg).requires
     data.use(needed if training else needed & data.info.provides)
     if training:  # data that lack something are refused before a network is made or its weights are fetched
         for split in ("train", "val", "test"):
             data.evaluation_dataset(split)
+    method = _method(cfg, data, pretrained=training)
+    # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
+    method.parts.build_scheduler(method.parts.build_optimizer(method.parameter_groups()), 1)
+    return data, method
+
+
+def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:
+    """The method and its networks; not ``pretrained``: all weights follow from a checkpoint."""
+    parent = None if cfg.parent_config is None else _method(cfg.parent_config, data, pretrained=False)
     build_head = make(cfg.head)
-    build_model = partial(make(cfg.model), make(cfg.backbone), build_head)
+    fetched = (pretrained and parent is None) or "pretrained" not in cfg.backbone
+    untrained = {} if fetched else {"pretrained": False}
+    build_model = partial(make(cfg.model), make(cfg.backbone, **untrained), build_head)
     supplied = {"ignore_index": data.info.ignore_index, "class_counts": data.class_counts}
     loss = _with_supplied(make(cfg.loss, _partial_=True), supplied)
     aux_loss = CrossEntropy(
@@ -45,12 +55,16 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
         infer=make(cfg.inference),
         build_optimizer=make(cfg.optimizer),
         build_scheduler=make(cfg.scheduler),
+        parent=parent,
     )
     method: Method = make(cfg.method, parts)
     _check_loss(method, loss)
-    # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
-    parts.build_scheduler(parts.build_optimizer(method.parameter_groups()), 1)
-    return data, method
+    return method
+
+
+def method_class(cfg: DictConfig) -> type[Method]:
+    """The class of a configuration's method, without making one."""
+    return get_class(cfg.method["_target_"])
 
 
 def make(node: DictConfig, *args: Any, **given: Any) -> Any:

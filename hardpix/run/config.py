@@ -76,6 +76,9 @@ class Root:
     run: str | None = None
     resume: bool = False
     init_from: str | None = None
+    parent: str | None = None
+    parent_weights: str = "last"
+    parent_config: dict[str, Any] | None = None
     test_weights: str = "last"
     panels: int = 4
     trusted: list[str] = field(default_factory=list)
@@ -115,12 +118,18 @@ def validate(cfg: DictConfig) -> None:
     problems = [*_root_problems(cfg), *_unresolved(cfg)]
     if not problems:
         trusted = tuple(cfg.trusted)
-        for path, node in _targets(cfg):
-            problems += _target_problems(path, node, trusted)
+        for group in GROUPS:
+            for path, node in _targets(cfg[group], group):
+                problems += _target_problems(path, node, trusted)
         for group, (function, supplied) in PLAIN.items():
             problems += _key_problems(group, cfg[group], find_signature(function), supplied)
     if problems:
         raise ConfigError("\n".join(problems))
+    if cfg.get("parent_config") is not None:
+        try:
+            validate(cfg.parent_config)
+        except ConfigError as error:
+            raise ConfigError(f"parent_config: {error}") from None
 
 
 def nearest(word: str, candidates: Sequence[str]) -> str:
@@ -179,8 +188,9 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     for key in map(str, cfg):
         if key not in known:
             yield f"{key}: no such key at the top level{nearest(key, known)}"
-    if cfg.get("test_weights") not in ("last", "best"):
-        yield f"test_weights={cfg.get('test_weights')}: must be last or best"
+    for key in ("test_weights", "parent_weights"):
+        if cfg.get(key, "last") not in ("last", "best"):
+            yield f"{key}={cfg.get(key)}: must be last or best"
     if isinstance(cfg.get("reproduces"), ListConfig):
         for pattern in cfg.reproduces:
             if problem := pattern_problem(str(pattern), conf_dir() / "table"):

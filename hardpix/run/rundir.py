@@ -22,6 +22,9 @@ COMPOSED = "config_composed.yaml"
 CLASSES = "classes.json"
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
+# Keys at the top level that configurations written before they existed lack.
+ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None}
+
 # Keys that a resumed run may have otherwise than when it started.
 FREE_ON_RESUME = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
                   "data.pin_memory", "trainer.max_steps", "trainer.max_epochs", "trainer.val_every",
@@ -177,6 +180,8 @@ def read_config(run_dir: Path) -> DictConfig:
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         raise HardpixError(f"{path} is damaged: it holds no mapping")
+    for key, value in ADDED.items():
+        cfg.setdefault(key, value)
     OmegaConf.set_struct(cfg, True)
     return cfg
 

@@ -30,6 +30,7 @@ from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.panels import write_panels
+from hardpix.run.parent import inherit
 from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model
 from hardpix.types import ConfigError, HardpixError
@@ -58,6 +59,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
     status (130, 143). ``overrides`` (the command line) only name the run.
     """
     validate(cfg)
+    cfg = inherit(cfg, overrides)
     run_dir = rundir.choose(cfg, overrides)
     further = (
         int(os.environ.get("RANK", "0")) > 0
@@ -108,6 +110,10 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
     data.train_dataloader()  # too few frames for a batch are told now
+    if method.parts.parent is not None:
+        rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
+        load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
+        print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
     if cfg.init_from:
         print(f"init_from: {init_from(method, cfg.init_from)}", flush=True)
     resume_path = run_dir / rundir.LAST if cfg.resume and (run_dir / rundir.LAST).is_file() else None
@@ -248,7 +254,7 @@ def _new_record(
         factors=record.flatten(rundir.plain(cfg)),
         metrics={},
         seed=cfg.seed,
-        parent=_parent(cfg.init_from),
+        parent=_parent(cfg.parent or cfg.init_from),
         code=code_versions(),
         host=host_facts(cfg.trainer.accelerator, str(cfg.trainer.precision)),
         started=before.started if before else rundir.utc_now(),

@@ -173,8 +173,8 @@ def test_scores_are_of_what_the_inference_returns(tiny, split):
     guess = torch.arange(batch["label"].numel()).view(batch["label"].shape) % data.info.num_classes
     given = []
 
-    def infer(forward, image, *, classes):
-        assert classes == data.info.num_classes
+    def infer(forward, image, *, groups):
+        assert groups == (data.info.num_classes,)
         given.append((forward, image))
         return F.one_hot(guess, data.info.num_classes).movedim(-1, 1).float()
 

@@ -140,7 +140,7 @@ def test_multi_scale_averages_what_follows_the_classes_as_it_is():
     def depth(v):
         return 5 + place(v)[:, :1]
 
-    got = multi(lambda v: torch.cat([place(v), depth(v)], 1), x, classes=place(x).shape[1])
+    got = multi(lambda v: torch.cat([place(v), depth(v)], 1), x, groups=(place(x).shape[1],))
     torch.testing.assert_close(got[:, :-1], multi(place, x))
     torch.testing.assert_close(got[:, -1:], multi(depth, x))
 

@@ -1,0 +1,31 @@
+"""The swappable parts that every method is assembled from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from hardpix.models import Head, Segmenter
+from hardpix.types import DatasetInfo
+
+if TYPE_CHECKING:
+    from hardpix.methods.base import Method
+
+
+class Parts(NamedTuple):
+    """What a method is given; factories, so that it may build several networks of one kind."""
+
+    info: DatasetInfo
+    build_model: Callable[..., Segmenter]  # (outputs={"label": C}, in_channels=3)
+    build_head: Callable[..., Head]  # (specs, outputs, align_corners=), the same head configuration
+    loss: nn.Module  # (logits [B, C, H, W], label [B, H, W]) -> scalar, from conf/loss
+    aux_loss: nn.Module  # plain cross-entropy with the same normaliser: auxiliary heads are never mined
+    aux_weight: float
+    infer: Callable[..., Tensor]  # (forward, image, classes=) -> logits: whole image or sliding window
+    build_optimizer: Callable[[dict[str, list[Parameter]]], Optimizer]
+    build_scheduler: Callable[[Optimizer, int], list[dict[str, Any]]]
+    parent: Method | None = None  # the method of the run that this one stands on, with its networks
