@@ -15,6 +15,7 @@ usage: hardpix COMMAND [ARGUMENTS]
 
   train      train one run, or a sweep:  hardpix train method=hardness seed=1
                                          hardpix train -m loss=cross_entropy,ohem seed=0,1
+  chain      runs that stand on each other:  hardpix chain error_prediction data=camvid seed=1
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   table      compare runs:               hardpix table RUNS... --rows method,loss
@@ -87,6 +88,12 @@ def _join(arguments: list[str]) -> int:
     return 0
 
 
+def _chain(arguments: list[str]) -> int:
+    from hardpix.run.chain_command import main
+
+    return main(arguments)
+
+
 def _evaluate(arguments: list[str]) -> int:
     from hardpix.run.evaluate import main
 
@@ -134,6 +141,7 @@ def _demo(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "chain": _chain,
     "evaluate": _evaluate,
     "predict": _predict,
     "table": _table,

@@ -95,14 +95,20 @@ def conf_dir() -> Path:
     )
 
 
-def compose(overrides: Sequence[str] = (), *, root: str = "train") -> DictConfig:
-    """Compose a root configuration the way the command line does; ``ConfigError`` if it cannot be."""
+def compose(
+    overrides: Sequence[str] = (), *, root: str = "train", config_dir: Path | None = None
+) -> DictConfig:
+    """Compose a root configuration the way the command line does; ``ConfigError`` if it cannot be.
+
+    ``config_dir``: a folder of further configuration files.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    further = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose(root, overrides=list(overrides))
+            return hydra_compose(root, overrides=[*overrides, *further])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides)) from error
 
