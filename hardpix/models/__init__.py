@@ -3,8 +3,10 @@
 from hardpix.models.backbone import TimmBackbone, convert_sync_batch_norm
 from hardpix.models.cascades import RefineNetCascadesHead
 from hardpix.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from hardpix.models.dpc import DPCHead
 from hardpix.models.fcn import FCNHead
 from hardpix.models.gau import GAU, ConvGroupNorm, DetailBranch, ErrorBranch, choose_skips
+from hardpix.models.gau_decoder import GAUDecoderHead
 from hardpix.models.head import Head, HeadOutput
 from hardpix.models.psp import PSPHead
 from hardpix.models.refinenet import RefineNetBlock, RefineNetHead
@@ -14,11 +16,13 @@ from hardpix.models.uper import UPerHead
 __all__ = [
     "GAU",
     "ConvGroupNorm",
+    "DPCHead",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",
     "DetailBranch",
     "ErrorBranch",
     "FCNHead",
+    "GAUDecoderHead",
     "Head",
     "HeadOutput",
     "PSPHead",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -63,14 +63,54 @@ class DeepLabV3Head(Head):
         return [self.aspp(self.input(pyramid))]
 
 
-class DeepLabV3PlusHead(Head):
-    """Separable ASPP, enlarged to the finest level and refined with it.
+class PlusHead(Head):
+    """What DeepLabv3+ does with its context module: enlarge its output to the finest level and refine it with that.
 
-    Decoder maps: the refined one (finest level's stride), which the classifiers read, and the ASPP output.
+    Decoder maps: the refined one (finest level's stride), which the classifiers read, and the module's output.
 
     Args:
+        name: of the context module among the weights.
+        build_context: ``(input channels) -> module``, ``[B, inputs, h, w]`` -> ``[B, channels, h, w]``.
         low_channels: width to which the finest level is reduced by 1x1 before it is joined.
     """
+
+    def __init__(
+        self,
+        specs: tuple[FeatureSpec, ...],
+        outputs: dict[str, int],
+        name: str,
+        build_context: Callable[[int], nn.Module],
+        *,
+        channels: int,
+        low_channels: int,
+        levels: Sequence[int],
+        align_corners: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.input = Concat(specs, levels, align_corners=align_corners)
+        self.context_name = name
+        self.add_module(name, build_context(self.input.spec.channels))
+        self.low = ConvNormAct(specs[0].channels, low_channels, 1)
+        self.refine = nn.Sequential(
+            SeparableConv(channels + low_channels, channels), SeparableConv(channels, channels)
+        )
+        self.features = (
+            FeatureSpec(specs[0].stride, channels),
+            FeatureSpec(self.input.spec.stride, channels),
+        )
+        self.classifiers = Classifiers(channels, outputs, nn.Dropout2d(dropout))
+
+    def decode(self, pyramid: list[Tensor]) -> list[Tensor]:
+        deep = self.get_submodule(self.context_name)(self.input(pyramid))
+        low = self.low(pyramid[0])
+        up = resize(deep, (low.shape[-2], low.shape[-1]), align_corners=self.align_corners)
+        return [self.refine(torch.cat([up, low], 1)), deep]
+
+
+class DeepLabV3PlusHead(PlusHead):
+    """Separable ASPP, enlarged to the finest level and refined with it: :class:`PlusHead` on ``aspp``."""
 
     def __init__(
         self,
@@ -84,23 +124,14 @@ class DeepLabV3PlusHead(Head):
         align_corners: bool,
         dropout: float,
     ) -> None:
-        super().__init__()
-        self.align_corners = align_corners
-        self.input = Concat(specs, levels, align_corners=align_corners)
-        self.aspp = ASPP(
-            self.input.spec.channels, channels, dilations, separable=True, align_corners=align_corners
+        super().__init__(
+            specs,
+            outputs,
+            "aspp",
+            lambda inputs: ASPP(inputs, channels, dilations, separable=True, align_corners=align_corners),
+            channels=channels,
+            low_channels=low_channels,
+            levels=levels,
+            align_corners=align_corners,
+            dropout=dropout,
         )
-        self.low = ConvNormAct(specs[0].channels, low_channels, 1)
-        self.refine = nn.Sequential(
-            SeparableConv(channels + low_channels, channels), SeparableConv(channels, channels)
-        )
-        self.features = (
-            FeatureSpec(specs[0].stride, channels),
-            FeatureSpec(self.input.spec.stride, channels),
-        )
-        self.classifiers = Classifiers(channels, outputs, nn.Dropout2d(dropout))
-
-    def decode(self, pyramid: list[Tensor]) -> list[Tensor]:
-        deep, low = self.aspp(self.input(pyramid)), self.low(pyramid[0])
-        up = resize(deep, (low.shape[-2], low.shape[-1]), align_corners=self.align_corners)
-        return [self.refine(torch.cat([up, low], 1)), deep]

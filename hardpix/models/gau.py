@@ -183,26 +183,32 @@ def gau_blocks(
     )
 
 
-def choose_skips(features: dict[str, FeatureSpec]) -> tuple[str, str, str]:
-    """Names of the encoder maps of strides 16, 8 and 4, in this order, of any backbone.
+def skip_levels(specs: Sequence[FeatureSpec]) -> tuple[int, int, int]:
+    """Levels of a pyramid (finest first, at least one) that have strides 16, 8 and 4, in this order.
 
     From the finest: the first map of stride 4 or more, behind it the first of 8 or more, behind that the first of
     16 or more. Where no map behind is that coarse (dilation) the very next one, where none is behind at all the
     deepest again. So (4, 8, 16, 32), its dilated forms (4, 8, 16, 16) and (4, 8, 8, 8), and a plain ViT's
-    (16, 16, 16, 16) all give ``enc2, enc1, enc0``; a pyramid of two maps gives ``enc1, enc1, enc0``.
+    (16, 16, 16, 16) all give 2, 1, 0; a pyramid of two maps gives 1, 1, 0.
+    """
+    chosen: list[int] = []
+    level = -1
+    for stride in reversed(SKIP_STRIDES):
+        coarse = (i for i in range(level + 1, len(specs)) if specs[i].stride >= stride)
+        level = next(coarse, min(level + 1, len(specs) - 1))
+        chosen.insert(0, level)
+    return chosen[0], chosen[1], chosen[2]
+
+
+def choose_skips(features: dict[str, FeatureSpec]) -> tuple[str, str, str]:
+    """Names of the encoder maps of strides 16, 8 and 4, by :func:`skip_levels`; for most backbones enc2, enc1, enc0.
 
     Args:
         features: of a segmenter; maps not named ``enc*`` are passed over. At least one encoder map.
     """
     names = [name for name in features if name.startswith("enc")]
-    chosen: list[str] = []
-    level = -1
-    for stride in reversed(SKIP_STRIDES):
-        later = range(level + 1, len(names))
-        coarse = (i for i in later if features[names[i]].stride >= stride)
-        level = next(coarse, min(level + 1, len(names) - 1))
-        chosen.insert(0, names[level])
-    return chosen[0], chosen[1], chosen[2]
+    levels = skip_levels([features[name] for name in names])
+    return names[levels[0]], names[levels[1]], names[levels[2]]
 
 
 def _conv(inputs: int, channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:

@@ -12,12 +12,23 @@ from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch norm, ReLU; keeps the size. Kaiming-normal (fan out), as mmcv's ConvModule."""
+    """Convolution without bias, batch norm, ReLU; keeps the size. Kaiming-normal (fan out), as mmcv's ConvModule.
+
+    Args:
+        dilation: of both axes, or (down, across).
+    """
 
     def __init__(
-        self, inputs: int, channels: int, kernel_size: int, *, dilation: int = 1, groups: int = 1
+        self,
+        inputs: int,
+        channels: int,
+        kernel_size: int,
+        *,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
     ) -> None:
-        padding = dilation * (kernel_size // 2)
+        dilation = (dilation, dilation) if isinstance(dilation, int) else dilation
+        padding = (dilation[0] * (kernel_size // 2), dilation[1] * (kernel_size // 2))
         conv = nn.Conv2d(
             inputs, channels, kernel_size, padding=padding, dilation=dilation, groups=groups, bias=False
         )
@@ -34,9 +45,9 @@ class ConvNormAct(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise 3x3 then pointwise 1x1, each with batch norm and ReLU."""
+    """Depthwise 3x3 then pointwise 1x1, each with batch norm and ReLU; ``dilation`` as of ConvNormAct."""
 
-    def __init__(self, inputs: int, channels: int, *, dilation: int = 1) -> None:
+    def __init__(self, inputs: int, channels: int, *, dilation: int | tuple[int, int] = 1) -> None:
         super().__init__(
             ConvNormAct(inputs, inputs, 3, dilation=dilation, groups=inputs), ConvNormAct(inputs, channels, 1)
         )
