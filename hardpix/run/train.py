@@ -287,7 +287,8 @@ def quiet() -> None:
     import logging
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*number of training batches.*", ".*Checkpoint directory.*",
+    for text in (".*does not have many workers.*", ".*in eval mode at the start of.*",
+                 ".*number of training batches.*", ".*Checkpoint directory.*",
                  ".*ckpt_path.*", ".*exists and is not empty.*", ".*isinstance.treespec.*", ".*LeafSpec.*",
                  ".*lr_scheduler.step.*before.*optimizer.step.*", ".*`log_every_n_steps`.*"):  # fmt: skip
         warnings.filterwarnings("ignore", text)

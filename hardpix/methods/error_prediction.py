@@ -1,0 +1,160 @@
+"""EP: Erroneous Pixel Prediction for Semantic Image Segmentation: the branch that predicts where a segmenter errs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hardpix.losses.reduction import check_choice, check_range
+from hardpix.methods.base import Method
+from hardpix.methods.parts import Parts
+from hardpix.metrics import ErrorMetrics
+from hardpix.models import ErrorBranch
+from hardpix.ops.error import error_prediction_loss, semantic_errors
+from hardpix.ops.resize import resize
+from hardpix.types import Batch, FeatureSpec
+
+STRIDE = 4  # the semantic branch's output in the paper, at which the error branch works (R-22)
+
+
+class Semantic(NamedTuple):
+    """What the frozen segmenter says of a batch."""
+
+    logits: Tensor  # [B, C, H, W] at label size, float32
+    probability: Tensor  # P_sb [B, C, H/4, W/4]
+    features: dict[str, Tensor]  # enc0.. and dec0.., the last dec the deepest
+
+
+class StandsOnSegmenter(Method):
+    """A method whose ``model`` is the segmenter of its parent run: frozen, norm and dropout in inference mode."""
+
+    takes_loss = False
+    predicts_by_model = False
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        assert parts.parent is not None
+        self.model = parts.parent.model
+        self.keep_frozen(self.model)
+
+    @classmethod
+    def parent_problem(cls, parent: type[Method] | None) -> str | None:
+        if parent is None:
+            return "stands on a trained segmenter: give its run, parent=RUN"
+        if not parent.predicts_by_model:
+            return f"stands on the run of a segmenter (method=baseline, hardness, lwm), not on one of {parent.__name__}"
+        return None
+
+    @property
+    def high(self) -> str:
+        """Name of F_high, the deepest decoder map (ASPP, pyramid pooling, dense prediction cell)."""
+        return [name for name in self.model.features if name.startswith("dec")][-1]
+
+    def spec(self, name: str) -> FeatureSpec:
+        return self.model.features[name]
+
+    @torch.no_grad()
+    def semantic(self, image: Tensor) -> Semantic:
+        """Run the segmenter on ``image`` ``[B, 3, H, W]``, without a graph."""
+        out = self.model(image)
+        logits = out.outputs["label"]
+        size = (-(-image.shape[-2] // STRIDE), -(-image.shape[-1] // STRIDE))
+        quarter = resize(logits.float(), size, align_corners=self.model.align_corners)
+        return Semantic(self.enlarge(logits, image.shape), quarter.softmax(1), out.features)
+
+
+class PredictsErrors(StandsOnSegmenter):
+    """A method with an ``error_branch`` on the segmenter."""
+
+    error_branch: ErrorBranch
+
+    def error_logits(self, semantic: Semantic, image: Tensor) -> Tensor:
+        """Logits of P_ep ``[B, 1, H, W]`` at label size, float32."""
+        x = self.error_branch(semantic.probability, image, semantic.features[self.high])
+        return self.enlarge(x, image.shape)
+
+
+class ErrorPrediction(PredictsErrors):
+    """Learn where the frozen segmenter is wrong (eq. 5.7): P_ep from its probabilities, the image and F_high.
+
+    An error is easy where the segmenter's highest probability is at most ``rho`` and hard above; easy ones weigh
+    ``w1``, hard ones ``w2``, correct pixels ``w3``: ``share`` (of erroneous pixels in the image, eq. 5.9), ``ratio``
+    (erroneous to correct) or a number, never below ``w3_min``.
+
+    The prediction of classes stays the segmenter's. ``t`` is the threshold of the figures and of the branch that
+    follows; ``thresholds`` are those that an evaluation scores, all in one pass.
+    """
+
+    branches = ("model", "error_branch")
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        rho: float,
+        w1: float,
+        w2: float,
+        w3: str | float,
+        w3_min: float,
+        t: float,
+        thresholds: Sequence[float],
+        channels: int,
+        attention: str,
+    ) -> None:
+        super().__init__(parts)
+        check_range("method.rho", rho, 0 <= rho <= 1, "between 0 and 1")
+        check_range("method.t", t, 0 <= t <= 1, "between 0 and 1")
+        for name, value in (("w1", w1), ("w2", w2), ("w3_min", w3_min)):
+            check_range(f"method.{name}", value, value >= 0, "0 or above")
+        if isinstance(w3, str):
+            check_choice("method.w3", w3, ("share", "ratio"))
+        else:
+            check_range("method.w3", w3, w3 >= 0, "0 or above, or share or ratio")
+        self.rho, self.t, self.thresholds = rho, t, sorted({*thresholds, t})
+        self.weights: dict[str, Any] = {"w1": w1, "w2": w2, "w3": w3, "w3_min": w3_min}
+        self.error_branch = ErrorBranch(
+            parts.info.num_classes,
+            self.spec(self.high).channels,
+            channels=channels,
+            attention=attention,
+            align_corners=self.model.align_corners,
+        )
+        self.extra_metrics = nn.ModuleDict(
+            {split: nn.ModuleDict({"error": self._error_metrics()}) for split in ("val", "test")}
+        )
+
+    def _error_metrics(self) -> ErrorMetrics:
+        return ErrorMetrics(self.thresholds, rho=self.rho, ignore_index=self.info.ignore_index)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        semantic = self.semantic(batch["image"])
+        errors = semantic_errors(semantic.logits, batch["label"], self.info.ignore_index, self.rho)
+        logits = self.error_logits(semantic, batch["image"])
+        return {"error_prediction": error_prediction_loss(logits, errors, **self.weights)}
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Classes of the segmenter; then right and wrong."""
+        return (self.info.num_classes, 2)
+
+    def dense(self, image: Tensor) -> Tensor:
+        """The segmenter's logits, then 0 and the logit of P_ep: ``[B, C + 2, H, W]``."""
+        semantic = self.semantic(image)
+        logit = self.error_logits(semantic, image)
+        return torch.cat([semantic.logits, torch.zeros_like(logit), logit], 1)
+
+    def error_probability(self, dense: Tensor) -> Tensor:
+        """P_ep ``[B, H, W]`` of ``dense`` as any inference returns it."""
+        classes = self.info.num_classes
+        return torch.sigmoid(dense[:, classes + 1].float() - dense[:, classes].float())
+
+    def score_extra(self, metrics: Any, dense: Tensor, batch: Batch) -> None:
+        logits = dense[:, : self.info.num_classes]
+        metrics["error"].update(self.error_probability(dense), logits, batch["label"])
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """``error_probability``: P_ep."""
+        return {"error_probability": self.error_probability(self.predict_dense(batch["image"]))}
