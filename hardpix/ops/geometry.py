@@ -88,7 +88,8 @@ def grid_normals(depth: Floats, valid: Bools, camera: Matrix, radius: int, step:
     x, y = rays(depth.shape, camera)
     found = plane.found & valid[np.ix_(rows, columns)]
     normal = _unit(plane, x[columns], y[rows, None])
-    return np.where(found[..., None], normal, np.float32(0)), found
+    normal[~found] = 0
+    return normal, found
 
 
 def inverse_depth(depth: Floats, valid: Bools) -> Floats:
