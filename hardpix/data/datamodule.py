@@ -11,12 +11,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from hardpix.data.base import Source
 from hardpix.data.loading import Finish, Loader, SplitDataset, Transform, collate, fault_or_batch, to_batch
 from hardpix.data.sampling import EvalSampler, TrainSampler
-from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, split_counts
+from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels, split_counts
 from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
 
 ALWAYS = frozenset({"image", "label"})
@@ -99,6 +100,10 @@ class DataModule(pl.LightningDataModule):
         It holds the source alone, so a loss that keeps it can be copied without this module and its trainer.
         """
         return partial(split_counts, self.source, self._splits["train"])
+
+    def training_labels(self, count: int) -> Iterator[Tensor]:
+        """Labels ``[1, H, W]`` int64 of ``count`` evenly spaced training frames (or all), before any augmentation."""
+        return sample_labels(self.source.frames(self._splits["train"], LABEL), count)
 
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: what becomes of label values, and how often frames repeat."""

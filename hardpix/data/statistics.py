@@ -69,6 +69,15 @@ def split_counts(source: Source, split: str) -> ClassCounts:
     return class_counts(source.frames(split, LABEL), source.info)
 
 
+def sample_labels(frames: Frames, count: int) -> Iterator[Tensor]:
+    """Labels ``[1, H, W]`` int64 of ``count`` evenly spaced frames, of all where there are no more."""
+    step = max(len(frames) / count, 1.0)
+    for place in range(min(count, len(frames))):
+        index = int(place * step)
+        label = frames.label(index) if isinstance(frames, LabelFrames) else frames.load(index)["label"]
+        yield label[None].long()
+
+
 def repeat_factors(counts: NDArray, threshold: float) -> NDArray[np.float64]:
     """How often an epoch shows each frame, ``[frames]``, from the pixels of each class in it, ``[frames, C]``.
 

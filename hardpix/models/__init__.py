@@ -4,6 +4,7 @@ from hardpix.models.backbone import TimmBackbone, convert_sync_batch_norm
 from hardpix.models.cascades import RefineNetCascadesHead
 from hardpix.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from hardpix.models.dpc import DPCHead
+from hardpix.models.dupsampling import DUpsamplingHead
 from hardpix.models.fcn import FCNHead
 from hardpix.models.gau import GAU, ConvGroupNorm, DetailBranch, ErrorBranch, choose_skips
 from hardpix.models.gau_decoder import GAUDecoderHead
@@ -17,6 +18,7 @@ __all__ = [
     "GAU",
     "ConvGroupNorm",
     "DPCHead",
+    "DUpsamplingHead",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",
     "DetailBranch",

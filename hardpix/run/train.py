@@ -29,8 +29,9 @@ from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.environment import code_versions, host_facts
+from hardpix.run.fitting import fit_to_labels
 from hardpix.run.panels import write_panels
-from hardpix.run.parent import inherit
+from hardpix.run.parent import factors, inherit, source_run
 from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model
 from hardpix.types import ConfigError, HardpixError
@@ -141,6 +142,8 @@ def _run(job: Job) -> dict[str, float]:
     )  # in every process: the counts must be there before the first step
     for line in remarks if trainer.is_global_zero else ():
         print(line, flush=True)
+    if job.resume_path is None:
+        fit_to_labels(method, job.data)
     try:
         tracking.connect(job.loggers)
         trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
@@ -251,7 +254,7 @@ def _new_record(
         schema=record.SCHEMA,
         run_id=before.run_id if before else rundir.new_id(),
         status="running",
-        factors=record.flatten(rundir.plain(cfg)),
+        factors=factors(cfg),
         metrics={},
         seed=cfg.seed,
         parent=_parent(cfg.parent or cfg.init_from),
@@ -263,14 +266,10 @@ def _new_record(
     )
 
 
-def _parent(init: str | None) -> str | None:
-    """The id of the run whose weights this one starts from, where they lie in a run directory."""
-    if init is None:
-        return None
-    for folder in (Path(init), *Path(init).parents[:2]):
-        if (folder / record.FILE_NAME).is_file():
-            return record.read(folder).run_id
-    return None
+def _parent(source: str | None) -> str | None:
+    """The id of the run that this one stands on or starts from."""
+    run_dir = source_run(source)
+    return None if run_dir is None else record.read(run_dir).run_id
 
 
 def _check_finite(method: Method) -> None:
