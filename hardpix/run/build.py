@@ -35,7 +35,7 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
 
 def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:
     """The method and its networks; not ``pretrained``: all weights follow from a checkpoint."""
-    parent = None if cfg.parent_config is None else _method(cfg.parent_config, data, pretrained=False)
+    parent = None if cfg.parent is None else _method(cfg.parent_config, data, pretrained=False)
     build_head = make(cfg.head)
     fetched = (pretrained and parent is None) or "pretrained" not in cfg.backbone
     untrained = {} if fetched else {"pretrained": False}

@@ -131,7 +131,7 @@ def validate(cfg: DictConfig) -> None:
             problems += _key_problems(group, cfg[group], find_signature(function), supplied)
     if problems:
         raise ConfigError("\n".join(problems))
-    if cfg.get("parent_config") is not None:
+    if cfg.get("parent") is not None and cfg.get("parent_config") is not None:
         try:
             validate(cfg.parent_config)
         except ConfigError as error:

@@ -1,13 +1,15 @@
-"""Runs that stand on another run: its networks and whole configuration become a part of the new one.
+"""Runs that stand on another run (``parent``) or start from its weights (``init_from``).
 
-The saved configuration of such a run has the parent's under ``parent_config``, its checkpoint has all weights:
-a run is scored, resumed and compared without the directory that it once started from.
+The saved configuration of such a run has the other one's under ``parent_config``, so that tables compare how it was
+trained, and the checkpoint has all weights: a run is scored, resumed and compared without the directory that it once
+started from. The networks of a ``parent`` become a part of the new run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,7 +30,8 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """
     _check_kind(cfg, None if cfg.parent is None else _config(cfg))
     if cfg.parent is None:
-        return cfg
+        started = source_run(cfg.init_from)
+        return cfg if started is None else _with(cfg, {"parent_config": rundir.read_config(started)})
     parent = _config(cfg)
     for group in INHERITED:
         asked = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] == group]
@@ -36,11 +39,31 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
             raise ConfigError(
                 f"{asked[0]}: the networks are those of parent={cfg.parent} ({_told(parent[group])}); leave it out"
             )
+    return _with(cfg, {group: parent[group] for group in INHERITED} | {"parent_config": parent})
+
+
+def source_run(init_from: str | None) -> Path | None:
+    """The run directory that ``init_from`` names or lies in, None if it is a file of its own."""
+    if init_from is None:
+        return None
+    folders = (Path(init_from), *Path(init_from).parents[:2])
+    return next((f for f in folders if (f / record.FILE_NAME).is_file()), None)
+
+
+def factors(cfg: DictConfig) -> dict[str, Any]:
+    """What a record compares: of ``init_from`` only which weights of a run, not where the run lies."""
+    found = record.flatten(rundir.plain(cfg))
+    started = source_run(cfg.init_from)
+    if started is not None:
+        found["init_from"] = (Path("RUN") / Path(cfg.init_from).relative_to(started)).as_posix()
+    return found
+
+
+def _with(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    for group in INHERITED:
-        cfg[group] = parent[group]
-    cfg.parent_config = parent
+    for key, value in values.items():
+        cfg[key] = value
     OmegaConf.set_struct(cfg, True)
     return cfg
 
