@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hardpix.losses.reduction import check_range
 from hardpix.methods.base import Method
-from hardpix.methods.error_prediction import ErrorPrediction, PredictsErrors, Semantic
+from hardpix.methods.error_prediction import ErrorPrediction, PredictsErrors, Semantic, StandsOnSegmenter
 from hardpix.methods.parts import Parts
 from hardpix.metrics import ErrorMetrics, FusionMetrics
 from hardpix.models import DetailBranch, choose_skips
@@ -18,7 +18,30 @@ from hardpix.ops.error import fuse_probabilities, selected_loss
 from hardpix.types import Batch
 
 
-class Detail(PredictsErrors):
+class RepairsSegmenter(StandsOnSegmenter):
+    """A method with a ``detail_branch`` on the segmenter."""
+
+    detail_branch: DetailBranch
+
+    def add_detail_branch(self, *, channels: int, attention: str) -> None:
+        self.skips = choose_skips(self.model.features)
+        self.detail_branch = DetailBranch(
+            self.spec(self.high),
+            [self.spec(name) for name in self.skips],
+            self.info.num_classes,
+            channels=channels,
+            attention=attention,
+            align_corners=self.model.align_corners,
+        )
+
+    def detail_logits(self, semantic: Semantic, image: Tensor) -> Tensor:
+        """Logits of P_db ``[B, C, H, W]`` at label size, float32."""
+        features = semantic.features
+        x = self.detail_branch(features[self.high], [features[name] for name in self.skips])
+        return self.enlarge(x, image.shape)
+
+
+class Detail(PredictsErrors, RepairsSegmenter):
     """A second decoder, trained and used where the error branch of the parent run expects errors (eq. 5.3 to 5.5).
 
     ``E = [P_ep > t]`` selects the pixels of its loss (eq. 5.8) and those whose classes it decides: the fused
@@ -37,15 +60,7 @@ class Detail(PredictsErrors):
         self.t, self.thresholds, self.rho = t, sorted({*thresholds, t}), parent.rho
         self.error_branch = parent.error_branch
         self.keep_frozen(self.error_branch)
-        self.skips = choose_skips(self.model.features)
-        self.detail_branch = DetailBranch(
-            self.spec(self.high),
-            [self.spec(name) for name in self.skips],
-            parts.info.num_classes,
-            channels=channels,
-            attention=attention,
-            align_corners=self.model.align_corners,
-        )
+        self.add_detail_branch(channels=channels, attention=attention)
         sizes = parts.info.num_classes, parts.info.ignore_index
         self.extra_metrics = nn.ModuleDict(
             {
@@ -72,12 +87,6 @@ class Detail(PredictsErrors):
         selected = torch.sigmoid(self.error_logits(semantic, image)[:, 0]) > self.t
         logits = self.detail_logits(semantic, image)
         return {"detail": selected_loss(logits, label, selected, self.info.ignore_index)}
-
-    def detail_logits(self, semantic: Semantic, image: Tensor) -> Tensor:
-        """Logits of P_db ``[B, C, H, W]`` at label size, float32."""
-        features = semantic.features
-        x = self.detail_branch(features[self.high], [features[name] for name in self.skips])
-        return self.enlarge(x, image.shape)
 
     @property
     def groups(self) -> tuple[int, ...]:
