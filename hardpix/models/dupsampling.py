@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,7 @@ class DUpsamplingHead(Head):
             divisor of it a smaller one, which is enlarged bilinearly as any head's.
     """
 
+    class_tensors: ClassVar = ("spell.", "frequency")
     frequency: Tensor
 
     def __init__(
@@ -154,6 +156,8 @@ class DUpsamplingHead(Head):
 
 def label_patches(label: Tensor, ratio: int) -> Tensor:
     """``[B, H, W]`` -> ``[N, ratio**2]``: the whole patches of each map from the top left, row by row, pixels too."""
+    if min(label.shape[1:]) < ratio:
+        return label.new_empty(0, ratio**2)
     patches = label.unfold(1, ratio, ratio).unfold(2, ratio, ratio)
     return patches.reshape(-1, ratio**2)
 
