@@ -12,8 +12,8 @@ are ``radius`` zeros apart: a step to the side never reaches another row's pixel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Matrix = NDArray[np.float64]
 
+_SINGULAR = (
+    1e-5  # of the determinant beside its first term: rounding leaves less, three corners of a square more
+)
 _BLOCK = 24_000  # pixels; some twenty arrays of as many float32 fit into 2 MB
 
 
@@ -63,6 +66,7 @@ def plane_normals(depth: Floats, valid: Bools, camera: Matrix, radius: int) -> t
     normal, found = np.zeros((*depth.shape, 3), np.float32), np.zeros(depth.shape, bool)
     x, y = rays(depth.shape, camera)
     for rows, plane in fitted_planes(inverse_depth(depth, valid), valid, camera, radius):
+        plane = Planes(*(of_pixels(a, rows, depth.shape[1]) for a in plane))
         found[rows] = plane.found & valid[rows]
         normal[rows] = _unit(plane, x, y[rows, None]) * found[rows][..., None]
     return normal, found
@@ -73,18 +77,13 @@ def grid_normals(depth: Floats, valid: Bools, camera: Matrix, radius: int, step:
     valid = usable(depth, valid)
     inverse = inverse_depth(depth, valid)
     rows, columns = (np.arange((min(step, size) - 1) // 2, size, step) for size in depth.shape)
-    vertical = [
-        _grid_sums(array, rows, radius, orders)
-        for array, orders in ((valid.astype(np.float32), 3), (inverse, 2))
-    ]
-    mask, weighted = (_grid_sums(np.swapaxes(sums, 1, 2), columns, radius, len(sums)) for sums in vertical)
+    vertical = (_grid_sums(valid.astype(np.float32), rows, radius, 3), _grid_sums(inverse, rows, radius, 2))
+    mask, weighted = (_grid_sums(sums.swapaxes(1, 2), columns, radius, len(sums)) for sums in vertical)
     # [order across, order down, column, row]
-    sums = [
-        mask[across, down].T.astype(np.float64)
-        for across, down in ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-    ]
-    sums += [weighted[across, down].T.astype(np.float64) for across, down in ((0, 0), (1, 0), (0, 1))]
-    plane = _solve(*sums, camera=camera, u=columns, v=rows[:, None])
+    order = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+    sums = [mask[k].T for k in order] + [weighted[k].T for k in order[:3]]
+    centre = (columns - camera[0, 2], rows[:, None] - camera[1, 2])
+    plane = _solve([a.astype(np.float64) for a in sums], camera, *np.broadcast_arrays(*centre))
     x, y = rays(depth.shape, camera)
     found = plane.found & valid[np.ix_(rows, columns)]
     normal = _unit(plane, x[columns], y[rows, None])
@@ -100,51 +99,70 @@ def inverse_depth(depth: Floats, valid: Bools) -> Floats:
 def fitted_planes(
     inverse: Floats, valid: Bools, camera: Matrix, radius: int
 ) -> Iterator[tuple[slice, Planes]]:
-    """The plane of every pixel's window, a block of rows at a time; what is yielded first says which rows.
+    """The plane of every pixel's window, a block of rows at a time: which rows, and flat arrays.
 
-    ``inverse`` ``[H, W]`` is 0 where ``valid`` is False. The planes' values are float32 up to radius 6.
+    ``inverse`` ``[H, W]`` is 0 where ``valid`` is False. :func:`of_pixels` takes the flat arrays' margins off.
     """
     height, width = inverse.shape
-    stride, narrow, real = width + radius, _counter(radius), np.float32 if radius <= 6 else np.float64
+    stride, narrow = width + radius, _counter(radius)
     block = max(1, _BLOCK // stride)
+    u = np.tile(np.arange(stride, dtype=np.float32) - np.float32(camera[0, 2]), min(block, height))
     for top in range(0, height, block):
         rows = slice(top, min(top + block, height))
-        mask = _padded(valid, rows, radius, narrow)
-        total, first, second = _window(mask, radius, stride, 3)
-        count, su, suu = _window(_ends(total, radius), radius, 1, 3)
-        sv, suv = _window(_ends(first, radius), radius, 1, 2)
-        (svv,) = _window(_ends(second, radius), radius, 1, 1)
-        total, first = _window(_padded(inverse, rows, radius, np.dtype(real)), radius, stride, 2)
+        total, first, second = _window(_padded(valid, rows, radius, narrow), radius, stride, 3)
+        counts = [
+            *_window(_ends(total, radius), radius, 1, 3),
+            *_window(_ends(first, radius), radius, 1, 2),
+            *_window(_ends(second, radius), radius, 1, 1),
+        ]
+        count, su, suu, sv, suv, svv = (a.astype(np.float32) for a in _unsigned_squares(counts))
+        total, first = _window(_padded(inverse, rows, radius, np.dtype(np.float32)), radius, stride, 2)
         w, uw = _window(_ends(total, radius), radius, 1, 2)
         (vw,) = _window(_ends(first, radius), radius, 1, 1)
-        unsigned = np.dtype(f"u{narrow}")
-        counts = (count, su, sv, suu.view(unsigned), suv, svv.view(unsigned))
-        sums = [a.astype(real).reshape(-1, stride)[:, :width] for a in counts]
-        sums += [a.reshape(-1, stride)[:, :width] for a in (w, uw, vw)]
-        yield (
-            rows,
-            _solve(*sums, camera=camera, u=np.arange(width), v=np.arange(rows.start, rows.stop)[:, None]),
-        )
+        v = np.repeat(np.arange(rows.start, rows.stop, dtype=np.float32) - np.float32(camera[1, 2]), stride)
+        plane = _solve((count, su, sv, suu, suv, svv, w, uw, vw), camera, u[: len(v)], v)
+        yield rows, plane
 
 
-def _solve(
-    count: NDArray, su: NDArray, sv: NDArray, suu: NDArray, suv: NDArray, svv: NDArray,
-    w: NDArray, uw: NDArray, vw: NDArray, *, camera: Matrix, u: NDArray, v: NDArray,
-) -> Planes:  # fmt: skip
-    """Regression of w on pixel offsets (du, dv) from (u, v), by the sums of 1, du, dv, du^2, du dv, dv^2, w, ...
+def of_pixels(flat: NDArray, rows: slice, width: int) -> NDArray:
+    """What :func:`fitted_planes` yields or is computed from it, as ``[rows, W]``."""
+    return flat.reshape(rows.stop - rows.start, -1)[:, :width]
 
-    Returns the planes times ``count`` times the determinant, which is positive: the caller normalises.
+
+def _solve(sums: Sequence[NDArray], camera: Matrix, u: NDArray, v: NDArray) -> Planes:
+    """Regression of w on pixel offsets (du, dv) by the sums of 1, du, dv, du^2, du dv, dv^2, w, du w and dv w.
+
+    ``u``, ``v``: of the window's centre from the principal point, as large as the sums. Returns the planes times the
+    determinant, which is positive: the caller normalises. Works in the memory of ``sums``, which a cache then holds.
     """
-    uu, uv, vv = count * suu - su * su, count * suv - su * sv, count * svv - sv * sv
-    wu, wv = count * uw - su * w, count * vw - sv * w
-    determinant = uu * vv - uv * uv  # of integers; 0 if and only if all pixels lie on a line
-    slope_u, slope_v = vv * wu - uv * wv, uu * wv - uv * wu
-    z = w * determinant - slope_u * su - slope_v * sv
-    slope_u, slope_v = count * slope_u, count * slope_v
-    real = w.dtype.type
-    z -= slope_u * (u - camera[0, 2]).astype(real)
-    z -= slope_v * (v - camera[1, 2]).astype(real)
-    return Planes(slope_u * real(camera[0, 0]), slope_v * real(camera[1, 1]), z, determinant > 0.5)
+    count, su, sv, uu, uv, vv, w, uw, vw = sums
+    np.maximum(count, 1, out=count)
+    mean_u, mean_v = su / count, sv / count
+    spare = np.empty_like(w)
+    for of_square, of_a, mean in (
+        (uu, su, mean_u),
+        (uv, su, mean_v),
+        (vv, sv, mean_v),
+        (uw, w, mean_u),
+        (vw, w, mean_v),
+    ):
+        of_square -= np.multiply(of_a, mean, out=spare)
+    product = np.multiply(uu, vv, out=su)
+    determinant = np.subtract(product, np.multiply(uv, uv, out=spare), out=sv)
+    vv *= uw
+    vv -= np.multiply(uv, vw, out=spare)
+    uu *= vw
+    uu -= np.multiply(uv, uw, out=spare)
+    w /= count
+    w *= determinant
+    mean_u += u
+    w -= np.multiply(vv, mean_u, out=spare)
+    mean_v += v
+    w -= np.multiply(uu, mean_v, out=spare)
+    vv *= w.dtype.type(camera[0, 0])
+    uu *= w.dtype.type(camera[1, 1])
+    product *= w.dtype.type(_SINGULAR)
+    return Planes(vv, uu, w, determinant > product)
 
 
 def _unit(plane: Planes, x: Floats, y: Floats) -> Floats:
@@ -158,30 +176,42 @@ def _unit(plane: Planes, x: Floats, y: Floats) -> Floats:
 def _window(a: NDArray, radius: int, step: int, orders: int) -> list[NDArray]:
     """``sum d^k a[i + d step]`` over d = -radius..radius, for k = 0 .. orders - 1; shorter by both margins.
 
-    Only additions: weights d and d^2 are sums over nested windows.
+    Additions of nested runs: those that begin with the window weigh its pixels radius, radius - 1, .., those that
+    end with it likewise from the other side, and sums of such sums make squares.
     """
     size = len(a) - 2 * radius * step
 
-    def at(d: int) -> NDArray:
-        return a[(radius + d) * step : (radius + d) * step + size]
+    def at(run: NDArray, d: int) -> NDArray:
+        return run[(radius + d) * step : (radius + d) * step + size]
 
-    pairs = gaps = first = odd = second = np.zeros((), a.dtype)
-    for d in range(radius, 0, -1):
-        pairs = at(d) + at(-d) + pairs if d < radius else at(d) + at(-d)
+    run = a
+    left = left_twice = at(a, -radius)
+    right = right_twice = at(a, radius)
+    for length in range(2, radius + 1):
+        run = run[: len(run) - step] + a[(length - 1) * step :]
         if orders > 1:
-            gap = at(d) - at(-d)
-            gaps = gaps + gap if d < radius else gap
-            first = first + gaps if d < radius else gap
+            left, right = left + at(run, -radius), right + at(run, radius - length + 1)
         if orders > 2:
-            odd = odd + pairs  # sum of (d - k + 1) a over d >= k
-            second = second + odd
-    return [at(0) + pairs, first, second + second - odd][:orders]
+            left_twice, right_twice = left_twice + left, right_twice + right
+    out = [at(run, -radius) + at(a, 0) + at(run, 1)]
+    if orders > 1:
+        out.append(right - left)
+    if orders > 2:
+        twice = left_twice + right_twice
+        out.append(twice + twice - left - right)
+    return out
 
 
 def _counter(radius: int) -> np.dtype:
     """The narrowest integer whose unsigned kin holds the largest sum, that of d^2; sums before it may wrap."""
     largest = (2 * radius + 1) * radius * (radius + 1) * (2 * radius + 1) // 3
     return np.dtype("i1" if largest < 2**8 else "i2" if largest < 2**15 else "i4")
+
+
+def _unsigned_squares(counts: list[NDArray]) -> list[NDArray]:
+    """Sums of 1, du, du^2, dv, du dv, dv^2 with those of squares unsigned, which they may need all bits for."""
+    unsigned = np.dtype(f"u{counts[0].itemsize}")
+    return [a.view(unsigned) if k in (2, 5) else a for k, a in enumerate(counts)]
 
 
 def _padded(a: NDArray, rows: slice, radius: int, dtype: np.dtype) -> NDArray:
@@ -199,11 +229,12 @@ def _ends(a: NDArray, radius: int) -> NDArray:
     return np.concatenate([zeros, a, zeros])
 
 
-def _grid_sums(a: NDArray, at: NDArray[np.int64], radius: int, orders: int) -> NDArray[Any]:
-    """``sum d^k a[..., i + d, :]`` for the grid's i and k < orders: ``[orders, ..., len(at), W]``."""
-    margin = [(0, 0)] * (a.ndim - 2) + [(radius, radius), (0, 0)]
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(a, margin), 2 * radius + 1, axis=-2)
-    d = np.arange(-radius, radius + 1, dtype=a.dtype)
-    kernel = np.stack([d**k for k in range(orders)])
-    chosen = windows[..., at, :, :]
-    return np.stack([chosen @ k for k in kernel])
+def _grid_sums(a: Floats, at: NDArray, radius: int, orders: int) -> Floats:
+    """``sum d^k a[..., i + d, :]`` over |d| <= radius for i in ``at``, k < orders: ``[orders, ..., len(at), W]``."""
+    size = 2 * radius + 1
+    padded = np.pad(a, [(0, 0)] * (a.ndim - 2) + [(radius, radius), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=-2)
+    step = int(at[1] - at[0]) if len(at) > 1 else 1
+    chosen = windows[..., at[0] : at[-1] + 1 : step, :, :].swapaxes(-1, -2)  # [..., len(at), size, W]
+    d = np.arange(-radius, radius + 1, dtype=np.float32)
+    return np.moveaxis(np.stack([d**k for k in range(orders)]) @ chosen, -2, 0)

@@ -64,13 +64,13 @@ def hn_label(
     floor = floor_level(level, valid)
     horizontal, aligned, has_normal = _by_angle(depth, valid, camera, radius, up)
     on_floor = valid & (level <= floor)
-    agree = np.count_nonzero(on_floor & aligned) / np.count_nonzero(on_floor)
+    agree = np.count_nonzero(on_floor & aligned & has_normal) / np.count_nonzero(on_floor)
     if agree <= 0.5:
         return HNLabel(nothing, up, floor, share, f"floor not horizontal: {agree:.0%} of its points agree")
     label = height_bins(level - np.float32(floor), height_edges)
     if normals == 2:
-        label += np.uint8(len(height_edges)) * ~horizontal
-    label[~(valid & has_normal)] = VOID
+        label += np.uint8(len(height_edges)) * (~horizontal).view(np.uint8)
+    np.putmask(label, ~(valid & has_normal), VOID)
     return HNLabel(label, up, floor, share, None)
 
 
@@ -92,7 +92,7 @@ def height_bins(height: Floats, edges: Sequence[float]) -> NDArray[np.uint8]:
     """The last bin that begins at or below each height, in metres above the floor; 0 below the floor (eq. 6.4)."""
     found = np.zeros(height.shape, np.uint8)
     for edge in edges[1:]:
-        found += height >= np.float32(edge)
+        found += (height >= np.float32(edge)).view(np.uint8)
     return found
 
 
@@ -111,14 +111,13 @@ def _by_angle(
     depth: Floats, valid: Bools, camera: Matrix, radius: int, up: NDArray[np.float64]
 ) -> tuple[Bools, Bools, Bools]:
     """Pixels ``[H, W]`` whose normal lies less than 45 degrees from up or down (eq. 6.5), at most 30, at all."""
-    horizontal, aligned, found = (np.zeros(depth.shape, bool) for _ in range(3))
+    horizontal, aligned, found = (np.empty(depth.shape, bool) for _ in range(3))
     inverse = geometry.inverse_depth(depth, valid)
-    for rows, plane in geometry.fitted_planes(inverse, valid, camera, radius):
-        right, top, front = up.astype(plane.z.dtype)
-        along = right * plane.x + top * plane.y + front * plane.z
+    right, top, front = up.astype(np.float32)
+    for rows, (x, y, z, exists) in geometry.fitted_planes(inverse, valid, camera, radius):
+        along, squared = right * x + top * y + front * z, x * x + y * y + z * z
         along *= along
-        squared = plane.x * plane.x + plane.y * plane.y + plane.z * plane.z
-        found[rows] = plane.found
-        horizontal[rows] = along > HORIZONTAL * squared
-        aligned[rows] = (along >= ALIGNED * squared) & plane.found
+        for out, share in ((horizontal, HORIZONTAL), (aligned, ALIGNED)):
+            out[rows] = geometry.of_pixels(along > np.float32(share) * squared, rows, depth.shape[1])
+        found[rows] = geometry.of_pixels(exists, rows, depth.shape[1])
     return horizontal, aligned, found
