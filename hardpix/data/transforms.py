@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from hardpix.data.base import Sample
 from hardpix.data.photometric import Photometric, uniform
+from hardpix.data.rotation import Turned, cut, turn
 from hardpix.data.tensors import DepthMap
 from hardpix.data.window import Window, zoom
 from hardpix.ops.window import fitted_size
@@ -23,6 +24,7 @@ from hardpix.types import ConfigError
 
 Size = tuple[int, int]  # height, width
 
+INSIDE = "inside"  # where a turned picture is picture, among the tensors while they are transformed
 REDRAWS = 10  # mmsegmentation's RandomCrop redraws at most so often
 
 
@@ -35,16 +37,21 @@ class Transformed(NamedTuple):
 
 
 class TrainTransform:
-    """Random resize, random crop, horizontal flip, photometric distortion, padding: mmsegmentation's order.
+    """Random resize, rotation, random crop, horizontal flip, photometric distortion, padding: mmsegmentation's order.
 
-    The crop window is drawn first and only its pixels are resized: what resizing everything and cropping then
-    would give, for a window whose corner lies on a pixel of the picture.
+    The crop window is drawn first and only its pixels are resized (and turned): what resizing everything, turning
+    it and cropping then would give, for a window whose corner lies on a pixel of the picture.
 
     crop: (height, width) that comes out; smaller pictures are padded below and to the right, with void in
         the label, invalid depth, and an image that is 0 after normalisation.
     base_size: (long, short) limits that the picture is fitted into, keeping its ratio, before ``ratio``
         scales it; null for its native size.
     ratio: range of the random scale, one for both sides.
+    ratio_step: the scales are the smaller end of ``ratio`` and every such step up to the larger, equally
+        probable; null: any scale of the range.
+    rotate: the picture is turned about its centre by an angle drawn from [-rotate, rotate] degrees and keeps its
+        size. Where nothing was, the image is 0 (black, before normalisation), the label void, depth invalid. Null:
+        no rotation.
     cat_max_ratio: the window is redrawn, at most ten times, while one class covers more than this share of
         its labelled pixels or fewer than two classes are in it; the last draw is kept. Null: no test.
     hflip: probability of a horizontal flip.
@@ -63,53 +70,75 @@ class TrainTransform:
         hflip: float,
         photometric: Photometric | None,
         scale_with_zoom: bool,
+        ratio_step: float | None = None,
+        rotate: float | None = None,
     ) -> None:
         self.crop = sides("crop", crop)
         self.base_size = None if base_size is None else sides("base_size", base_size)
         if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < float("inf"):
             raise ConfigError(f"ratio={list(ratio)}: must be two positive numbers, the smaller first")
         self.ratio = (ratio[0], ratio[1])
+        self.scales = None if ratio_step is None else scales(self.ratio, ratio_step)
+        if rotate is not None and not 0 <= rotate <= 180:
+            raise ConfigError(f"rotate={rotate}: must be an angle from 0 to 180 degrees, or null")
+        self.rotate = rotate
         self.cat_max_ratio, self.hflip, self.photometric = cat_max_ratio, hflip, photometric
         self.scale_with_zoom = scale_with_zoom
 
     def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed:
-        ratio = uniform(rng, *self.ratio)
+        ratio = self._random_ratio(rng)
+        angle = 0.0 if self.rotate is None else uniform(rng, -self.rotate, self.rotate)
         native = (sample["image"].shape[-2], sample["image"].shape[-1])
         scaled = fitted_size(native, self.base_size, ratio)
         tensors = typed(sample)
-        window, label = self._draw_window(tensors.pop("label", None), native, scaled, rng, ignore_index)
-        tensors = {key: zoom(value, window) for key, value in tensors.items()}
+        view, label = self._draw_view(tensors.pop("label", None), native, scaled, angle, rng, ignore_index)
+        tensors = {key: cut(value, view, 0) for key, value in tensors.items()}
         if label is not None:
             tensors["label"] = label
         if self.scale_with_zoom and "depth" in tensors:
             tensors["depth"] = DepthMap(tensors["depth"] / ratio)
+        if isinstance(view, Turned):
+            tensors[INSIDE] = tv_tensors.Mask(torch.from_numpy(view.inside))
         if uniform(rng, 0, 1) < self.hflip:
             tensors = {key: F.horizontal_flip(value) for key, value in tensors.items()}
         if self.photometric is not None:
             distorted = self.photometric(tensors["image"].numpy(), rng)
             tensors["image"] = tv_tensors.Image(torch.from_numpy(distorted))
+        if INSIDE in tensors:  # brightness made what is outside lighter
+            tensors["image"].mul_(tensors.pop(INSIDE).as_subclass(Tensor))
         padded = {
             key: pad(value, self.crop, ignore_index if key == "label" else 0)
             for key, value in tensors.items()
         }
-        return Transformed(plain(padded), sample["name"], (window.height, window.width))
+        extent = (view if isinstance(view, Window) else view.window)[3:5]
+        return Transformed(plain(padded), sample["name"], extent)
 
-    def _draw_window(
-        self, label: Any, native: Size, scaled: Size, rng: torch.Generator, ignore_index: int
-    ) -> tuple[Window, Any]:
-        """The window, and the label (None without one) in it, which the test has to resize anyhow."""
-        window = self._random_window(native, scaled, rng)
+    def _random_ratio(self, rng: torch.Generator) -> float:
+        if self.scales is None:
+            return uniform(rng, *self.ratio)
+        return self.scales[int(torch.randint(len(self.scales), (), generator=rng))]
+
+    def _draw_view(
+        self, label: Any, native: Size, scaled: Size, angle: float, rng: torch.Generator, ignore_index: int
+    ) -> tuple[Window | Turned, Any]:
+        """What is cropped, and the label (None without one) in it, which the test has to resize anyhow."""
+
+        def draw() -> Window | Turned:
+            window = self._random_window(native, scaled, rng)
+            return turn(window, native, angle) if angle else window
+
+        view = draw()
         if label is None:
-            return window, None
-        picked = zoom(label, window)
+            return view, None
+        picked = cut(label, view, ignore_index)
         if self.cat_max_ratio is None:
-            return window, picked
+            return view, picked
         for _ in range(REDRAWS):
             if is_varied(picked, ignore_index, self.cat_max_ratio):
                 break
-            window = self._random_window(native, scaled, rng)
-            picked = zoom(label, window)
-        return window, picked
+            view = draw()
+            picked = cut(label, view, ignore_index)
+        return view, picked
 
     def _random_window(self, native: Size, scaled: Size, rng: torch.Generator) -> Window:
         height, width = (min(size, limit) for size, limit in zip(scaled, self.crop, strict=True))
@@ -136,6 +165,17 @@ class TestTransform:
         window = Window.whole(self.resize or native)
         tensors = {key: zoom(value, window) for key, value in typed(sample).items()}
         return Transformed(plain(tensors), sample["name"], window.scaled)
+
+
+def scales(ratio: tuple[float, float], step: float) -> list[float]:
+    """From the smaller to the larger ``ratio``; ``ConfigError`` unless a whole number of steps leads there."""
+    low, high = ratio
+    count = round((high - low) / step) if step > 0 else 0
+    if not step > 0 or abs(low + count * step - high) > 1e-6:
+        raise ConfigError(
+            f"ratio_step={step}: must be positive and divide the range of ratio={list(ratio)}, or null"
+        )
+    return [low + index * step for index in range(count + 1)]
 
 
 def sides(name: str, size: Sequence[int]) -> Size:

@@ -37,3 +37,16 @@ def resize_pixels(image: Tensor, zoom: tuple[float, float], size: tuple[int, int
         packed, scale_factor=factors, mode="bilinear", antialias=True, recompute_scale_factor=False
     )
     return out[0, :, : size[0], : size[1]]
+
+
+def sample_pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Bilinear values of a picture ``[c, H, W]`` uint8 at positions ``[h, w]``; ``[c, h, w]`` uint8.
+
+    Positions count pixels from the upper left corner, where the first pixel's centre is at 1/2. Beyond the
+    outermost centres the border's values go on.
+    """
+    height, width = image.shape[-2:]
+    grid = torch.stack([columns * (2 / width) - 1, rows * (2 / height) - 1], -1).float()
+    packed = image[None].float().contiguous(memory_format=torch.channels_last)  # three times faster
+    out = F.grid_sample(packed, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+    return out[0].add_(0.5).to(torch.uint8).contiguous()
