@@ -260,6 +260,16 @@ def test_labels_that_are_no_class_are_left_out_of_the_fusion():
     assert metric.semantic.sum() == metric.detail.sum() == 1
 
 
+def test_a_class_may_be_the_void():
+    label = torch.tensor([[[0, 0, 1, 2]]])
+    logits = torch.zeros(1, C, 1, 4)
+    probability = torch.zeros(1, 1, 4)
+    fusion, errors = FusionMetrics(C, 0, [0.5]), ErrorMetrics([0.5], RHO, 0)
+    fusion.update(logits, logits, probability, label)
+    errors.update(probability, logits, label)
+    assert fusion.semantic.sum() == fusion.detail.sum() == errors.counts.sum() == 2
+
+
 def test_the_errors_are_those_of_the_training_loss(batches):
     metric = errors_of(batches)
     found = [semantic_errors(given[0], given[3], VOID, RHO) for given in batches]
