@@ -142,11 +142,21 @@ class FileFrames:
             same_size(label, files.label, image, files.image)
             sample["label"] = label
         if self._wants_depth and files.depth and self._depth_code:
-            raw = read_depth(files.depth)
-            same_size(raw, files.depth, image, files.image)
-            depth, valid = self._depth_code(raw, files.depth)
+            depth, valid = self.depth(index)
+            same_size(depth, files.depth, image, files.image)
             sample["depth"], sample["depth_valid"] = torch.from_numpy(depth), torch.from_numpy(valid)
         return crop_border(sample, self._crop, files.image) if self._crop else sample
+
+    def whole(self, index: int) -> FrameFiles | None:
+        """The files of one frame; None where the frame as loaded is only a part of what they show."""
+        return None if self._crop else self._files[index]
+
+    def depth(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Metres, and which pixels have a reading, of a whole depth file: it may differ in size from the image."""
+        files = self._files[index]
+        if files.depth is None or self._depth_code is None:
+            raise DataError(f"{files.image}: no depth belongs to this frame")
+        return self._depth_code(read_depth(files.depth), files.depth)
 
     def label(self, index: int) -> Tensor:
         """The label of one frame alone: counting classes needs no picture decoded."""

@@ -174,7 +174,8 @@ class SyntheticRooms(Source):
         path = self.cache_dir / f"synthetic-{split}-{self._key(split)}.npy"
         if not _sound(path, self._dtype(), self.counts[split]):
             self._build(path, split)
-        return SyntheticFrames(path, split, self.counts[split], keys)
+        camera = synthetic_render.intrinsics(*(self.parameters[k] for k in ("height", "width", "focal")))
+        return SyntheticFrames(path, split, self.counts[split], keys, camera)
 
     def _key(self, split: str) -> str:
         """Digest of everything that the split's pixels depend on, the renderer's own source included."""
@@ -234,8 +235,8 @@ class SyntheticRooms(Source):
 class SyntheticFrames:
     """One rendered split, memory-mapped on first use (so it pickles as a path)."""
 
-    def __init__(self, path: Path, split: str, count: int, keys: frozenset[str]) -> None:
-        self.path, self.split, self.count, self.keys = path, split, count, keys
+    def __init__(self, path: Path, split: str, count: int, keys: frozenset[str], camera: Floats) -> None:
+        self.path, self.split, self.count, self.keys, self._camera = path, split, count, keys, camera
 
     def __len__(self) -> int:
         return self.count
@@ -249,6 +250,9 @@ class SyntheticFrames:
 
     def name(self, index: int) -> str:
         return f"{self.split}_{index:05d}"
+
+    def intrinsics(self, index: int) -> NDArray[np.float64]:
+        return self._camera.astype(np.float64)
 
     def load(self, index: int) -> Sample:
         record = self._records[index]
@@ -286,7 +290,6 @@ def _renderer_version() -> str:
     modules = (
         synthetic_appearance,
         synthetic_furniture,
-        synthetic_layout,
         synthetic_layout,
         synthetic_scene,
         synthetic_render,

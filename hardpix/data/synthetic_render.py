@@ -59,9 +59,14 @@ def look(rng: np.random.Generator, scene: Scene, height: int, width: int, focal:
     right = np.array([forward[1], -forward[0], 0.0]) / np.hypot(forward[0], forward[1])
     pose = np.eye(4)
     pose[:3] = np.stack([right, np.cross(forward, right), forward, eye], axis=1)
+    return Camera(height, width, intrinsics(height, width, focal), pose.astype(np.float32))
+
+
+def intrinsics(height: int, width: int, focal: float) -> Floats:
+    """``[3, 3]`` of a camera with square pixels that looks at the middle of its picture; ``focal`` in widths."""
     f = focal * width
     K = np.array([[f, 0, (width - 1) / 2], [0, f, (height - 1) / 2], [0, 0, 1]])
-    return Camera(height, width, K.astype(np.float32), pose.astype(np.float32))
+    return K.astype(np.float32)
 
 
 def camera_rays(camera: Camera) -> Floats:

@@ -16,7 +16,7 @@ PAUSE = 5.0  # seconds between two lines
 
 @contextmanager
 def progress() -> Iterator[Bar]:
-    """A function that is told title, done and total, and shows them until the block ends."""
+    """A function that is told title, done, total and perhaps a note, and shows them until the block ends."""
     if not sys.stdout.isatty():
         yield PlainBars()
         return
@@ -27,14 +27,15 @@ def progress() -> Iterator[Bar]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns) as shown:
         tasks: dict[str, TaskID] = {}
 
-        def bar(title: str, done: int, total: int) -> None:
+        def bar(title: str, done: int, total: int, note: str = "") -> None:
             if title not in tasks:
-                tasks[title] = shown.add_task(title)
-            shown.update(tasks[title], completed=done, total=total)
+                tasks[title] = shown.add_task(title, note="")
+            shown.update(tasks[title], completed=done, total=total, note=note)
 
         yield bar
 
@@ -45,11 +46,11 @@ class PlainBars:
     def __init__(self, pause: float = PAUSE) -> None:
         self._pause, self._last, self._ended = pause, time.monotonic(), ""
 
-    def __call__(self, title: str, done: int, total: int) -> None:
+    def __call__(self, title: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if done >= total and self._ended != title:
             self._ended = title
         elif done >= total or now - self._last < self._pause:
             return
         self._last = now
-        print(f"{title}: {done}/{total}", flush=True)
+        print(f"{title}: {done}/{total}{note and f', {note}'}", flush=True)

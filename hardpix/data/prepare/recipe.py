@@ -34,7 +34,7 @@ class Part:
 class Bar(Protocol):
     """Shows how far a step is."""
 
-    def __call__(self, title: str, done: int, total: int) -> None: ...
+    def __call__(self, title: str, done: int, total: int, note: str = "") -> None: ...
 
 
 class Recipe(ABC):
@@ -142,7 +142,7 @@ class Work:
             results: Iterable[str | None] = (_fault(function, item) for item in items)
             self._collect(results, len(items), title)
             return
-        with ProcessPoolExecutor(self.workers, get_context("spawn"), _begin_worker) as pool:
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), begin_worker) as pool:
             chunk = max(1, min(4, len(items) // (4 * self.workers)))
             try:
                 jobs = pool.map(_fault, [function] * len(items), items, chunksize=chunk)
@@ -198,7 +198,7 @@ def link_or_copy(source: Path, path: Path) -> None:
         shutil.copyfile(source, path)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """Ctrl-C, and a parent that was killed, end a worker at once and without a word: its files are whole or none."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell starts what runs in its background
         signal.signal(signal.SIGINT, signal.SIG_DFL)
