@@ -19,6 +19,9 @@ from hardpix.types import HardpixError
 SILENT = (*IGNORED, *WARNED, "data.source.root")
 # What must be equal between runs that no experiment file describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
+# What a run that stands on another has from it. An experiment file that no chain sets upon another knows none of it.
+BELOW = "parent_config"
+FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
 
 TRAINED, SCORED = "training frames", "scored frames"
 
@@ -84,6 +87,7 @@ class Departure:
     """How a use departs from its experiment file: keys with (value, value of the file), and words for a reader."""
 
     known: bool
+    parent_known: bool = True
     keys: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     frames: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -104,14 +108,21 @@ def departure(use: Use, experiments: Sequence[Experiment]) -> Departure:
     """From the nearest of the experiment files that declare the use's cell."""
     own = use.factors
     fitting = [one for one in experiments if any(matches(pattern, use.cell) for pattern in one.cells)]
-    found = [_differing(own, one.factors, (*one.free, *use.free)) for one in fitting]
+    parent_known = not _stands(own) or any(_stands(one.factors) for one in fitting)
+    from_parent = () if parent_known else FROM_PARENT
+    found = [_differing(own, one.factors, (*one.free, *use.free, *from_parent)) for one in fitting]
     keys = min(found, key=len) if found else {}
     frames = {
         name: (count, whole)
         for name, (count, whole) in use.frames().items()
         if whole is not None and count != whole
     }
-    return Departure(bool(found), keys, frames)
+    return Departure(bool(found), parent_known, keys, frames)
+
+
+def _stands(factors: Mapping[str, Any]) -> bool:
+    """Whether the factors of another run lie below these."""
+    return any(key.startswith(f"{BELOW}.") for key in factors)
 
 
 def refuse_unequal(uses: Sequence[Use], departures: Sequence[Departure], ignore: Sequence[str]) -> None:
@@ -139,14 +150,28 @@ def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) ->
     keys = {SCORED} | {key for use, departed in members for key in _watched(use, departed)}
     lines = []
     for key in sorted(key for key in keys if not covers(ignore, key)):
-        values: list[tuple[Any, str]] = []
-        for use, departed in members:
-            value = _value(use, departed, key)
-            if value is not None and all(value[0] != other for other, _ in values):
-                values.append((value[0], use.cell))
-        if len(values) > 1:
-            lines.append(f"{key} ({', '.join(f'{text(value)} in {cell}' for value, cell in values)})")
+        for alike in _alike(members, key):
+            values: list[tuple[Any, str]] = []
+            for use, departed in alike:
+                value = _value(use, departed, key)
+                if value is not None and all(value[0] != other for other, _ in values):
+                    values.append((value[0], use.cell))
+            if len(values) > 1:
+                lines.append(f"{key} ({', '.join(f'{text(value)} in {cell}' for value, cell in values)})")
     return lines
+
+
+def _alike(members: Sequence[tuple[Use, Departure]], key: str) -> list[list[tuple[Use, Departure]]]:
+    """Below ``parent_config`` only runs of one method are to be compared: the rows stand on different stages."""
+    depth = key.split(".").count(BELOW)
+    if not depth:
+        return [list(members)]
+    groups: dict[str, list[tuple[Use, Departure]]] = {}
+    for member in members:
+        factors = member[0].factors
+        methods = [factors.get(f"{f'{BELOW}.' * (level + 1)}method._target_") for level in range(depth)]
+        groups.setdefault(text(methods), []).append(member)
+    return list(groups.values())
 
 
 def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
@@ -162,10 +187,13 @@ def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
 
 def _watched(use: Use, departed: Departure) -> set[str]:
     """Keys that must be the same in all runs: those departed in; without an experiment file all of effort."""
-    if departed.known:
-        return {*departed.keys, *departed.frames}
-    effort = {key for key in use.factors if covers(EFFORT, key) and not silenced(SILENT, key)}
-    return {*effort, *departed.frames}
+    effort = {
+        key
+        for key in use.factors
+        if silenced(EFFORT, key) and not silenced(SILENT, key)
+        if not departed.known or (not departed.parent_known and covers([BELOW], key))
+    }
+    return {*effort, *departed.keys, *departed.frames}
 
 
 def _differing(

@@ -11,6 +11,7 @@ The keys of such a file, all optional::
       - {column: gain_miou, of: miou}                # difference from the row that the row's key `against` names
       - {column: crop, factor: data.train_transform.crop, words: {value: word}}  # a setting, not a score
       - {column: hl, label: ..., metric: cost/peak_memory_mb, unit: MB}  # any key of a published column
+      - {column: hard_recall, metric: "hard_recall@{threshold}"}  # filled in from the row's key `threshold`
     parts:                           # sub-tables; absent: one part with `rows`, or with all rows
       - {title: (a) fusion, rows: [a_fusion_max, {row: alpha, over: method.alpha}]}
     cited: [d_fcn_v16]               # rows of methods that hardpix does not have: - instead of "not run"
@@ -35,6 +36,7 @@ from hardpix.report.compare import suggestion
 from hardpix.report.published import Table, Value
 from hardpix.types import ConfigError, HardpixError
 
+THRESHOLD = "{threshold}"
 ATTRIBUTES = ("label", "dataset", "split", "metric", "unit")
 
 
@@ -68,6 +70,7 @@ class Row:
     label: str
     facts: Mapping[str, Any]
     metric: str = ""  # in place of the column's
+    threshold: float | None = None
     over: str = ""
     against: str = ""
     cited: bool = False
@@ -197,7 +200,7 @@ def _part(table: Table, given: dict[str, Any], cited: list[str]) -> Part:
 
 def _row(table: Table, item: Any, cited: list[str]) -> Row:
     given = {"row": item} if isinstance(item, str) else dict(item)
-    _check_keys(given, ("row", "metric", "over", "against"), "a row")
+    _check_keys(given, ("row", "metric", "threshold", "over", "against"), "a row")
     row = table.row(str(given.pop("row")))
     if row.facts.get("metric"):
         given.setdefault("metric", row.facts["metric"])
@@ -211,6 +214,10 @@ def _check_references(made: Layout) -> None:
             if name not in columns:
                 raise ConfigError(f"column {column.id} refers to {name!r}{suggestion(name, columns)}.")
     for row in made.rows:
+        if row.threshold is None and any(THRESHOLD in column.metric for column in made.columns):
+            raise ConfigError(
+                f"row {row.id} needs a threshold, which {THRESHOLD} in a column's metric stands for."
+            )
         if row.against and row.against not in rows:
             raise ConfigError(f"row {row.id} refers to {row.against!r}{suggestion(row.against, rows)}.")
 

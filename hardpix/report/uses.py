@@ -11,7 +11,7 @@ from typing import Any
 
 from hardpix.report.collect import Run
 from hardpix.report.effort import Use, folded
-from hardpix.report.layout import Column, Layout, Row
+from hardpix.report.layout import THRESHOLD, Column, Layout, Row
 from hardpix.report.published import matches
 from hardpix.types import HardpixError
 
@@ -77,7 +77,9 @@ def _refuse_twice(run: Run, layout: Layout, fitting: Sequence[tuple[Row, Column]
 
 
 def metric_of(row: Row, column: Column) -> str:
-    return row.metric or column.metric
+    """The row's own, or the column's with the row's threshold filled in: ``fused_miou@0.5``."""
+    filled = "" if row.threshold is None else f"{row.threshold:g}"
+    return (row.metric or column.metric).replace(THRESHOLD, filled)
 
 
 def _role(run: Run, metric: str, column: Column) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from hardpix.record import flatten
 from hardpix.report.effort import Experiment
 from hardpix.report.published import matches
+from hardpix.run.chain_command import Stage, read_chain
 from hardpix.run.config import compose, conf_dir
+from hardpix.run.parent import with_parent
 from hardpix.run.rundir import plain
 from hardpix.types import ConfigError
 
@@ -22,7 +26,8 @@ def experiments(cells: Sequence[str], folder: Path | None = None) -> list[Experi
     """The files below ``conf/experiment`` that declare any of ``cells``.
 
     A pattern may hold references, as in ``hl/7/c_${method.c}/resnet18``: the keys they name vary by design, and
-    the pattern stands for every value. Files that declare nothing are not composed.
+    the pattern stands for every value. Files that declare nothing are not composed. A file that is a stage of chains
+    (``conf/chain``) is composed as one: with what the stage before it brings along.
     """
     folder = conf_dir() / "experiment" if folder is None else folder
     found = []
@@ -32,9 +37,39 @@ def experiments(cells: Sequence[str], folder: Path | None = None) -> list[Experi
         if any(matches(pattern, cell) for pattern in patterns for cell in cells):
             name = path.relative_to(folder).with_suffix("").as_posix()
             free = tuple(key for item in declared for key in REFERENCE.findall(item))
-            factors = flatten(plain(compose([f"experiment={name}"])))
-            found.append(Experiment(name, patterns, factors, free))
+            found += [Experiment(name, patterns, factors, free) for factors in _factors(name)]
     return found
+
+
+def _factors(name: str) -> list[dict[str, Any]]:
+    """Of the file as a stage of each chain that names it; of the file alone where none does."""
+    chosen = f"experiment={name}"
+    found: list[dict[str, Any]] = []
+    for chain in _chains():
+        for stage in chain:
+            if chosen in stage.overrides and (factors := _stage_factors(stage, chain)) not in found:
+                found.append(factors)
+    return found or [flatten(plain(compose([chosen])))]
+
+
+def _stage_factors(stage: Stage, chain: Sequence[Stage]) -> dict[str, Any]:
+    """What the record of a chain's run holds: with the stage that it stands on, or starts from, below."""
+    factors = flatten(plain(_stage_config(stage, chain)))
+    return factors | {"init_from": "RUN"} if stage.link == "init_from" else factors
+
+
+def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:
+    cfg = compose(list(stage.overrides))
+    if stage.link is None:
+        return cfg
+    source = next(other for other in chain if other.name == stage.source)
+    return with_parent(cfg, OmegaConf.create(plain(_stage_config(source, chain))), stage.link)
+
+
+def _chains() -> list[list[Stage]]:
+    folder = conf_dir() / "chain"
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
+    return [read_chain(name) for name in names]
 
 
 def _declared(path: Path) -> list[str]:

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardpix import record
 from hardpix.run import rundir
-from hardpix.run.build import method_class
 from hardpix.run.config import validate
 from hardpix.types import ConfigError, HardpixError
 
@@ -31,7 +30,7 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     _check_kind(cfg, None if cfg.parent is None else _config(cfg))
     if cfg.parent is None:
         started = source_run(cfg.init_from)
-        return cfg if started is None else _with(cfg, {"parent_config": rundir.read_config(started)})
+        return cfg if started is None else with_parent(cfg, rundir.read_config(started), "init_from")
     parent = _config(cfg)
     for group in INHERITED:
         asked = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] == group]
@@ -39,7 +38,13 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
             raise ConfigError(
                 f"{asked[0]}: the networks are those of parent={cfg.parent} ({_told(parent[group])}); leave it out"
             )
-    return _with(cfg, {group: parent[group] for group in INHERITED} | {"parent_config": parent})
+    return with_parent(cfg, parent, "parent")
+
+
+def with_parent(cfg: DictConfig, parent: DictConfig, link: str) -> DictConfig:
+    """``cfg`` with the configuration of the run that its key ``link`` names, and of a ``parent`` the networks."""
+    networks = INHERITED if link == "parent" else ()
+    return _with(cfg, {group: parent[group] for group in networks} | {"parent_config": parent})
 
 
 def source_run(init_from: str | None) -> Path | None:
@@ -90,6 +95,8 @@ def _config(cfg: DictConfig) -> DictConfig:
 
 
 def _check_kind(cfg: DictConfig, parent: DictConfig | None) -> None:
+    from hardpix.run.build import method_class  # not above: a table reads this module without torch
+
     method = method_class(cfg)
     if problem := method.parent_problem(None if parent is None else method_class(parent)):
         raise ConfigError(
