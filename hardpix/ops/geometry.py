@@ -51,9 +51,10 @@ def rays(shape: tuple[int, ...], camera: Matrix) -> tuple[Floats, Floats]:
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def usable(depth: Floats, valid: Bools) -> Bools:
-    """Pixels that are ``valid`` and whose depth is positive and finite."""
-    return valid & (depth > 0) & (depth < np.inf)
+def inverse_depth(depth: Floats, valid: Bools) -> Floats:
+    """1 / Z; 0 where ``valid`` is False or depth is less than a millimetre, infinite or NaN: no reading."""
+    seen = valid & (depth > 1e-3) & (depth < np.inf)
+    return np.reciprocal(np.where(seen, depth, np.float32(np.inf)))
 
 
 def plane_normals(depth: Floats, valid: Bools, camera: Matrix, radius: int) -> tuple[Floats, Bools]:
@@ -62,21 +63,23 @@ def plane_normals(depth: Floats, valid: Bools, camera: Matrix, radius: int) -> t
     A pixel has one if it is valid itself and the valid pixels of its window of ``2 radius + 1`` rows and columns,
     cut off at the image's border, do not all lie on one line. Elsewhere the normal is 0.
     """
-    valid = usable(depth, valid)
-    normal, found = np.zeros((*depth.shape, 3), np.float32), np.zeros(depth.shape, bool)
+    inverse = inverse_depth(depth, valid)
+    normal, found = np.zeros((*depth.shape, 3), np.float32), inverse > 0
     x, y = rays(depth.shape, camera)
-    for rows, plane in fitted_planes(inverse_depth(depth, valid), valid, camera, radius):
+    for rows, plane in fitted_planes(inverse, camera, radius):
         plane = Planes(*(of_pixels(a, rows, depth.shape[1]) for a in plane))
-        found[rows] = plane.found & valid[rows]
+        found[rows] &= plane.found
         normal[rows] = _unit(plane, x, y[rows, None]) * found[rows][..., None]
     return normal, found
 
 
-def grid_normals(depth: Floats, valid: Bools, camera: Matrix, radius: int, step: int) -> tuple[Floats, Bools]:
-    """:func:`plane_normals` at every ``step``-th row and column: ``[h, w, 3]`` and ``[h, w]``."""
-    valid = usable(depth, valid)
-    inverse = inverse_depth(depth, valid)
-    rows, columns = (np.arange((min(step, size) - 1) // 2, size, step) for size in depth.shape)
+def grid_normals(inverse: Floats, camera: Matrix, radius: int, step: int) -> tuple[Floats, Bools]:
+    """The normals of :func:`plane_normals` at every ``step``-th row and column: ``[h, w, 3]`` and ``[h, w]``.
+
+    ``inverse`` ``[H, W]`` is that of :func:`inverse_depth`.
+    """
+    valid = inverse > 0
+    rows, columns = (np.arange((min(step, size) - 1) // 2, size, step) for size in inverse.shape)
     vertical = (_grid_sums(valid.astype(np.float32), rows, radius, 3), _grid_sums(inverse, rows, radius, 2))
     mask, weighted = (_grid_sums(sums.swapaxes(1, 2), columns, radius, len(sums)) for sums in vertical)
     # [order across, order down, column, row]
@@ -84,24 +87,17 @@ def grid_normals(depth: Floats, valid: Bools, camera: Matrix, radius: int, step:
     sums = [mask[k].T for k in order] + [weighted[k].T for k in order[:3]]
     centre = (columns - camera[0, 2], rows[:, None] - camera[1, 2])
     plane = _solve([a.astype(np.float64) for a in sums], camera, *np.broadcast_arrays(*centre))
-    x, y = rays(depth.shape, camera)
+    x, y = rays(inverse.shape, camera)
     found = plane.found & valid[np.ix_(rows, columns)]
     normal = _unit(plane, x[columns], y[rows, None])
     normal[~found] = 0
     return normal, found
 
 
-def inverse_depth(depth: Floats, valid: Bools) -> Floats:
-    """1 / Z, 0 where ``valid`` is False."""
-    return np.float32(1) / np.where(valid, depth, np.float32(np.inf))
-
-
-def fitted_planes(
-    inverse: Floats, valid: Bools, camera: Matrix, radius: int
-) -> Iterator[tuple[slice, Planes]]:
+def fitted_planes(inverse: Floats, camera: Matrix, radius: int) -> Iterator[tuple[slice, Planes]]:
     """The plane of every pixel's window, a block of rows at a time: which rows, and flat arrays.
 
-    ``inverse`` ``[H, W]`` is 0 where ``valid`` is False. :func:`of_pixels` takes the flat arrays' margins off.
+    ``inverse`` ``[H, W]`` is that of :func:`inverse_depth`. :func:`of_pixels` takes the flat arrays' margins off.
     """
     height, width = inverse.shape
     stride, narrow = width + radius, _counter(radius)
@@ -109,19 +105,19 @@ def fitted_planes(
     u = np.tile(np.arange(stride, dtype=np.float32) - np.float32(camera[0, 2]), min(block, height))
     for top in range(0, height, block):
         rows = slice(top, min(top + block, height))
-        total, first, second = _window(_padded(valid, rows, radius, narrow), radius, stride, 3)
+        padded = _padded(inverse, rows, radius)
+        total, first, second = _window((padded > 0).astype(narrow), radius, stride, 3)
         counts = [
             *_window(_ends(total, radius), radius, 1, 3),
             *_window(_ends(first, radius), radius, 1, 2),
             *_window(_ends(second, radius), radius, 1, 1),
         ]
         count, su, suu, sv, suv, svv = (a.astype(np.float32) for a in _unsigned_squares(counts))
-        total, first = _window(_padded(inverse, rows, radius, np.dtype(np.float32)), radius, stride, 2)
+        total, first = _window(padded, radius, stride, 2)
         w, uw = _window(_ends(total, radius), radius, 1, 2)
         (vw,) = _window(_ends(first, radius), radius, 1, 1)
         v = np.repeat(np.arange(rows.start, rows.stop, dtype=np.float32) - np.float32(camera[1, 2]), stride)
-        plane = _solve((count, su, sv, suu, suv, svv, w, uw, vw), camera, u[: len(v)], v)
-        yield rows, plane
+        yield rows, _solve((count, su, sv, suu, suv, svv, w, uw, vw), camera, u[: len(v)], v)
 
 
 def of_pixels(flat: NDArray, rows: slice, width: int) -> NDArray:
@@ -214,10 +210,10 @@ def _unsigned_squares(counts: list[NDArray]) -> list[NDArray]:
     return [a.view(unsigned) if k in (2, 5) else a for k, a in enumerate(counts)]
 
 
-def _padded(a: NDArray, rows: slice, radius: int, dtype: np.dtype) -> NDArray:
+def _padded(a: NDArray, rows: slice, radius: int) -> NDArray:
     """Those rows and ``radius`` beyond on either side, flat, ``radius`` zeros after each, zeros past the border."""
     height, width = a.shape
-    out = np.zeros((rows.stop - rows.start + 2 * radius, width + radius), dtype)
+    out = np.zeros((rows.stop - rows.start + 2 * radius, width + radius), a.dtype)
     top, bottom = max(0, rows.start - radius), min(height, rows.stop + radius)
     start = top - rows.start + radius
     out[start : start + bottom - top, :width] = a[top:bottom]

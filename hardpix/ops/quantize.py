@@ -52,17 +52,18 @@ def hn_label(
     check_bins(height_edges, normals)
     if min(radius, gravity_radius) < 1:
         raise ConfigError(f"the windows' radii are {radius} and {gravity_radius}; they must be at least 1")
-    valid = geometry.usable(depth, valid)
+    inverse = geometry.inverse_depth(depth, valid)
+    valid = inverse > 0
     share = np.count_nonzero(valid) / max(valid.size, 1)
     nothing = np.full(depth.shape, VOID, np.uint8)
     if share < MIN_VALID or share == 0:
         reason = f"fewer than {MIN_VALID:.0%} of the pixels have depth"
         return HNLabel(nothing, np.full(3, np.nan), math.nan, share, reason)
-    normal, found = geometry.grid_normals(depth, valid, camera, gravity_radius, GRID)
+    normal, found = geometry.grid_normals(inverse, camera, gravity_radius, GRID)
     up = gravity.up_direction(normal[found], up_method)
     level = heights(depth, camera, up)
     floor = floor_level(level, valid)
-    horizontal, aligned, has_normal = _by_angle(depth, valid, camera, radius, up)
+    horizontal, aligned, has_normal = _by_angle(inverse, camera, radius, up)
     on_floor = valid & (level <= floor)
     agree = np.count_nonzero(on_floor & aligned & has_normal) / np.count_nonzero(on_floor)
     if agree <= 0.5:
@@ -108,16 +109,15 @@ def check_bins(height_edges: Sequence[float], normals: int) -> None:
 
 
 def _by_angle(
-    depth: Floats, valid: Bools, camera: Matrix, radius: int, up: NDArray[np.float64]
+    inverse: Floats, camera: Matrix, radius: int, up: NDArray[np.float64]
 ) -> tuple[Bools, Bools, Bools]:
     """Pixels ``[H, W]`` whose normal lies less than 45 degrees from up or down (eq. 6.5), at most 30, at all."""
-    horizontal, aligned, found = (np.empty(depth.shape, bool) for _ in range(3))
-    inverse = geometry.inverse_depth(depth, valid)
+    horizontal, aligned, found = (np.empty(inverse.shape, bool) for _ in range(3))
     right, top, front = up.astype(np.float32)
-    for rows, (x, y, z, exists) in geometry.fitted_planes(inverse, valid, camera, radius):
+    for rows, (x, y, z, exists) in geometry.fitted_planes(inverse, camera, radius):
         along, squared = right * x + top * y + front * z, x * x + y * y + z * z
         along *= along
         for out, share in ((horizontal, HORIZONTAL), (aligned, ALIGNED)):
-            out[rows] = geometry.of_pixels(along > np.float32(share) * squared, rows, depth.shape[1])
-        found[rows] = geometry.of_pixels(exists, rows, depth.shape[1])
+            out[rows] = geometry.of_pixels(along > np.float32(share) * squared, rows, inverse.shape[1])
+        found[rows] = geometry.of_pixels(exists, rows, inverse.shape[1])
     return horizontal, aligned, found

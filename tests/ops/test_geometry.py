@@ -69,7 +69,7 @@ def test_normals_solve_the_equations_of_each_window(radius, share):
 def test_normals_on_a_grid_are_those_of_all_pixels(radius, step):
     depth, valid = noisy(0.6)
     normal, found = geometry.plane_normals(depth, valid, CAMERA, radius)
-    some, seen = geometry.grid_normals(depth, valid, CAMERA, radius, step)
+    some, seen = geometry.grid_normals(geometry.inverse_depth(depth, valid), CAMERA, radius, step)
     first = [(min(step, size) - 1) // 2 for size in SIZE]
     np.testing.assert_array_equal(seen, found[first[0] :: step, first[1] :: step])
     np.testing.assert_allclose(some, normal[first[0] :: step, first[1] :: step], atol=2e-4)
@@ -128,11 +128,11 @@ def test_pixels_on_one_line_have_no_plane(radius, line):
     for v, u in line:
         valid[v, u] = True
     assert not geometry.plane_normals(depth, valid, CAMERA, radius)[1].any()
-    assert not geometry.grid_normals(depth, valid, CAMERA, radius, 1)[1].any()
+    assert not geometry.grid_normals(geometry.inverse_depth(depth, valid), CAMERA, radius, 1)[1].any()
     v, u = line[len(line) // 2]
     valid[v, u - 1] = valid[v - 1, u] = True  # but three corners of a square do
     assert geometry.plane_normals(depth, valid, CAMERA, radius)[1][v, u]
-    assert geometry.grid_normals(depth, valid, CAMERA, radius, 1)[1][v, u]
+    assert geometry.grid_normals(geometry.inverse_depth(depth, valid), CAMERA, radius, 1)[1][v, u]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2)])
@@ -142,7 +142,7 @@ def test_small_images(shape):
         normal, found = geometry.plane_normals(depth, valid, CAMERA, radius)
         assert found.all() == (shape == (2, 2))
         assert normal.shape == (*shape, 3)
-        some, seen = geometry.grid_normals(depth, valid, CAMERA, radius, 8)
+        some, seen = geometry.grid_normals(geometry.inverse_depth(depth, valid), CAMERA, radius, 8)
         assert some.shape[:2] == seen.shape
         assert seen.size > 0
     assert degrees(normal[found], [0, 0, -1]).max(initial=0) < 0.01
@@ -152,4 +152,7 @@ def test_types_hold():
     depth, valid = noisy(0.5)
     for radius in (3, 8):
         assert geometry.plane_normals(depth, valid, CAMERA, radius)[0].dtype == np.float32
-        assert geometry.grid_normals(depth, valid, CAMERA, radius, 2)[0].dtype == np.float32
+        assert (
+            geometry.grid_normals(geometry.inverse_depth(depth, valid), CAMERA, radius, 2)[0].dtype
+            == np.float32
+        )
