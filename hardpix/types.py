@@ -51,6 +51,7 @@ class FeatureSpec:
 
     stride: int  # nominal: H / h
     channels: int
+    indices: bool = False  # of its max-pooling: they come with the map
 
 
 @dataclass(frozen=True)

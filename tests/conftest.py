@@ -54,8 +54,11 @@ def tiny(tmp_path):
     def make(*overrides: str):
         given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
         kept = [o for o in TINY if o.split("=")[0] not in given]
-        if any(o.startswith("head=refinenet") for o in overrides):  # it has widths instead
+        if any(o.startswith(("head=refinenet", "head=segnet")) for o in overrides):  # of widths of their own
             kept.remove("head.channels=8")
+        if "backbone=segnet" in overrides:
+            kept[kept.index("backbone.name=test_resnet")] = "backbone.widths=[4,4,4,4,4]"
+            kept.append("backbone.pretrained=false")
         if "data" in given:
             kept = [o for o in kept if not o.startswith("data.source.")]
         return compose([*kept, f"runs_dir={tmp_path}/runs", *overrides])

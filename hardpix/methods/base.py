@@ -101,9 +101,9 @@ class Method(TrainingSteps):
     def parameter_groups(self) -> dict[str, list[Parameter]]:
         """What trains, in named groups for the optimiser's configuration: one per child, the segmenter by its parts."""
         rest = {n: c for n, c in self.named_children() if n not in ("model", "metrics", "extra_metrics")}
-        children = dict(self.model.named_children()) | rest
-        groups = {n: [p for p in c.parameters() if p.requires_grad] for n, c in children.items()}
-        return {name: members for name, members in groups.items() if members}
+        groups = self.model.parameter_groups() | {n: list(c.parameters()) for n, c in rest.items()}
+        trained = {name: [p for p in members if p.requires_grad] for name, members in groups.items()}
+        return {name: members for name, members in trained.items() if members}
 
     def predict_logits(self, image: Tensor) -> Tensor:
         """Class logits at the image's size by the configured inference (whole image, windows, scales)."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hardpix.methods.base import Method, Parts
+from hardpix.models import Pyramid
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.weight import hardness_weight, weighted_loss
 from hardpix.types import Batch, ConfigError
@@ -60,9 +61,9 @@ class HardnessLevel(Method):
         losses = {"segmentation": segmentation, "hardness": self.alpha * hardness}
         return losses | self.aux_losses(out, label)
 
-    def hardness_logits(self, pyramid: list[Tensor], size: tuple[int, ...]) -> Tensor:
+    def hardness_logits(self, pyramid: Pyramid, size: tuple[int, ...]) -> Tensor:
         """D ``[B, 1, H, W]``: enlarged before the sigmoid; no gradient leaves towards the backbone."""
-        return self.enlarge(self.hardness([x.detach() for x in pyramid]).outputs["hardness"], size)
+        return self.enlarge(self.hardness(pyramid.detach()).outputs["hardness"], size)
 
     def maps(self, batch: Batch) -> dict[str, Tensor]:
         """``hardness``: Z = sigmoid(D) + c, in (c, 1 + c)."""

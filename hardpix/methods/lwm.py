@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class LossWeightModule(Method):
     """
 
     requires = frozenset({"image", "label", "depth"})
+    class_tensors: ClassVar = ("side.",)
     other_losses = "method.hardness=none method.curriculum=false"
 
     def __init__(

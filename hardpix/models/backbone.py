@@ -14,8 +14,8 @@ import timm.models
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from hardpix.models.encoder import Backbone, Pyramid, Stitch
 from hardpix.types import ConfigError, FeatureSpec
 
 _log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-class TimmBackbone(nn.Module):
-    """Image ``[B, in_channels, H, W]`` -> list of NCHW maps ``[B, c, h, w]``, finest first, as ``specs`` says.
+class TimmBackbone(Backbone):
+    """Image ``[B, in_channels, H, W]`` -> NCHW maps ``[B, c, h, w]``, finest first, as ``specs`` says.
 
     Levels are those of timm's ``features_only`` with a stride of at least 4: for a ResNet layer1 to layer4 (strides
     4, 8, 16, 32, or 4, 8, 8, 8 with ``output_stride=8``); for a plain ViT four evenly spaced blocks, all of one
@@ -80,26 +80,56 @@ class TimmBackbone(nn.Module):
         self.specs = tuple(FeatureSpec(stride, channels) for stride, channels in info[first:])
         self.multiple = self._find_multiple(in_channels)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, stitch: Stitch | None = None) -> Pyramid:
+        maps = self.levels(image, stitch)
         if self.multiple == 1:
-            return self._levels(image)
+            return maps
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        strides = [spec.stride for spec in self.specs]
-        maps = zip(self._levels(padded), strides, strict=True)
-        return [x[..., : -(-height // s), : -(-width // s)] for x, s in maps]
+        sized = zip(maps, (spec.stride for spec in self.specs), strict=True)
+        return Pyramid([x[..., : -(-height // s), : -(-width // s)] for x, s in sized])
 
-    def train(self, mode: bool = True) -> TimmBackbone:
-        super().train(mode)
-        if self.freeze_bn:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def _levels(self, image: Tensor) -> list[Tensor]:
+    def levels(self, image: Tensor, stitch: Stitch | None = None) -> Pyramid:
+        """The maps before they are cropped to ``ceil(H / stride)``."""
+        if self.multiple > 1:
+            height, width = image.shape[-2:]
+            image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        if stitch is not None:
+            return self._stitched(image, stitch)
         maps = self.net(image)[self.first :]
-        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
+        return Pyramid([x.permute(0, 3, 1, 2) if self.channels_last else x for x in maps])
+
+    def _stitched(self, x: Tensor, stitch: Stitch) -> Pyramid:
+        pyramid = Pyramid()
+        for level, modules in enumerate(self._cut()):
+            for module in modules:
+                x = module(x)
+            x = stitch(level, x.permute(0, 3, 1, 2) if self.channels_last else x)
+            pyramid.append(x)
+            x = x.permute(0, 2, 3, 1) if self.channels_last else x
+        return pyramid
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """``stem``, and ``stage1`` .. which end at the levels."""
+        first, *later = self._cut()
+        named = {f"stage{number}": modules for number, modules in enumerate(later, 2)}
+        return {"stem": first[:-1], "stage1": first[-1:]} | named
+
+    def _cut(self) -> list[list[nn.Module]]:
+        """timm's modules in the order in which they run, cut behind each level."""
+        if not isinstance(self.net, timm.models.FeatureListNet):
+            raise ConfigError(
+                f"backbone.name={self.name}: timm cannot cut this family into stages, which freeze and "
+                "model=cross_stitch need; choose a ResNet, ConvNeXt, Swin or RegNet, or backbone=segnet"
+            )
+        parts: list[list[nn.Module]] = [[]]
+        passed = 0
+        for name, module in self.net.items():
+            parts[-1].append(module)
+            if name in self.net.return_layers:
+                passed += 1
+                if passed > self.first:
+                    parts.append([])
+        return parts[:-1]
 
     @torch.no_grad()
     def _find_multiple(self, in_channels: int) -> int:
@@ -208,6 +238,30 @@ def _load_file(net: nn.Module, name: str, options: dict[str, Any], path: str) ->
         _flat(key) for tensors in (whole.named_parameters(), whole.named_buffers()) for key, _ in tensors
     }
     wanted = {key: _flat(key.removeprefix("model.")) for key in net.state_dict()}
+    _fill(net, wanted, stored, known, f"backbone.pretrained={path}: not weights of {name}")
+    _log.info("%s: tensors from %s", name, path)
+
+
+def load_vgg16_bn(net: nn.Module, names: dict[str, str], pretrained: bool | str, in_channels: int) -> None:
+    """Copy the convolutions and norms of timm's ``vgg16_bn``, from the hub (True) or a file, into ``net``.
+
+    ``names``: all tensors of ``net`` -> timm's; the file may have classifier layers besides, and no other ones.
+    """
+    given = pretrained is True
+    tensors = (
+        _from_hub("vgg16_bn", {"in_chans": in_channels}).state_dict() if given else _read(str(pretrained))
+    )
+    stored = {_flat(key): value for key, value in tensors.items()}
+    wanted = {own: _flat(theirs) for own, theirs in names.items()}
+    known = {*wanted.values(), *(key for key in stored if not key.startswith("features_"))}
+    value = "true" if given else pretrained
+    _fill(net, wanted, stored, known, f"backbone.pretrained={value}: not weights of vgg16_bn as configured")
+
+
+def _fill(
+    net: nn.Module, wanted: dict[str, str], stored: dict[str, Tensor], known: set[str], fault: str
+) -> None:
+    """``wanted``: tensors of ``net`` -> names in ``stored``, which must hold them and only ``known`` ones."""
     state = {key: stored[flat] for key, flat in wanted.items() if flat in stored}
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     foreign = [key for key in stored if key not in known]
@@ -215,12 +269,10 @@ def _load_file(net: nn.Module, name: str, options: dict[str, Any], path: str) ->
     for problem, keys in (("lacks", missing), ("has the foreign", foreign), ("has another shape of", shapes)):
         if keys:
             raise ConfigError(
-                f"backbone.pretrained={path}: not weights of {name}: of {len(wanted)} tensors {len(state)} match "
-                f"by name, and it {problem} {', '.join(keys[:3])} ({len(keys)} in all); give a file that timm "
-                "publishes for this model"
+                f"{fault}: of {len(wanted)} tensors {len(state)} match by name, and it {problem} "
+                f"{', '.join(keys[:3])} ({len(keys)} in all); give a file that timm publishes for this model"
             )
     net.load_state_dict(state, strict=False)
-    _log.info("%s: %d of %d tensors from %s", name, len(state), len(wanted), path)
 
 
 def _read(path: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -109,6 +110,8 @@ class ErrorBranch(nn.Module):
         channels: width; a multiple of 4.
     """
 
+    class_tensors: ClassVar = ("probability.0.",)  # of its input
+
     def __init__(
         self, classes: int, high_channels: int, *, channels: int, attention: str, align_corners: bool
     ) -> None:
@@ -145,6 +148,8 @@ class DetailBranch(nn.Module):
         classes: C.
         channels: width of all blocks.
     """
+
+    class_tensors: ClassVar = ("classifier.",)
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch norm, ReLU; keeps the size. Kaiming-normal (fan out), as mmcv's ConvModule.
+    """Convolution, batch norm, ReLU; keeps the size. Kaiming-normal (fan out), as mmcv's ConvModule.
 
     Args:
         dilation: of both axes, or (down, across).
@@ -26,11 +27,12 @@ class ConvNormAct(nn.Sequential):
         *,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
+        bias: bool = False,
     ) -> None:
         dilation = (dilation, dilation) if isinstance(dilation, int) else dilation
         padding = (dilation[0] * (kernel_size // 2), dilation[1] * (kernel_size // 2))
         conv = nn.Conv2d(
-            inputs, channels, kernel_size, padding=padding, dilation=dilation, groups=groups, bias=False
+            inputs, channels, kernel_size, padding=padding, dilation=dilation, groups=groups, bias=bias
         )
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
@@ -55,6 +57,8 @@ class SeparableConv(nn.Sequential):
 
 class Classifiers(nn.Module):
     """Dropout, then one convolution per named output, all on the same map; weights drawn from N(0, 0.01)."""
+
+    class_tensors: ClassVar = ("convs.label.",)  # these mean nothing to a run on other classes
 
     def __init__(
         self, inputs: int, outputs: dict[str, int], dropout: nn.Module, *, kernel_size: int = 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 
-from hardpix.models.backbone import TimmBackbone
+from hardpix.models.encoder import Backbone
 from hardpix.models.fcn import FCNHead
 from hardpix.models.head import Head
 from hardpix.types import ConfigError, FeatureSpec, SegOutput
@@ -27,7 +28,7 @@ class Segmenter(nn.Module):
 
     def __init__(
         self,
-        build_backbone: Callable[..., TimmBackbone],
+        build_backbone: Callable[..., Backbone],
         build_head: Callable[..., Head],
         outputs: dict[str, int],
         *,
@@ -39,7 +40,7 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.backbone = build_backbone(in_channels=in_channels)
+        self.backbone: Backbone = build_backbone(in_channels=in_channels)
         specs = self.backbone.specs
         self.head = build_head(specs, outputs, align_corners=align_corners)
         self.features: dict[str, FeatureSpec] = {
@@ -70,6 +71,14 @@ class Segmenter(nn.Module):
             f"dec{i}": x for i, x in enumerate(decoder)
         }
         return SegOutput(outputs, features, self._aux(pyramid))
+
+    def parameter_groups(self) -> dict[str, list[Parameter]]:
+        """Named groups for the optimiser's configuration; frozen parameters included."""
+        return {name: list(child.parameters()) for name, child in self.named_children()}
+
+    def scalars(self) -> dict[str, float]:
+        """Learnt numbers worth a curve of their own, by name; written at every validation."""
+        return {}
 
     def _aux(self, pyramid: list[Tensor]) -> dict[str, Tensor]:
         if self.aux_head is None or not self.training:

@@ -59,6 +59,8 @@ def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:
     )
     method: Method = make(cfg.method, parts)
     _check_loss(method, loss)
+    if cfg.freeze:
+        method.model.backbone.freeze(cfg.freeze)
     return method
 
 

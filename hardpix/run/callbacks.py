@@ -53,6 +53,7 @@ def build_callbacks(
         last,
         LearningRateMonitor(logging_interval="step"),
         Cost(),
+        ModelScalars(),
         *_progress(progress, refresh_every, monitor),
     ]
 
@@ -110,6 +111,13 @@ class LastCheckpoint(Checkpoint):
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)  # type: ignore[arg-type]
         self.saved, self.counters = trainer.global_step, None
+
+
+class ModelScalars(Callback):
+    """At every validation, what the network says of itself (``Segmenter.scalars``)."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log_dict(pl_module.model.scalars())  # type: ignore[union-attr, operator]
 
 
 class RichProgress(RichProgressBar):

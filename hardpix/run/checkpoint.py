@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from hardpix.models import STREAMS
 from hardpix.run import rundir
 from hardpix.types import ConfigError, HardpixError
 
@@ -52,8 +55,11 @@ def load_file(method: nn.Module, path: Path) -> dict[str, Any]:
     return content
 
 
-def init_from(method: nn.Module, source: str) -> str:
-    """Start from another run's weights: every tensor of equal name and shape. Returns what was matched.
+def init_from(method: nn.Module, source: str, classes: Sequence[str]) -> str:
+    """Start from another run's weights: every tensor of equal name and shape. Returns what was taken and what not.
+
+    What is made for certain classes (a module's ``class_tensors``) is taken only from a run on the same ``classes``:
+    as many other ones would fit, and mean nothing. The encoder of a plain run starts both streams of a cross-stitch.
 
     ``source`` is a run directory (its ``last``) or a checkpoint file. Fails when no tensor matches.
     """
@@ -61,13 +67,51 @@ def init_from(method: nn.Module, source: str) -> str:
     path = path / rundir.LAST if path.is_dir() else path
     state = read_checkpoint(path)["state_dict"]
     own = method.state_dict()
-    matching = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if not matching:
+    other_classes = rundir.read_classes(path) != list(classes)
+    of_classes = tuple(_class_tensors(method)) if other_classes else ()
+    taken, reasons, used = {}, {}, set()
+    for key, tensor in own.items():
+        name = _origin(key, state)
+        used.add(name)
+        if key.startswith(of_classes):
+            reasons[key] = "other classes"
+        elif name not in state:
+            reasons[key] = "not in that run"
+        elif state[name].shape != tensor.shape:
+            reasons[key] = "of another shape"
+        else:
+            taken[key] = state[name]
+    if not taken:
         raise HardpixError(
             f"init_from={source}: no tensor matches this model: {'; '.join(misfitting(own, state)[:3])}"
         )
-    method.load_state_dict(matching, strict=False)
-    return f"{len(matching)} of {len(own)} tensors from {path}"
+    method.load_state_dict(taken, strict=False)
+    left = _grouped({key: f"as initialised: {{}} ({reason})" for key, reason in reasons.items()})
+    unused = _grouped({key: "not used: {} of that run" for key in state if key not in used})
+    return "; ".join([f"{len(taken)} of {len(own)} tensors from {path}", *left, *unused])
+
+
+def _class_tensors(method: nn.Module) -> Iterator[str]:
+    """Beginnings of the names of all tensors that are made for certain classes."""
+    for name, module in method.named_modules():
+        prefix = f"{name}." if name else ""
+        yield from (prefix + own for own in getattr(module, "class_tensors", ()))
+
+
+def _origin(key: str, state: dict[str, Tensor]) -> str:
+    """The name in ``state`` of the tensor ``key``: a stream of a cross-stitched backbone comes from a plain one."""
+    plain = next(
+        (key.replace(f"backbone.{s}.", "backbone.", 1) for s in STREAMS if f"backbone.{s}." in key), key
+    )
+    return key if key in state else plain
+
+
+def _grouped(texts: dict[str, str]) -> list[str]:
+    """Equal texts of the tensors of one part (``model.head``) once, with their number."""
+    groups = Counter(
+        (".".join(key.split(".")[: 2 if key.startswith("model.") else 1]), t) for key, t in texts.items()
+    )
+    return [text.format(f"{part}, {count} tensors") for (part, text), count in groups.items()]
 
 
 def misfitting(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:

@@ -76,6 +76,7 @@ class Root:
     run: str | None = None
     resume: bool = False
     init_from: str | None = None
+    freeze: list[str] = field(default_factory=list)
     parent: str | None = None
     parent_weights: str = "last"
     parent_config: dict[str, Any] | None = None

@@ -23,7 +23,7 @@ CLASSES = "classes.json"
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 # Keys at the top level that configurations written before they existed lack.
-ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None}
+ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
 
 # Keys that a resumed run may have otherwise than when it started.
 FREE_ON_RESUME = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
@@ -153,6 +153,14 @@ def write_config(run_dir: Path, cfg: DictConfig) -> None:
 def write_classes(run_dir: Path, classes: Sequence[str]) -> None:
     """The names behind the outputs: a score with other names would mean nothing."""
     write_text(run_dir / CLASSES, json.dumps(list(classes), indent=1) + "\n")
+
+
+def read_classes(path: Path) -> list[str] | None:
+    """The classes of the run that ``path`` is, or lies in; None where they are not known."""
+    for folder in (path, *path.parents[:2]):
+        if (folder / CLASSES).is_file():
+            return json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    return None
 
 
 def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:

@@ -116,7 +116,7 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
     if cfg.init_from:
-        print(f"init_from: {init_from(method, cfg.init_from)}", flush=True)
+        print(f"init_from: {init_from(method, cfg.init_from, data.info.classes)}", flush=True)
     resume_path = run_dir / rundir.LAST if cfg.resume and (run_dir / rundir.LAST).is_file() else None
     loggers = tracking.build_loggers(
         run_dir=run_dir,

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hardpix.models import Pyramid
 from hardpix.models.head import HeadOutput
 from hardpix.run.build import build
 from hardpix.types import ConfigError
@@ -127,7 +128,7 @@ def test_hardness_is_enlarged_before_the_sigmoid_by_the_models_corners(tiny, ali
     method, batch = made(tiny, "method=hardness", f"model.align_corners={str(align_corners).lower()}")
     raw = torch.where(torch.arange(48).view(1, 1, 6, 8) % 3 == 0, -8.0, 8.0).repeat(2, 1, 1, 1)
     method.hardness = Fixed(raw)
-    got = method.hardness_logits([batch["image"]], batch["label"].shape)
+    got = method.hardness_logits(Pyramid([batch["image"]]), batch["label"].shape)
     want = F.interpolate(raw, (32, 48), mode="bilinear", align_corners=align_corners)
     torch.testing.assert_close(got, want)
     other = F.interpolate(raw, (32, 48), mode="bilinear", align_corners=not align_corners)
