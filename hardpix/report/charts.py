@@ -53,7 +53,7 @@ def depth_error_chart(runs: Mapping[str, Sequence[Bin]], *, title: str, shared: 
         rates, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
         for i, (run, bins) in enumerate(runs.items()):
             places = [k + 0.5 for k in range(len(bins))]
-            rates.plot(places, [100 * b.rate for b in bins], **_line(i), label=run)
+            rates.plot(places, [100 * b.rate for b in bins], **line_style(i), label=run)
         _count_bars(counts, {"": next(iter(runs.values()))} if shared else runs)
         bins = next(iter(runs.values()))
         edges = [f"{b.low:.2f}" if b.low else "0" for b in bins]
@@ -77,7 +77,7 @@ def _count_bars(axes: Axes, runs: Mapping[str, Sequence[Bin]]) -> None:
     wide = 0.9 / len(runs)
     for i, (run, bins) in enumerate(runs.items()):
         left = [k + 0.05 + (i + 0.5) * wide for k in range(len(bins))]
-        bars = axes.bar(left, [b.pixels for b in bins], wide, color=_color(i) if run else "#a6a6a6")
+        bars = axes.bar(left, [b.pixels for b in bins], wide, color=color(i) if run else "#a6a6a6")
         if len(runs) == 1:
             axes.bar_label(bars, [short(b.pixels) for b in bins], fontsize=7.5, padding=1)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
@@ -113,7 +113,7 @@ def sweep_chart(
             places = [float(values.index(p.x)) if kind == "even" else float(p.x) for p in members]
             means = [scale * p.mean for p in members]
             spread = [0.0 if math.isnan(p.std) else scale * p.std for p in members]
-            axes.errorbar(places, means, spread, **_line(i), capsize=3, label=line)
+            axes.errorbar(places, means, spread, **line_style(i), capsize=3, label=line)
         if kind == "even":
             axes.set_xticks(range(len(values)), values)
             axes.margins(x=0.1)
@@ -149,13 +149,13 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _color(i: int) -> str:
+def color(i: int) -> str:
     return COLORS[i % len(COLORS)]
 
 
-def _line(i: int) -> dict[str, Any]:
+def line_style(i: int) -> dict[str, Any]:
     return {
-        "color": _color(i),
+        "color": color(i),
         "marker": MARKERS[i % len(MARKERS)],
         "linestyle": DASHES[i // len(COLORS) % len(DASHES)],
         "markersize": 5,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from hardpix.report import save
-from hardpix.run import figure_runs
-from hardpix.run.figure_runs import FigureRun
+from hardpix.run import figure_errors, figure_runs
+from hardpix.run import figure_options as options
 from hardpix.types import ConfigError
-
-OVERRIDE = re.compile(r"(inference|data)(\.[^=/]*)?=")
 
 
 def main(arguments: list[str]) -> int:
@@ -22,8 +19,9 @@ def main(arguments: list[str]) -> int:
         one = commands.add_parser(name, help=text.split(":")[0], description=text)
         one.add_argument("--out", type=Path, required=True, metavar="FILE_OR_FOLDER",
                          help="a file that ends in .png or .pdf, or a folder for both; a .csv lies beside")  # fmt: skip
-        one.add_argument("--ignore", type=_list, default=[], metavar="KEYS",
+        one.add_argument("--ignore", type=options.names, default=[], metavar="KEYS",
                          help="settings that may differ between the runs, separated by commas")  # fmt: skip
+        one.set_defaults(kind=name)
         add(one)
     if not arguments:
         parser.print_help()
@@ -39,58 +37,27 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _epochs(text: str) -> list[int]:
-    if not all(part.isdecimal() for part in _list(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers, separated by commas")
-    return sorted({int(part) for part in _list(text)})
-
-
-def _add_runs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN",
-                        help="run directories; key=value overrides of inference and data")  # fmt: skip
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--labels", type=_list, default=[], help="names of the runs in the figure, by commas")
-
-
-def _add_frames(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--frames", type=_list, default=[], metavar="NAMES", help="frames, separated by commas"
-    )
-    parser.add_argument("--count", type=int, default=4, metavar="N",
-                        help="without --frames so many, evenly spaced (default: 4)")  # fmt: skip
-    parser.add_argument("--tile", type=int, metavar="PIXELS", help="width of a picture")
-
-
-def _add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", default="last", choices=("last", "best"))
-
-
 def _add_depth_error(parser: argparse.ArgumentParser) -> None:
-    _add_runs(parser)
-    _add_weights(parser)
+    options.add_runs(parser)
+    options.add_weights(parser)
     parser.add_argument("--depth-from", type=Path, metavar="RUN",
                         help="draw all runs over the depth error of this one")  # fmt: skip
 
 
 def _add_maps(parser: argparse.ArgumentParser) -> None:
-    _add_runs(parser)
-    _add_frames(parser)
+    options.add_runs(parser)
+    options.add_frames(parser)
     parser.add_argument(
-        "--epochs", type=_epochs, default=[], help="by commas (default: all that the run keeps)"
+        "--epochs", type=options.epochs, default=[], help="by commas (default: all that the run keeps)"
     )
-    parser.add_argument("--maps", type=_list, default=[],
+    parser.add_argument("--maps", type=options.names, default=[],
                         help="of dpe,dse,hardness,curriculum (default: all of the run's loss)")  # fmt: skip
 
 
 def _add_panels(parser: argparse.ArgumentParser) -> None:
-    _add_runs(parser)
-    _add_weights(parser)
-    _add_frames(parser)
+    options.add_runs(parser)
+    options.add_weights(parser)
+    options.add_frames(parser)
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -100,40 +67,12 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lines", metavar="FACTOR", help="a line for each value of this setting")
 
 
-def _check_frames(given: argparse.Namespace) -> None:
-    if given.count < 1:
-        raise ConfigError(f"--count {given.count}: must be at least 1 frame")
-    if given.tile is not None and given.tile < 16:
-        raise ConfigError(f"--tile {given.tile}: must be at least 16 pixels")
-
-
-def _opened(given: argparse.Namespace, *more: Path) -> tuple[list[FigureRun], list[str]]:
-    """The runs of the command line, ``more`` at their end, and the overrides among its words."""
-    overrides = [word for word in given.runs if OVERRIDE.match(word)]
-    directories = [Path(word) for word in given.runs if word not in overrides]
-    if not directories:
-        raise ConfigError("hardpix figure: name at least one run")
-    labels = given.labels and [*given.labels, *(path.resolve().name for path in more)]
-    runs = figure_runs.open_runs([*directories, *more], labels, overrides, given.split, given.ignore)
-    return runs, overrides
-
-
-def _about(given: argparse.Namespace, runs: Sequence[FigureRun]) -> str:
-    return f"{runs[0].data_name}, {given.split} split"
-
-
-def _device(name: str) -> str:
-    from hardpix.run.predict import find_device
-
-    return find_device(name)
-
-
 def depth_error(given: argparse.Namespace, paths: list[Path]) -> None:
-    places = [Path(word).resolve() for word in given.runs if not OVERRIDE.match(word)]
+    places = [Path(word).resolve() for word in given.runs if not options.OVERRIDE.match(word)]
     extra = [] if given.depth_from is None or given.depth_from.resolve() in places else [given.depth_from]
-    opened, overrides = _opened(given, *extra)
+    opened, overrides = options.opened(given, *extra)
     runs = opened[: len(opened) - len(extra)]
-    device = _device(given.device)
+    device = options.device(given.device)
 
     from hardpix.report.charts import depth_error_chart
     from hardpix.report.depth_bins import binned
@@ -152,7 +91,7 @@ def depth_error(given: argparse.Namespace, paths: list[Path]) -> None:
     if not any(errors.pixels.any() for errors in found.values()):
         raise ConfigError(f"the {given.split} split of {data.info.name} has no labelled pixel with depth")
     bins = binned(found)
-    title = f"Segmentation errors by depth error: {_about(given, runs)}"
+    title = f"Segmentation errors by depth error: {options.about(given, runs)}"
     save.save_chart(depth_error_chart(bins, title=title, shared=source.label if source else ""), paths)
     header = ("run", "depth_from", "bin", "low", "high", "pixels", "wrong", "rate")
     rows = [
@@ -164,13 +103,10 @@ def depth_error(given: argparse.Namespace, paths: list[Path]) -> None:
 
 
 def maps(given: argparse.Namespace, paths: list[Path]) -> None:
-    _check_frames(given)
-    opened, overrides = _opened(given)
-    if len(opened) > 1:
-        raise ConfigError(f"hardpix figure maps: draws one run, and {len(opened)} are named")
-    run = opened[0]
+    options.check_frames(given)
+    run, overrides = options.only_run(given)
     epochs = figure_runs.check_snapshots(run, given.epochs)
-    device = _device(given.device)
+    device = options.device(given.device)
 
     from hardpix.report.grid import grid
     from hardpix.run.figure_kinds import LEFT_OUT, fusion_title, known_maps, map_rows
@@ -183,7 +119,7 @@ def maps(given: argparse.Namespace, paths: list[Path]) -> None:
     weight = f"; M: {fusion_title(run)}" if {"hardness", "curriculum"} & set(names) else ""
     picture = grid(
         rows,
-        title=f"{run.label}: hardness maps on {_about(given, opened)}{weight}",
+        title=f"{run.label}: hardness maps on {options.about(given, [run])}{weight}",
         tile_width=given.tile or 160,
         entries=[("left out or undefined", LEFT_OUT)],
         bar="map low to high",
@@ -193,9 +129,9 @@ def maps(given: argparse.Namespace, paths: list[Path]) -> None:
 
 
 def panels(given: argparse.Namespace, paths: list[Path]) -> None:
-    _check_frames(given)
-    runs, overrides = _opened(given)
-    device = _device(given.device)
+    options.check_frames(given)
+    runs, overrides = options.opened(given)
+    device = options.device(given.device)
 
     from hardpix.report.figures import WRONG, class_entries
     from hardpix.report.grid import grid
@@ -207,7 +143,7 @@ def panels(given: argparse.Namespace, paths: list[Path]) -> None:
     rows, numbers, present = panel_rows({k: m for k, (_, m) in built.items()}, data, places, given.split)
     picture = grid(
         rows,
-        title=f"Predictions on {_about(given, runs)}",
+        title=f"Predictions on {options.about(given, runs)}",
         tile_width=given.tile or 240,
         entries=[*class_entries(present, data.info), ("wrong", WRONG)],
     )
@@ -234,5 +170,9 @@ KINDS: dict[str, Kind] = {
                     "segmentation errors by depth error: the share of wrong pixels in ten bins of |log D - log D*|"),
     "maps": (_add_maps, maps, "hardness maps over epochs: DPE, DSE, their fusion and what the curriculum keeps of it"),
     "sweep": (_add_sweep, sweep, "a score against a swept setting: mean and standard deviation over seeds"),
+    "errors": (figure_errors.add_errors, figure_errors.errors,
+               "errors of a segmenter, true and predicted: and which of them a detail branch repairs"),
+    "thresholds": (figure_errors.add_thresholds, figure_errors.thresholds,
+                   "scores over the threshold of predicted errors: error IoU, hard recall and mIoU after fusion"),
     "panels": (_add_panels, panels, "predictions of several runs side by side: with the truth and the errors"),
 }  # fmt: skip
