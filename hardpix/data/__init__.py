@@ -9,6 +9,7 @@ from hardpix.data.coco import Coco
 from hardpix.data.datamodule import DataModule
 from hardpix.data.folder import Folder
 from hardpix.data.gtav import GTAV
+from hardpix.data.hn import HN
 from hardpix.data.huggingface import HuggingFace
 from hardpix.data.isaid import ISAID
 from hardpix.data.listed import Listed
@@ -27,6 +28,7 @@ __all__ = [
     "ADE20K",
     "CIFAR100",
     "GTAV",
+    "HN",
     "ISAID",
     "SUNRGBD",
     "CamVid",

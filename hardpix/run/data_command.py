@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hardpix.run import check_command, pack_command, prepare_command, show_command, stitch_command
+from hardpix.run import check_command, hn_command, pack_command, prepare_command, show_command, stitch_command
 
 # Each module has add_parser(commands) and run(given) -> exit status, and imports torch in run alone.
 COMMANDS = {
@@ -13,6 +13,7 @@ COMMANDS = {
     "show": show_command,
     "pack": pack_command,
     "stitch": stitch_command,
+    "hn-labels": hn_command,
 }
 
 
