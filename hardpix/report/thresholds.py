@@ -107,7 +107,7 @@ def published_values(scores: set[str]) -> list[Value]:
             cell = row.cells[column]
             if isinstance(cell, float | int):
                 t = float(row.id.removeprefix("t_"))
-                values.append(Value(line, score, t, Cell(cell / 100, math.nan, 1, 1)))
+                values.append(Value(line, score, t, Cell(cell / 100, math.nan, 0, 0)))
     return values
 
 
