@@ -134,12 +134,27 @@ def test_a_half_turn_reverses_both_axes():
     assert torch.equal(cut(tv_tensors.Image(image), view, 0), tv_tensors.Image(image.flip(1, 2)))
 
 
-def test_a_window_that_turns_out_of_the_picture_is_empty():
+@pytest.mark.parametrize("scaled", [(10, 200), (5, 100), (3, 71), (20, 400)])
+@pytest.mark.parametrize("angle", [60.0, -60.0])
+@pytest.mark.parametrize("left", [0, 160])
+def test_a_window_that_turns_out_of_the_picture_is_empty(scaled, angle, left):
     image, label = torch.full((3, 10, 200), 9, dtype=torch.uint8), torch.ones(10, 200, dtype=torch.uint8)
-    view = turn(Window((10, 200), 0, 0, 10, 20), (10, 200), 60.0)
+    view = turn(Window(scaled, 0, left, scaled[0], scaled[1] // 5), (10, 200), angle)
     assert not view.inside.any()
     assert (cut(tv_tensors.Image(image), view, 0) == 0).all()
     assert (cut(tv_tensors.Mask(label), view, VOID) == VOID).all()
+
+
+def test_any_size_window_and_angle_comes_out():
+    rng = np.random.default_rng(4)
+    for _ in range(300):
+        native, scaled = (tuple(rng.integers(1, 30, 2).tolist()) for _ in range(2))
+        size = [int(rng.integers(1, side + 1)) for side in scaled]
+        corner = [int((s - z) * n // s) for s, z, n in zip(scaled, size, native, strict=True)]
+        view = turn(Window(scaled, *corner, *size), native, rng.uniform(-180, 180))
+        got = cut(tv_tensors.Image(torch.full((3, *native), 200, dtype=torch.uint8)), view, 0)
+        assert got.shape == (3, *size)
+        assert torch.equal(got == 200, torch.from_numpy(view.inside).expand(got.shape))
 
 
 def test_sampling_continues_the_border():
