@@ -87,8 +87,11 @@ class Split:
 
         A label is written after its picture: where there is one the frame is whole.
         """
+        camera = self.camera(index)
+        if camera is None:
+            raise DataError(f"{self.frames.name(index)}: its camera is not known")
         picture = read_picture(self.frames, index)
-        made = label_of(picture, self.camera(index), self.settings)
+        made = label_of(picture, camera, self.settings)
         image, label = cut(picture.image, self.settings), cut(made.label, self.settings)
         why = made.rejected
         if why is None and (label == VOID).all():
@@ -102,14 +105,11 @@ class Split:
             entry["image"] = name
         return {"name": stem, **entry}
 
-    def camera(self, index: int) -> NDArray[np.float64]:
-        """The camera matrix of a frame; ``DataError`` where nobody knows it."""
+    def camera(self, index: int) -> NDArray[np.float64] | None:
+        """The camera matrix of a frame, in pixels of its depth; None where nobody tells it."""
         if self.settings.camera:
             return camera_matrix(*self.settings.camera)
-        matrix = self.frames.intrinsics(index) if isinstance(self.frames, CameraFrames) else None
-        if matrix is None:
-            raise DataError(f"{self.frames.name(index)}: its camera is not known")
-        return matrix
+        return self.frames.intrinsics(index) if isinstance(self.frames, CameraFrames) else None
 
     def is_whole(self, entry: Entry) -> bool:
         """Whether the files of a frame that was made, or rejected, are there."""

@@ -168,15 +168,11 @@ def open_splits(
 
 def _probe(split: Split, name: str) -> None:
     """Refuse what would fail on every frame, before anything is written."""
-    try:
-        split.camera(0)
-    except DataError as error:
-        if "is not known" not in str(error):
-            raise
+    if split.camera(0) is None:
         raise ConfigError(
             f"data set {name} does not tell its camera; give it as --camera FX FY CX CY, in pixels of the depth "
             "(the centre of the first one is 0 0)"
-        ) from None
+        )
     if split.settings.crop is None:
         return
     try:
