@@ -16,6 +16,7 @@ from hardpix.run.config import compose_group, nearest, validate
 from hardpix.types import ConfigError, HardpixError
 
 REPLACEABLE = ("data", "inference", "trainer")
+CELLS = "reproduces"  # of a published table
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +24,8 @@ def main(arguments: list[str]) -> int:
         "hardpix evaluate",
         description="Score a run: mIoU, accuracies, per-class table, panels. Overrides may choose another "
         "inference=whole|slide|multiscale, another data=NAME with the same classes, or set any data., inference. "
-        "and trainer. key.",
+        "and trainer. key; reproduces=[PAPER/TABLE/ROW/COLUMN] says for which published cells it stands, in place of "
+        "those of the run.",
     )
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("overrides", nargs="*", help="for example inference=slide inference.stride=[256,256]")
@@ -34,7 +36,8 @@ def main(arguments: list[str]) -> int:
     record.read(given.run)  # says in one sentence if this is no run
     cfg = override(rundir.read_config(given.run), given.overrides)
     validate(cfg)
-    out = given.out or given.run / "evaluations" / _name(given.split, given.weights, given.overrides)
+    named = [o for o in given.overrides if not o.startswith("reproduces=")]
+    out = given.out or given.run / "evaluations" / _name(given.split, given.weights, named)
     evaluate(given.run, cfg, split=given.split, weights=given.weights, out=out)
     return 0
 
@@ -45,11 +48,10 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     for text in sorted(overrides, key=lambda o: "." in o.split("=", 1)[0]):  # groups first
         key, equals, value = text.partition("=")
         group = key.split(".", 1)[0]
-        if not equals or group not in REPLACEABLE:
-            raise ConfigError(
-                f"{text}: an evaluation can set {', '.join(REPLACEABLE)}{nearest(group, REPLACEABLE)}"
-            )
-        if key == group:
+        if not equals or (group not in REPLACEABLE and key != CELLS):
+            known = (*REPLACEABLE, CELLS)
+            raise ConfigError(f"{text}: an evaluation can set {', '.join(known)}{nearest(group, known)}")
+        if key in REPLACEABLE:
             chosen = compose_group(group, value)
             OmegaConf.set_struct(cfg, False)
             cfg[group] = chosen[group]
@@ -124,6 +126,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     )
     rundir.write_config(out, cfg)
     factors = record.flatten(rundir.plain(cfg)) | {"evaluation.split": split, "evaluation.weights": weights}
+    factors["init_from"] = trained.factors.get("init_from")  # of which only the run knows what it was
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hardpix.run.parent import with_parent
 from hardpix.run.rundir import plain
 from hardpix.types import ConfigError
 
+GROUP = "/experiment/"
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -27,7 +29,7 @@ def experiments(cells: Sequence[str], folder: Path | None = None) -> list[Experi
 
     A pattern may hold references, as in ``hl/7/c_${method.c}/resnet18``: the keys they name vary by design, and
     the pattern stands for every value. Files that declare nothing are not composed. A file that is a stage of chains
-    (``conf/chain``) is composed as one: with what the stage before it brings along.
+    (``conf/chain``) is composed as one, also for a file built on it: with what the stage before it brings along.
     """
     folder = conf_dir() / "experiment" if folder is None else folder
     found = []
@@ -42,14 +44,27 @@ def experiments(cells: Sequence[str], folder: Path | None = None) -> list[Experi
 
 
 def _factors(name: str) -> list[dict[str, Any]]:
-    """Of the file as a stage of each chain that names it; of the file alone where none does."""
-    chosen = f"experiment={name}"
+    """Of the file as a stage of each chain that names it or a file that it is built on; else of the file alone."""
+    own = f"experiment={name}"
+    named = [own, *(f"experiment={base}" for base in _built_on(name))]
     found: list[dict[str, Any]] = []
     for chain in _chains():
         for stage in chain:
-            if chosen in stage.overrides and (factors := _stage_factors(stage, chain)) not in found:
+            if not set(named) & set(stage.overrides):
+                continue
+            overrides = tuple(own if text in named else text for text in stage.overrides)
+            factors = _stage_factors(replace(stage, overrides=overrides), chain)
+            if factors not in found:
                 found.append(factors)
-    return found or [flatten(plain(compose([chosen])))]
+    return found or [flatten(plain(compose([own])))]
+
+
+def _built_on(name: str) -> list[str]:
+    """The experiment files among the defaults of one, and theirs."""
+    content = _read(conf_dir() / "experiment" / f"{name}.yaml")
+    defaults = [str(item) for item in content.get("defaults") or () if isinstance(item, str)]
+    bases = [item.removeprefix(GROUP) for item in defaults if item.startswith(GROUP)]
+    return [*bases, *(deeper for base in bases for deeper in _built_on(base))]
 
 
 def _stage_factors(stage: Stage, chain: Sequence[Stage]) -> dict[str, Any]:
@@ -73,9 +88,16 @@ def _chains() -> list[list[Stage]]:
 
 
 def _declared(path: Path) -> list[str]:
+    declared = _read(path).get("reproduces")
+    return declared if isinstance(declared, list) else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of an experiment file; empty where there is none, or none with keys."""
+    if not path.is_file():
+        return {}
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    declared = content.get("reproduces") if isinstance(content, dict) else None
-    return declared if isinstance(declared, list) else []
+    return content if isinstance(content, dict) else {}
