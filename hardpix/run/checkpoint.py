@@ -67,14 +67,16 @@ def init_from(method: nn.Module, source: str, classes: Sequence[str]) -> str:
     path = path / rundir.LAST if path.is_dir() else path
     state = read_checkpoint(path)["state_dict"]
     own = method.state_dict()
-    other_classes = rundir.read_classes(path) != list(classes)
-    of_classes = tuple(_class_tensors(method)) if other_classes else ()
+    theirs = rundir.read_classes(path)
+    of_classes = () if theirs == list(classes) else tuple(_class_tensors(method))
     taken, reasons, used = {}, {}, set()
     for key, tensor in own.items():
         name = _origin(key, state)
         used.add(name)
         if key.startswith(of_classes):
-            reasons[key] = "other classes"
+            reasons[key] = (
+                "classifier: other classes" if theirs else "classifier: classes of that run unknown"
+            )
         elif name not in state:
             reasons[key] = "not in that run"
         elif state[name].shape != tensor.shape:
