@@ -45,8 +45,9 @@ def sample_pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Positions count pixels from the upper left corner, where the first pixel's centre is at 1/2. Beyond the
     outermost centres the border's values go on.
     """
-    height, width = image.shape[-2:]
-    grid = torch.stack([columns * (2 / width) - 1, rows * (2 / height) - 1], -1).float()
-    packed = image[None].float().contiguous(memory_format=torch.channels_last)  # three times faster
-    out = F.grid_sample(packed, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
-    return out[0].add_(0.5).to(torch.uint8).contiguous()
+    grid = torch.empty(*rows.shape, 2)
+    for axis, (places, size) in enumerate(((columns, image.shape[-1]), (rows, image.shape[-2]))):
+        grid[..., axis] = places
+        grid[..., axis].mul_(2 / size).sub_(1)
+    out = F.grid_sample(image[None].float(), grid[None], padding_mode="border", align_corners=False)
+    return out[0].add_(0.5).to(torch.uint8)
