@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hardpix.report import save
-from hardpix.run import figure_errors, figure_runs
+from hardpix.run import figure_errors, figure_hn, figure_runs
 from hardpix.run import figure_options as options
 from hardpix.types import ConfigError
 
@@ -174,5 +174,11 @@ KINDS: dict[str, Kind] = {
                "errors of a segmenter, true and predicted: and which of them a detail branch repairs"),
     "thresholds": (figure_errors.add_thresholds, figure_errors.thresholds,
                    "scores over the threshold of predicted errors: error IoU, hard recall and mIoU after fusion"),
+    "hn-heights": (figure_hn.add_heights, figure_hn.heights,
+                   "heights of classes above the floor: of a data set with labels, depth and camera"),
+    "hn-labels": (figure_hn.add_labels, figure_hn.labels,
+                  "labels of height and normal beside their frames: of a data set with depth, or of data=hn"),
+    "stitch": (figure_hn.add_stitch, figure_hn.stitch,
+               "cross-stitch factors over training: of a run with model=cross_stitch"),
     "panels": (_add_panels, panels, "predictions of several runs side by side: with the truth and the errors"),
 }  # fmt: skip

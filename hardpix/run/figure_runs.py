@@ -21,7 +21,7 @@ from hardpix.types import ConfigError, HardpixError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hardpix.data import DataModule
+    from hardpix.data import DataModule, Frames
     from hardpix.methods import Method
     from hardpix.types import Batch
 
@@ -134,6 +134,11 @@ def check_depth(run: FigureRun, method: Method, data: DataModule) -> None:
 def choose_frames(data: DataModule, split: str, names: Sequence[str], count: int) -> list[int]:
     """Places of the named frames in the split; without names ``count`` of them, evenly spaced."""
     frames = data.evaluation_dataset(split).frames
+    return choose(frames, f"the {split} split of {data.info.name}", names, count)
+
+
+def choose(frames: Frames, where: str, names: Sequence[str], count: int) -> list[int]:
+    """The same of any frames; ``where`` says in an error what these are."""
     total = len(frames)
     if not names:
         return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(min(count, total))})
@@ -142,9 +147,7 @@ def choose_frames(data: DataModule, split: str, names: Sequence[str], count: int
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"they are called like {next(iter(known))}"
-            raise ConfigError(
-                f"--frames {name}: the {split} split of {data.info.name} has no such frame; {hint}"
-            )
+            raise ConfigError(f"--frames {name}: {where} has no such frame; {hint}")
     return [known[name] for name in names]
 
 
