@@ -108,14 +108,14 @@ def fitted_planes(inverse: Floats, camera: Matrix, radius: int) -> Iterator[tupl
         padded = _padded(inverse, rows, radius)
         total, first, second = _window((padded > 0).astype(narrow), radius, stride, 3)
         counts = [
-            *_window(_ends(total, radius), radius, 1, 3),
-            *_window(_ends(first, radius), radius, 1, 2),
-            *_window(_ends(second, radius), radius, 1, 1),
+            *_window(total, radius, 1, 3),
+            *_window(first, radius, 1, 2),
+            *_window(second, radius, 1, 1),
         ]
         count, su, suu, sv, suv, svv = (a.astype(np.float32) for a in _unsigned_squares(counts))
         total, first = _window(padded, radius, stride, 2)
-        w, uw = _window(_ends(total, radius), radius, 1, 2)
-        (vw,) = _window(_ends(first, radius), radius, 1, 1)
+        w, uw = _window(total, radius, 1, 2)
+        (vw,) = _window(first, radius, 1, 1)
         v = np.repeat(np.arange(rows.start, rows.stop, dtype=np.float32) - np.float32(camera[1, 2]), stride)
         yield rows, _solve((count, su, sv, suu, suv, svv, w, uw, vw), camera, u[: len(v)], v)
 
@@ -181,21 +181,25 @@ def _window(a: NDArray, radius: int, step: int, orders: int) -> list[NDArray]:
         return run[(radius + d) * step : (radius + d) * step + size]
 
     run = a
-    left = left_twice = at(a, -radius)
-    right = right_twice = at(a, radius)
+    left, right = at(a, -radius).copy(), at(a, radius).copy()
+    left_twice, right_twice = (left.copy(), right.copy()) if orders > 2 else (left, right)
     for length in range(2, radius + 1):
         run = run[: len(run) - step] + a[(length - 1) * step :]
         if orders > 1:
-            left, right = left + at(run, -radius), right + at(run, radius - length + 1)
+            left += at(run, -radius)
+            right += at(run, radius - length + 1)
         if orders > 2:
-            left_twice, right_twice = left_twice + left, right_twice + right
-    out = [at(run, -radius) + at(a, 0) + at(run, 1)]
-    if orders > 1:
-        out.append(right - left)
+            left_twice += left
+            right_twice += right
+    total = at(run, -radius) + at(run, 1)
+    total += at(a, 0)
     if orders > 2:
-        twice = left_twice + right_twice
-        out.append(twice + twice - left - right)
-    return out
+        left_twice += right_twice
+        left_twice += left_twice
+        left_twice -= left
+        left_twice -= right
+    right -= left
+    return [total, right, left_twice][:orders]
 
 
 def _counter(radius: int) -> np.dtype:
@@ -211,18 +215,18 @@ def _unsigned_squares(counts: list[NDArray]) -> list[NDArray]:
 
 
 def _padded(a: NDArray, rows: slice, radius: int) -> NDArray:
-    """Those rows and ``radius`` beyond on either side, flat, ``radius`` zeros after each, zeros past the border."""
+    """Those rows and ``radius`` beyond on either side, flat, with ``radius`` zeros before, between and after them.
+
+    Rows past the border are zeros.
+    """
     height, width = a.shape
-    out = np.zeros((rows.stop - rows.start + 2 * radius, width + radius), a.dtype)
+    size = rows.stop - rows.start + 2 * radius
+    out = np.zeros(size * (width + radius) + 2 * radius, a.dtype)
+    inner = out[radius : len(out) - radius].reshape(size, width + radius)
     top, bottom = max(0, rows.start - radius), min(height, rows.stop + radius)
     start = top - rows.start + radius
-    out[start : start + bottom - top, :width] = a[top:bottom]
-    return out.ravel()
-
-
-def _ends(a: NDArray, radius: int) -> NDArray:
-    zeros = np.zeros(radius, a.dtype)
-    return np.concatenate([zeros, a, zeros])
+    inner[start : start + bottom - top, :width] = a[top:bottom]
+    return out
 
 
 def _grid_sums(a: Floats, at: NDArray, radius: int, orders: int) -> Floats:

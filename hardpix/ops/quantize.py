@@ -115,9 +115,17 @@ def _by_angle(
     horizontal, aligned, found = (np.empty(inverse.shape, bool) for _ in range(3))
     right, top, front = up.astype(np.float32)
     for rows, (x, y, z, exists) in geometry.fitted_planes(inverse, camera, radius):
-        along, squared = right * x + top * y + front * z, x * x + y * y + z * z
+        along, spare = right * x, top * y
+        along += spare
+        along += np.multiply(front, z, out=spare)
         along *= along
+        x *= x
+        y *= y
+        z *= z
+        x += y
+        x += z
         for out, share in ((horizontal, HORIZONTAL), (aligned, ALIGNED)):
-            out[rows] = geometry.of_pixels(along > np.float32(share) * squared, rows, inverse.shape[1])
+            yes = along > np.multiply(np.float32(share), x, out=spare)
+            out[rows] = geometry.of_pixels(yes, rows, inverse.shape[1])
         found[rows] = geometry.of_pixels(exists, rows, inverse.shape[1])
     return horizontal, aligned, found
