@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hardpix.report import pretraining
 from hardpix.report.charts import Point, sweep_chart
 from hardpix.report.collect import collect
 from hardpix.report.labels import titles
@@ -25,6 +26,8 @@ def draw_sweep(
     if lines == x:
         raise HardpixError(f"--lines {lines}: is the swept setting itself; leave it out")
     found = collect(runs)
+    if x == pretraining.FACTOR:
+        found = pretraining.with_pretraining(found, ignore)
     made = table(found, factors, [metric], ignore=ignore)
     points = [point for point in sweep_points(made) if point.n]
     if not points:

@@ -62,7 +62,13 @@ def _add_panels(parser: argparse.ArgumentParser) -> None:
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of runs")
-    parser.add_argument("--x", required=True, metavar="FACTOR", help="the swept setting: method.alpha")
+    parser.add_argument(
+        "--x",
+        required=True,
+        metavar="FACTOR",
+        help="the swept setting: method.alpha; or pretraining.frames: of the run that each starts from "
+        "(name those runs, too)",
+    )
     parser.add_argument("--metric", default="test/miou", help="(default: test/miou)")
     parser.add_argument("--lines", metavar="FACTOR", help="a line for each value of this setting")
 
