@@ -70,6 +70,13 @@ class PredictsErrors(StandsOnSegmenter):
     """A method with an ``error_branch`` on the segmenter."""
 
     error_branch: ErrorBranch
+    rho: float  # an error above this probability is hard
+
+    def error_levels(self, logits: Tensor, label: Tensor) -> Tensor:
+        """``[B, H, W]``: 0 where the segmenter is right, 1 at its easy and 2 at its hard errors, NaN on void."""
+        logits = self.enlarge(logits, label.shape)
+        valid, error, hard = semantic_errors(logits, label, self.info.ignore_index, self.rho)
+        return (error.float() + hard.float()).masked_fill(~valid, torch.nan)
 
     def error_logits(self, semantic: Semantic, image: Tensor) -> Tensor:
         """Logits of P_ep ``[B, 1, H, W]`` at label size, float32."""
@@ -156,5 +163,9 @@ class ErrorPrediction(PredictsErrors):
         metrics["error"].update(self.error_probability(dense), logits, batch["label"])
 
     def maps(self, batch: Batch) -> dict[str, Tensor]:
-        """``error_probability``: P_ep."""
-        return {"error_probability": self.error_probability(self.predict_dense(batch["image"]))}
+        """``error_probability``: P_ep; with the truth at hand ``errors``: see :meth:`error_levels`."""
+        dense = self.predict_dense(batch["image"])
+        maps = {"error_probability": self.error_probability(dense)}
+        if "label" in batch:
+            maps["errors"] = self.error_levels(dense[:, : self.info.num_classes], batch["label"])
+        return maps

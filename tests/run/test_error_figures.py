@@ -173,3 +173,20 @@ def test_thresholds_of_real_records(runs, tmp_path):
     found = numbers(tmp_path / "t.csv")
     assert {r["score"] for r in found} >= {"error_iou", "fused_miou", "semantic_miou", "detail_miou"}
     assert {float(r["t"]) for r in found if r["score"] == "fused_miou"} == {k / 10 for k in range(1, 10)}
+
+
+@pytest.mark.parametrize("name", ["errors", "detail"])
+def test_maps_of_panels_have_the_errors_where_the_truth_is_known(runs, name):
+    _, data, method = loaded(runs / name, "last", [])
+    batch, f = data.evaluation_batch("test", 1), by_hand(method, data, 1)
+    method.rho = float(np.median(f["sure"]))
+    with torch.inference_mode():
+        levels = method.maps(batch)["errors"][0].numpy()
+        assert "errors" not in method.maps({"image": batch["image"]})
+    assert (runs / name / "panels").is_dir()
+    wrong = 0
+    for y, x in np.ndindex(levels.shape):
+        k = kind(f, y, x, 0.5, method.rho)
+        wrong += not np.isnan(levels[y, x]) if k is None else levels[y, x] != int(k[0]) + int(k[1])
+    assert wrong <= 2  # float32 at an edge
+    assert set(np.unique(levels[np.isfinite(levels)])) == {0, 1, 2}
