@@ -136,7 +136,7 @@ def _composed(overrides: list[str]) -> DictConfig:
     from hardpix.run.config import compose
 
     cfg = compose(overrides)
-    if "classes" in cfg.data.source and OmegaConf.is_missing(cfg.data.source, "classes"):
+    if OmegaConf.is_missing(cfg.data.source, "classes"):
         return compose([*overrides, "data.source.classes=[any]"])
     return cfg
 
