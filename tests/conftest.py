@@ -49,21 +49,63 @@ def _quiet_and_offline(tmp_path_factory):
 @pytest.fixture
 def tiny(tmp_path):
     """``tiny("method=hardness", ...)``: a small composed configuration whose runs lie in ``tmp_path``."""
+    return lambda *overrides: compose_tiny(tmp_path / "runs", overrides)
+
+
+def compose_tiny(runs_dir, overrides):
     from hardpix.run.config import compose
 
-    def make(*overrides: str):
-        given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
-        kept = [o for o in TINY if o.split("=")[0] not in given]
-        if any(o.startswith(("head=refinenet", "head=segnet")) for o in overrides):  # of widths of their own
-            kept.remove("head.channels=8")
-        if "backbone=segnet" in overrides:
-            kept[kept.index("backbone.name=test_resnet")] = "backbone.widths=[4,4,4,4,4]"
-            kept.append("backbone.pretrained=false")
-        if "data" in given:
-            kept = [o for o in kept if not o.startswith("data.source.")]
-        return compose([*kept, f"runs_dir={tmp_path}/runs", *overrides])
+    given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
+    kept = [o for o in TINY if o.split("=")[0] not in given]
+    if any(o.startswith(("head=refinenet", "head=segnet")) for o in overrides):  # of widths of their own
+        kept.remove("head.channels=8")
+    if "backbone=segnet" in overrides:
+        kept[kept.index("backbone.name=test_resnet")] = "backbone.widths=[4,4,4,4,4]"
+        kept.append("backbone.pretrained=false")
+    if "data" in given:
+        kept = [o for o in kept if not o.startswith("data.source.")]
+    return compose([*kept, f"runs_dir={runs_dir}", *overrides])
+
+
+@pytest.fixture
+def stacked(tiny):
+    """``stacked("method=detail", "method=error_prediction", "head=psp")``: a configuration on others, top down.
+
+    Each text has overrides; no run is behind them, so that networks are as initialised.
+    """
+    from hardpix.run.parent import with_parent
+
+    def make(*cases):
+        cfg = tiny(*cases[-1].split())
+        for case in reversed(cases[:-1]):
+            cfg = with_parent(tiny(*case.split(), "parent=nowhere"), cfg, "parent")
+        return cfg
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cascade(tmp_path_factory):
+    """``cascade("error_prediction")``: the directory of that stage's run of two steps, trained once; not to be changed.
+
+    ``semantic`` (DeepLabv3+), ``error_prediction`` on it, ``detail`` on that.
+    """
+    from hardpix.run.train import train
+
+    folder = tmp_path_factory.mktemp("cascade")
+    below = {"semantic": None, "error_prediction": "semantic", "detail": "error_prediction"}
+
+    def run_of(stage):
+        directory = folder / "default" / stage
+        if not directory.is_dir():
+            given = ["head=deeplabv3plus", "head.low_channels=4"]
+            if below[stage]:
+                given = [f"method={stage}", "method.channels=8", f"parent='{run_of(below[stage])}'"]
+            given += [f"run={stage}", "trainer.max_steps=2", "panels=0", "scheduler=constant"]
+            train(compose_tiny(folder, given), [])
+        return directory
+
+    return run_of
 
 
 @pytest.fixture(scope="session")
