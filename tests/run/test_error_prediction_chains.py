@@ -4,8 +4,10 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 
+from hardpix import record
 from hardpix.cli import main
 from hardpix.report import published
 from hardpix.report.layout import layout
@@ -145,3 +147,33 @@ def test_a_chain_runs_and_its_runs_stand_for_cells(tmp_path, capsys):
     assert f"{STAGE}trainer.max_steps=2 (experiment: 60000)" in told
     assert "trainer.max_steps=2 (experiment: 90000)" in told
     assert "backbone.name=test_resnet (experiment: xception65.tf_in1k)" in told
+
+
+def test_an_evaluation_may_stand_for_a_cell_of_its_own(tmp_path):
+    own = [text for text in SMALL if ":" not in text]
+    networks = [
+        text.partition(":")[2] for text in SMALL if text.startswith("semantic:") and "low" not in text
+    ]
+    line = [
+        "experiment=error_prediction/layer_cascade",
+        *own,
+        *networks,
+        f"runs_dir='{tmp_path}/runs'",
+        "run=a",
+    ]
+    assert main(["train", *line]) == 0
+    run = tmp_path / "runs/default/a"
+    trained = record.read(run)
+    assert trained.factors["reproduces"] == ["error_cascade/3/lc_gau_decoder/miou"]
+    assert all(
+        np.isfinite(trained.metrics[f"test/stage{s}_{kind}"]) for s in (1, 2, 3) for kind in ("miou", "share")
+    )
+    scales = ["inference=multiscale", "inference.scales=[1.0]"]
+    assert main(["evaluate", str(run), *scales, "reproduces=[error_cascade/6/ours_ms/miou]"]) == 0
+    (out,) = (run / "evaluations").iterdir()
+    assert "reproduces" not in out.name
+    found = record.read(out).factors
+    assert found["reproduces"] == ["error_cascade/6/ours_ms/miou"]
+    assert found["inference._target_"] == "hardpix.ops.MultiScale"
+    assert main(["evaluate", str(run), "reproduces=[error_cascade/6/ours_mss/miou]"]) == 2
+    assert main(["evaluate", str(run), "reproduced=[error_cascade/6/ours_ms/miou]"]) == 2
