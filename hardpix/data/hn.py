@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from hardpix.data.classes import read_classes
-from hardpix.data.files import FileSource, FrameFiles, existing_root, to_border
+from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.hn_files import FACTS, IMAGES, LABELS, LISTING, read_facts, read_listing
 from hardpix.data.labels import LabelCode
 from hardpix.ops.quantize import VOID
@@ -21,17 +21,13 @@ class HN(FileSource):
 
     val_fraction: share of the training frames that is held out, chosen by their names alone; null for none.
         Neighbours in a video look alike, so the held-out score is optimistic.
-    border_crop: ``[top, bottom, left, right]`` of the window that is kept of every frame; null keeps whole frames.
     """
 
-    def __init__(
-        self, root: str, *, val_fraction: float | None, border_crop: list[int] | None = None
-    ) -> None:
+    def __init__(self, root: str, *, val_fraction: float | None) -> None:
         if val_fraction is not None and not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1, or be null")
         self.root = existing_root(root, "labels that hardpix data hn-labels wrote")
         self._val_fraction = val_fraction
-        self.crop = to_border(border_crop)
         path = self.root / FACTS
         if not path.is_file():
             raise DataError(f"{self.root}: no {FACTS} in it; hardpix data hn-labels writes it")

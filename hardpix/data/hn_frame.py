@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from hardpix.data.base import CameraFrames, Frames
-from hardpix.data.files import FileFrames
+from hardpix.data.files import Border, FileFrames, shifted_camera
 from hardpix.data.hn_files import IMAGES, LABELS, Entry
 from hardpix.data.images import read_image
 from hardpix.data.prepare.recipe import link_or_copy, write_once
 from hardpix.data.rgbd import camera_matrix
 from hardpix.data.window import Window, image_window
-from hardpix.ops.quantize import VOID, HNLabel, check_bins, hn_label
+from hardpix.ops.quantize import HNLabel, check_bins, hn_label
 from hardpix.types import ConfigError, DataError
 
 KEYS = frozenset({"image", "depth", "depth_valid"})
@@ -30,15 +30,15 @@ PNG_EFFORT = 1  # of 9: a photograph takes a quarter of the default's time and 1
 KEPT = (".png", ".jpg", ".jpeg")
 
 Saver = Callable[[Path], None]
-Pixels = TypeVar("Pixels", Tensor, NDArray[np.uint8])
 
 
 @dataclass(frozen=True)
 class HNSettings:
     """What the labels depend on besides the frames; :func:`hardpix.ops.quantize.hn_label` says what it means.
 
-    crop: ``(top, left, height, width)`` in pixels of the depth, cut out of the finished labels; None: all of it.
-    camera: ``(fx, fy, cx, cy)`` in pixels of the depth, in place of what the data set knows; None: that.
+    crop: ``(top, left, height, width)`` in pixels of the depth, the part that is labelled and kept; what lies outside
+        has no say in where the floor is. None: all of it.
+    camera: ``(fx, fy, cx, cy)`` in pixels of the whole depth, in place of what the data set knows; None: that.
     """
 
     height_edges: tuple[float, ...]
@@ -62,6 +62,14 @@ class HNSettings:
             )
         if self.camera and not (min(self.camera[:2]) > 0 and all(map(math.isfinite, self.camera))):
             raise ConfigError(f"camera is {list(self.camera)}; it must be FX FY CX CY, in pixels")
+
+    @property
+    def window(self) -> Border | None:
+        """The crop as rows and columns."""
+        if self.crop is None:
+            return None
+        top, left, height, width = self.crop
+        return Border(top, top + height, left, left + width)
 
 
 class Picture(NamedTuple):
@@ -91,25 +99,25 @@ class Split:
         if camera is None:
             raise DataError(f"{self.frames.name(index)}: its camera is not known")
         picture = read_picture(self.frames, index)
+        if self.settings.window is not None:
+            picture = cut(picture, self.settings.window)
         made = label_of(picture, camera, self.settings)
-        image, label = cut(picture.image, self.settings), cut(made.label, self.settings)
-        why = made.rejected
-        if why is None and (label == VOID).all():
-            why = "no pixel has a label"
-        stem, entry = self.stems[index], _entry(made, why, label)
-        if why is None:
-            kept = picture.original if self.settings.crop is None else None
-            name, save = stem + (kept.suffix.lower() if kept else ".png"), _saver(image, kept)
+        stem, entry = self.stems[index], _entry(made)
+        if made.rejected is None:
+            kept = picture.original
+            name, save = stem + (kept.suffix.lower() if kept else ".png"), _saver(picture.image, kept)
             _write(self.folder / IMAGES / name, save)
-            _write(self.folder / LABELS / f"{stem}.png", Image.fromarray(label).save)
+            _write(self.folder / LABELS / f"{stem}.png", Image.fromarray(made.label).save)
             entry["image"] = name
         return {"name": stem, **entry}
 
     def camera(self, index: int) -> NDArray[np.float64] | None:
-        """The camera matrix of a frame, in pixels of its depth; None where nobody tells it."""
+        """The camera matrix of a frame, in pixels of what is kept of it; None where nobody tells it."""
         if self.settings.camera:
-            return camera_matrix(*self.settings.camera)
-        return self.frames.intrinsics(index) if isinstance(self.frames, CameraFrames) else None
+            matrix: NDArray[np.float64] | None = camera_matrix(*self.settings.camera)
+        else:
+            matrix = self.frames.intrinsics(index) if isinstance(self.frames, CameraFrames) else None
+        return shifted_camera(matrix, self.settings.window)
 
     def is_whole(self, entry: Entry) -> bool:
         """Whether the files of a frame that was made, or rejected, are there."""
@@ -134,7 +142,7 @@ def read_picture(frames: Frames, index: int) -> Picture:
 
 
 def label_of(picture: Picture, camera: NDArray[np.float64], settings: HNSettings) -> HNLabel:
-    """The label of a whole picture: a crop is taken of the result, whose up and floor everything has told."""
+    """The label of a picture whose first pixel is (0, 0) of ``camera``."""
     return hn_label(
         picture.depth,
         picture.valid,
@@ -147,17 +155,15 @@ def label_of(picture: Picture, camera: NDArray[np.float64], settings: HNSettings
     )
 
 
-def cut(pixels: Pixels, settings: HNSettings) -> Pixels:
-    """``[..., H, W]`` less what lies outside the crop."""
-    if settings.crop is None:
-        return pixels
-    top, left, height, width = settings.crop
-    if top + height > pixels.shape[-2] or left + width > pixels.shape[-1]:
-        found = f"{pixels.shape[-1]}x{pixels.shape[-2]}"
-        raise DataError(
-            f"the crop {list(settings.crop)} (top, left, height, width) leaves the {found} pixels"
-        )
-    return pixels[..., top : top + height, left : left + width]
+def cut(picture: Picture, window: Border) -> Picture:
+    """The part of a picture inside ``window``."""
+    top, bottom, left, right = window
+    height, width = picture.depth.shape
+    if bottom > height or right > width:
+        crop = [top, left, bottom - top, right - left]
+        raise DataError(f"the crop {crop} (top, left, height, width) leaves the {width}x{height} pixels")
+    part = (slice(top, bottom), slice(left, right))
+    return Picture(picture.image[:, *part], picture.depth[part], picture.valid[part], None)
 
 
 def _saver(image: Tensor, kept: Path | None) -> Saver:
@@ -173,14 +179,14 @@ def _write(path: Path, save: Saver) -> None:
     write_once(path, save)
 
 
-def _entry(made: HNLabel, why: str | None, label: NDArray[np.uint8]) -> Entry:
+def _entry(made: HNLabel) -> Entry:
     known = bool(np.isfinite(made.up).all())
     return {
-        "rejected": why,
+        "rejected": made.rejected,
         "up": [round(float(value), 6) for value in made.up] if known else None,
         "floor": round(made.floor, 4) if known else None,
         "valid_share": round(made.valid_share, 4),
-        "size": list(label.shape),
+        "size": list(made.label.shape),
         "image": None,
     }
 

@@ -173,14 +173,15 @@ def _probe(split: Split, name: str) -> None:
             f"data set {name} does not tell its camera; give it as --camera FX FY CX CY, in pixels of the depth "
             "(the centre of the first one is 0 0)"
         )
-    if split.settings.crop is None:
+    window = split.settings.window
+    if window is None:
         return
     try:
-        image = read_picture(split.frames, 0).image
+        picture = read_picture(split.frames, 0)
     except DataError:  # this frame's own fault
         return
     try:
-        cut(image, split.settings)
+        cut(picture, window)
     except DataError as error:
         raise ConfigError(f"{split.frames.name(0)}: {error}; --crop must lie inside") from None
 

@@ -30,8 +30,8 @@ def add_parser(commands: Any) -> None:
         help="labels of height and normal from depth, to pre-train on",
         description="Label every pixel of a data set with depth by its height above the floor and whether its "
         "surface is horizontal or vertical. Frames whose floor is not found are left out. Train on the result with "
-        "data=hn data.source.root=DIR. An interrupted command goes on when it is repeated. NYUv2's frames without "
-        "their white border are --crop 45 40 424 560.",
+        "data=hn data.source.root=DIR. An interrupted command goes on when it is repeated. NYUv2 needs --crop 45 40 "
+        "424 560: in its white border depth is made up, and passes for a floor.",
     )
     parser.add_argument("overrides", nargs="+", help="the data set, such as data=nyuv2 data.source.root=PATH")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -71,7 +71,7 @@ def add_parser(commands: Any) -> None:
         type=int,
         nargs=4,
         metavar=("TOP", "LEFT", "H", "W"),
-        help="write this part of each frame, in pixels of the depth from 0",
+        help="label and write this part of each frame alone, in pixels of the depth from 0",
     )
     parser.add_argument(
         "--camera",
@@ -187,8 +187,8 @@ def _table(tallies: Mapping[str, Tally]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="labels of height and normal")
-    table.add_column("")
+    table = Table()
+    table.add_column("labels of height and normal")
     for name in tallies:
         table.add_column(escape(name), justify="right")
     reasons = sorted({reason for tally in tallies.values() for reason in tally.rejected})

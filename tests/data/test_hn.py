@@ -13,7 +13,7 @@ from PIL import Image
 from hardpix.data import HN, NYUv2, RGBDFolder, SyntheticRooms, hn_frame, hn_labels
 from hardpix.data.hn_classes import hn_class_names, hn_palette
 from hardpix.data.hn_files import read_listing
-from hardpix.data.hn_frame import HNSettings, read_picture
+from hardpix.data.hn_frame import HNSettings
 from hardpix.data.hn_labels import Choice, file_stems, make_labels
 from hardpix.data.synthetic import render
 from hardpix.ops.quantize import hn_label
@@ -195,33 +195,29 @@ def test_other_formats_become_png(own_rooms, tmp_path):
     )
 
 
-def test_a_crop_cuts_finished_labels(rooms, finished, tmp_path):
-    """Up and floor are those of the whole frame, so that the same follows from a crop at reading."""
-    settings = HNSettings(EDGES, 2, "gravity", radius=1, gravity_radius=3, crop=(3, 7, 40, 50))
-    made(scenes(rooms), tmp_path / "cut", settings)
-    for name in LABELLED:
-        for folder in ("images", "labels"):
-            part = pixels(tmp_path / "cut" / "train" / folder / f"kitchen__{name}.png")
-            whole = pixels(finished / "train" / folder / f"kitchen__{name}.png")
-            np.testing.assert_array_equal(part, whole[3:43, 7:57])
-    assert read_listing(tmp_path / "cut" / "train" / "frames.jsonl")[0]["size"] == [40, 50]
-    keys = frozenset({"image", "label"})
-    at_reading = HN(str(finished), val_fraction=0.25, border_crop=[3, 43, 7, 57]).frames("train", keys)
-    written = HN(str(tmp_path / "cut"), val_fraction=0.25).frames("train", keys)
-    for index in range(len(written)):
-        assert torch.equal(at_reading.load(index)["label"], written.load(index)["label"])
-        assert torch.equal(at_reading.load(index)["image"], written.load(index)["image"])
-
-
-def test_a_frame_whose_crop_has_no_label_is_rejected(own_rooms, tmp_path):
+def test_what_lies_outside_a_crop_has_no_say(own_rooms, tmp_path):
+    """Nothing but the part is labelled, with the camera of the part."""
     path = own_rooms / "kitchen" / f"{LABELLED[0]}.depth.png"
     depth = pixels(path).copy()
-    depth[:8, :8] = 0
+    depth[44:, :6] = 60000  # a false floor far below
     Image.fromarray(depth).save(path)
-    settings = HNSettings(EDGES, 2, "gravity", radius=1, gravity_radius=3, crop=(0, 0, 8, 8))
+    settings = HNSettings(EDGES, 2, "gravity", radius=1, gravity_radius=3, crop=(3, 7, 40, 50))
     made(scenes(own_rooms), tmp_path / "out", settings)
+    frames = scenes(own_rooms).frames("train", DEPTH)
+    camera = np.loadtxt(own_rooms / "kitchen" / "camera-intrinsics.txt") - [[0, 0, 7], [0, 0, 3], [0, 0, 0]]
     entries = read_listing(tmp_path / "out" / "train" / "frames.jsonl")
-    assert [entry["rejected"] for entry in entries[:2]] == ["no pixel has a label", None]
+    for index, name in enumerate(LABELLED):
+        sample = frames.load(index)
+        right = direct(sample["depth"][3:43, 7:57].numpy(), sample["depth_valid"][3:43, 7:57].numpy(), camera)
+        assert (entries[index]["size"], entries[index]["rejected"]) == ([40, 50], right.rejected)
+        np.testing.assert_allclose(entries[index]["up"], right.up, atol=1e-6)
+        if right.rejected is None:
+            found = [
+                pixels(tmp_path / "out" / "train" / k / f"kitchen__{name}.png") for k in ("labels", "images")
+            ]
+            np.testing.assert_array_equal(found[0], right.label)
+            np.testing.assert_array_equal(found[1].transpose(2, 0, 1), sample["image"][:, 3:43, 7:57])
+    assert sum(entry["rejected"] is None for entry in entries) >= 2
 
 
 def test_colour_takes_the_size_of_the_depth(own_rooms, tmp_path):
@@ -579,15 +575,19 @@ def test_nyuv2_frames(real_data, tmp_path):
     assert tallies["train"].labelled + tallies["train"].rejected.total() == 8
     frames = source.frames("train", DEPTH)
     names = {frames.name(index): index for index in range(len(frames))}
+    camera = frames.intrinsics(0) - [[0, 0, 40], [0, 0, 45], [0, 0, 0]]
     for entry in read_listing(tmp_path / "train" / "frames.jsonl"):
-        picture = read_picture(frames, names[entry["name"]])
-        right = direct(picture.depth, picture.valid, frames.intrinsics(0), settings)
+        sample = frames.load(names[entry["name"]])
+        image, depth, valid = (
+            sample[key][..., 45:469, 40:600].numpy() for key in ("image", "depth", "depth_valid")
+        )
+        right = direct(depth, valid, camera, settings)
         assert (entry["rejected"], entry["size"]) == (right.rejected, [424, 560])
         if right.rejected is None:
             found = pixels(tmp_path / "train" / "labels" / f"{entry['name']}.png")
-            np.testing.assert_array_equal(found, right.label[45:469, 40:600])
-            image = pixels(tmp_path / "train" / "images" / entry["image"])
-            np.testing.assert_array_equal(image.transpose(2, 0, 1), picture.image[:, 45:469, 40:600])
+            np.testing.assert_array_equal(found, right.label)
+            found = pixels(tmp_path / "train" / "images" / entry["image"])
+            np.testing.assert_array_equal(found.transpose(2, 0, 1), image)
 
 
 @pytest.mark.real
