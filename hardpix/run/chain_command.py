@@ -143,6 +143,7 @@ def run_chain(
     config_dir: Path | None = None,
 ) -> dict[str, Path]:
     """Train what is not done yet; the run directory of each stage. All stages are checked before the first begins."""
+    _check_data(stages, given, used, config_dir)
     plans = [(stage, overrides_of(stage, given, stages)) for stage in stages]
     prefix = next((o.partition("=")[2] for o in given if o.startswith("run=")), None) or _name(name, given)
     _check(plans, used, config_dir)
@@ -156,6 +157,27 @@ def run_chain(
         else:
             print(f"stage {number} of {len(stages)}: {stage.name} is {used[stage.name]}", flush=True)
     return directories
+
+
+def _check_data(
+    stages: Sequence[Stage], given: Sequence[str], used: dict[str, Path], config_dir: Path | None
+) -> None:
+    """One data set for all stages would replace the one that pre-training has of its own."""
+    keys = {text.lstrip("+~").partition("=")[0]: text for text in given}
+    asked = [text for key, text in keys.items() if key == "data" or key.startswith("data.source")]
+    if not asked:
+        return
+    own = {
+        stage.name: compose(list(stage.overrides), config_dir=config_dir).data.source["_target_"]
+        for stage in stages
+        if stage.name not in used
+    }
+    if len(set(own.values())) > 1:
+        told = ", ".join(f"{name} {target.rpartition('.')[2]}" for name, target in own.items())
+        raise ConfigError(
+            f"{asked[0]}: the stages train on different data sets ({told}); name the stage that it is for, as "
+            f"{list(own)[-1]}:{asked[0]}"
+        )
 
 
 def _check(plans: Sequence[tuple[Stage, list[str]]], used: dict[str, Path], config_dir: Path | None) -> None:
