@@ -162,15 +162,19 @@ def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) ->
 
 
 def _alike(members: Sequence[tuple[Use, Departure]], key: str) -> list[list[tuple[Use, Departure]]]:
-    """Below ``parent_config`` only runs of one method are to be compared: the rows stand on different stages."""
+    """Below ``parent_config`` only runs of one method and data set are to be compared: others are different stages."""
     depth = key.split(".").count(BELOW)
     if not depth:
         return [list(members)]
     groups: dict[str, list[tuple[Use, Departure]]] = {}
     for member in members:
         factors = member[0].factors
-        methods = [factors.get(f"{f'{BELOW}.' * (level + 1)}method._target_") for level in range(depth)]
-        groups.setdefault(text(methods), []).append(member)
+        stages = [
+            factors.get(f"{f'{BELOW}.' * (level + 1)}{kind}")
+            for level in range(depth)
+            for kind in ("method._target_", "data.source._target_")
+        ]
+        groups.setdefault(text(stages), []).append(member)
     return list(groups.values())
 
 
