@@ -103,7 +103,7 @@ def _row(
     left = errors - repaired + spoiled
     groups.append(
         Group(
-            "repaired",
+            "detail branch",
             [
                 _classes(found.fused, f"fused, errors {_percent(left, pixels)}", data),
                 Tile(
@@ -128,10 +128,10 @@ def summary(numbers: Sequence[tuple[Any, ...]]) -> str:
     """The figure's own frames in words."""
     rows = [dict(zip(HEADER, row, strict=True)) for row in numbers]
     total = {name: sum(row[name] or 0 for row in rows) for name in HEADER[1:]}
-    told = f"{total['errors']:,} errors of the segmenter"
+    told = f"{len(rows)} frames: {total['errors']:,} errors of the segmenter"
     if rows[0]["repaired"] is None:
         union = total["errors"] + total["expected"] - total["errors_expected"]
         iou = total["errors_expected"] / union if union else math.nan
         return f"{told}, {total['expected']:,} pixels expected to be, IoU {100 * iou:.1f} %"
     parts = [f"{total[name]:,} {name}" for name in ("repaired", "spoiled", "exchanged")]
-    return f"{told}: {', '.join(parts)}"
+    return f"{told}; {', '.join(parts)}"
