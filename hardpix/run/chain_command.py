@@ -78,6 +78,8 @@ def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or set(content) != {"stages"} or not isinstance(content["stages"], dict):
         raise ConfigError(f"{path}: needs the one key stages, a mapping of names to overrides")
+    if not content["stages"]:
+        raise ConfigError(f"{path}: needs at least one stage")
     stages: list[Stage] = []
     for key, node in content["stages"].items():
         stages.append(_stage(path, str(key), node, [s.name for s in stages]))
@@ -87,6 +89,8 @@ def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
 def _stage(path: Path, name: str, node: Any, before: Sequence[str]) -> Stage:
     node = {"overrides": []} if node is None else node
     known = {"overrides", *LINKS}
+    if not re.fullmatch(r"\w+", name):
+        raise ConfigError(f"{path}: stage {name}: its name must be of letters, digits and _")
     if not isinstance(node, dict) or not set(node) <= known:
         raise ConfigError(f"{path}: stage {name} must be a mapping with {', '.join(sorted(known))}")
     links = [key for key in LINKS if key in node]
@@ -94,6 +98,8 @@ def _stage(path: Path, name: str, node: Any, before: Sequence[str]) -> Stage:
         raise ConfigError(
             f"{path}: stage {name}: {links} must be one link, to a stage before it ({list(before)})"
         )
+    if not isinstance(node.get("overrides") or [], list):
+        raise ConfigError(f"{path}: stage {name}: overrides must be a list")
     link = links[0] if links else None
     return Stage(name, tuple(map(str, node.get("overrides") or ())), link, node[link] if link else None)
 
@@ -186,11 +192,11 @@ def _check(plans: Sequence[tuple[Stage, list[str]]], used: dict[str, Path], conf
 
     kinds: dict[str, Any] = {}
     for stage, overrides in plans:
-        if stage.name in used:
-            cfg = rundir.read_config(used[stage.name])
-        else:
-            cfg = compose(overrides, config_dir=config_dir)
         try:
+            if stage.name in used:
+                cfg = rundir.read_config(used[stage.name])
+            else:
+                cfg = compose(overrides, config_dir=config_dir)
             validate(cfg)
             kinds[stage.name] = method_class(cfg)
             parent = kinds[str(stage.source)] if stage.link == "parent" else None
@@ -210,9 +216,8 @@ def _train(
     run_dir = Path(cfg.runs_dir) / str(cfg.study) / run
     if (run_dir / record.FILE_NAME).is_file():
         before = record.read(run_dir)
-        _check_source(stage, run_dir, before, directories)
-        started_over = before.status == "failed" and not (run_dir / rundir.LAST).is_file()
-        if not started_over:
+        if before.status != "failed" or (run_dir / rundir.LAST).is_file():  # else it starts over
+            _check_source(stage, run_dir, before, directories)
             cfg = compose([*overrides, *own, "resume=true"], config_dir=config_dir)
     _train_one(cfg, [*overrides, *own])
     return run_dir
@@ -222,7 +227,7 @@ def _check_source(
     stage: Stage, run_dir: Path, before: record.RunRecord, directories: dict[str, Path]
 ) -> None:
     """A stage that was trained on another run than the one before it now would be a chain that never was."""
-    if stage.source is None or before.status == "failed":
+    if stage.source is None:
         return
     now = record.read(directories[stage.source]).run_id
     if before.parent != now:

@@ -84,6 +84,7 @@ def _config(cfg: DictConfig) -> DictConfig:
     try:
         before = record.read(directory)
         parent = rundir.read_config(directory)
+        _check_trust(cfg, parent)
         validate(parent)
     except HardpixError as error:
         raise ConfigError(f"parent={cfg.parent}: {error}") from None
@@ -92,6 +93,18 @@ def _config(cfg: DictConfig) -> DictConfig:
             f"parent={cfg.parent}: that run is {before.status}, not done; finish it first (resume=true)"
         )
     return parent
+
+
+def _check_trust(cfg: DictConfig, parent: DictConfig) -> None:
+    """Another run's word is not enough to execute code that is no part of hardpix."""
+    node: DictConfig | None = parent
+    while node is not None:
+        foreign = sorted({str(package) for package in node.get("trusted") or ()} - set(cfg.trusted))
+        if foreign:
+            raise ConfigError(
+                f"that run executes code of {', '.join(foreign)}; to allow this add trusted=[{','.join(foreign)}]"
+            )
+        node = node.get("parent_config")
 
 
 def _check_kind(cfg: DictConfig, parent: DictConfig | None) -> None:

@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
 from hardpix.types import ConfigError, HardpixError
@@ -185,7 +187,10 @@ def read_config(run_dir: Path) -> DictConfig:
     path = run_dir / CONFIG
     if not path.is_file():
         raise HardpixError(f"{run_dir} is not a run directory: it has no {CONFIG}")
-    cfg = OmegaConf.load(path)
+    try:
+        cfg = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(cfg, DictConfig):
         raise HardpixError(f"{path} is damaged: it holds no mapping")
     for key, value in ADDED.items():

@@ -111,13 +111,13 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
     data.train_dataloader()  # too few frames for a batch are told now
-    if method.parts.parent is not None:
+    resume_path = run_dir / rundir.LAST if cfg.resume and (run_dir / rundir.LAST).is_file() else None
+    if method.parts.parent is not None and resume_path is None:  # else its own checkpoint has all weights
         rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
     if cfg.init_from:
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes)}", flush=True)
-    resume_path = run_dir / rundir.LAST if cfg.resume and (run_dir / rundir.LAST).is_file() else None
     loggers = tracking.build_loggers(
         run_dir=run_dir,
         identity=tracking.Identity(started.run_id, started.name, started.study, "train"),
@@ -257,7 +257,7 @@ def _new_record(
         factors=factors(cfg),
         metrics={},
         seed=cfg.seed,
-        parent=_parent(cfg.parent or cfg.init_from),
+        parent=before.parent if before else _parent(cfg.parent or cfg.init_from),
         code=code_versions(),
         host=host_facts(cfg.trainer.accelerator, str(cfg.trainer.precision)),
         started=before.started if before else rundir.utc_now(),
