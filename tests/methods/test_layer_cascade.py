@@ -129,6 +129,12 @@ def test_a_probability_of_exactly_rho_is_accepted_in_training_and_prediction(tin
     assert (method.deciding_stage(dense) == 0).all()
     batch["label"] = torch.zeros_like(batch["label"])
     assert float(method.losses(batch)["stage2"]) == 0
+    dense = torch.cat([other, even, other], 1)
+    given_stages(method, monkeypatch, dense)
+    assert (method.deciding_stage(dense) == 1).all()
+    losses = method.losses(batch)
+    assert float(losses["stage2"]) > 0
+    assert float(losses["stage3"]) == 0
 
 
 def test_at_rho_0_only_the_first_stage_learns_and_at_rho_1_all_do_on_all_pixels(tiny):
@@ -214,3 +220,31 @@ def test_a_head_without_three_stages_is_refused(tiny):
         build(tiny(*CASE, "method.rho=1.5"))
     with pytest.raises(ConfigError, match=r"loss=OHEM.*method=baseline"):
         build(tiny(*CASE, "loss=ohem"))
+
+
+def test_every_parameter_learns_and_nothing_is_learnt_without_labels(tiny):
+    method, batch = made(tiny)
+    for name, p in method.named_parameters():
+        if name.endswith("weight") and not p.any():  # residual blocks start as the identity: nothing flows
+            torch.nn.init.constant_(p, 0.5)
+    sum(method.losses(batch).values()).backward()
+    assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()] == []
+    method.zero_grad()
+    batch["label"] = torch.full_like(batch["label"], VOID)
+    losses = method.losses(batch)
+    sum(losses.values()).backward()
+    assert all(float(x.detach()) == 0 for x in losses.values())
+    assert all(not p.grad.any() for p in method.parameters() if p.grad is not None)
+
+
+def test_the_losses_fall_on_one_repeated_batch(tiny):
+    method, batch = made(tiny, "method.rho=0.9")
+    optimizer = torch.optim.Adam(method.parameters(), lr=0.01)
+    history = []
+    for _ in range(15):
+        losses = method.losses(batch)
+        history.append(float(losses["stage1"].detach()))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert history[-1] < 0.8 * history[0]
