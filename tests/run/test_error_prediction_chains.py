@@ -40,7 +40,8 @@ def _composed_once():
 
 def test_every_chain_fits_together():
     names = [path.relative_to(CHAINS).with_suffix("").as_posix() for path in sorted(CHAINS.rglob("*.yaml"))]
-    assert len([name for name in names if name.startswith("error_prediction")]) == 6
+    names = [name for name in names if name.startswith("error_prediction")]
+    assert len(names) == 6
     for name in names:
         chain_command._check([(stage, list(stage.overrides)) for stage in read_chain(name)], {}, None)
 
