@@ -480,6 +480,7 @@ def test_val_is_held_out_by_name(finished):
     assert sorted(train + val) == [f"kitchen__{name}" for name in LABELLED]
     assert len(val) == 2
     assert test == val
+    assert train == sorted(train)  # the order of the listing
     assert val == [f.name for f in HN(str(finished), val_fraction=0.5).files("val")]
     assert source.remarks()[1:] == (
         "hn: val is held out of train, it was not made (val_fraction=0.5)",
