@@ -193,10 +193,16 @@ def read_config(run_dir: Path) -> DictConfig:
         raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(cfg, DictConfig):
         raise HardpixError(f"{path} is damaged: it holds no mapping")
-    for key, value in ADDED.items():
-        cfg.setdefault(key, value)
+    _complete(cfg)
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def _complete(cfg: DictConfig) -> None:
+    for key, value in ADDED.items():
+        cfg.setdefault(key, value)
+    if cfg.parent_config is not None:
+        _complete(cfg.parent_config)
 
 
 def utc_now() -> str:

@@ -287,3 +287,14 @@ def test_scores_of_a_run_name_errors_and_fusion(cascade):
     assert branch["test/miou"] == pytest.approx(semantic["test/miou"], abs=1e-6)
     with open(cascade("detail") / "metrics.csv", newline="") as file:
         assert any(row.get("train/detail") for row in csv.DictReader(file))
+
+
+def test_configurations_from_before_a_key_existed_are_completed_at_every_depth(tmp_path):
+    text = "seed: 1\nparent: P\nparent_config:\n  parent: Q\n  parent_config: {seed: 2}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    cfg = rundir.read_config(tmp_path)
+    assert cfg.freeze == []
+    assert cfg.parent_weights == "last"
+    assert cfg.parent_config.freeze == []
+    assert cfg.parent_config.parent == "Q"
+    assert cfg.parent_config.parent_config.parent is None
