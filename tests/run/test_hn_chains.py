@@ -115,6 +115,8 @@ def test_fine_tuning_stands_on_the_pre_training_of_its_chain(known):
         assert found[name][f"{start}freeze"] == []
         for key in ("backbone.name", "backbone.widths", "head._target_"):  # the same network
             assert found[name].get(key) == found[name].get(start + key)
+    # Weights are taken, not the network: the streams are of the run itself.
+    assert found["segnet_hn_cross_stitch"]["model._target_"] == "hardpix.models.CrossStitch"
     assert "resnetv2_101" in found["deeplab_hn"][f"{start}backbone.name"]
     for name in ("segnet_none", "segnet_imagenet_cross_stitch", "segnet_imagenet_fixed2", "camvid_none"):
         assert (found[name]["init_from"], found[name]["parent_config"]) == (None, None)
