@@ -24,6 +24,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   data       prepare a data set:         hardpix data prepare NAME --from FILES --to DIR
              look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
              pack it for fast loading:   hardpix data pack data=NAME --out DIR
+             heights and normals:        hardpix data hn-labels data=NAME --out DIR
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
 hardpix COMMAND --help says more; hardpix --version prints the version.
