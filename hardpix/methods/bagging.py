@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class Bagging(RepairsSegmenter):
     Against EP's fusion it shows what a second decoder gains where nothing says which of the two to trust.
     """
 
-    branches = ("model", "detail_branch")
+    branches: ClassVar = {"model": "semantic", "detail_branch": "detail"}
 
     def __init__(self, parts: Parts, *, channels: int, attention: str) -> None:
         super().__init__(parts)

@@ -31,7 +31,9 @@ class Method(TrainingSteps):
     predicts_by_model: ClassVar[bool] = (
         True  # the prediction is the label output of ``model`` and nothing else
     )
-    branches: ClassVar[tuple[str, ...]] = ()  # children whose running time an evaluation tells apart
+    at_inference: ClassVar[tuple[str, ...]] = ()  # settings that an evaluation may change
+    # Children whose running time a test tells apart, and what it is called: {"model": "semantic"}.
+    branches: ClassVar[dict[str, str]] = {}
     model: Segmenter
 
     def __init__(self, parts: Parts) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_range
+from hardpix.losses.reduction import check_choice, check_range
 from hardpix.methods.base import Method
 from hardpix.methods.error_prediction import ErrorPrediction, PredictsErrors, Semantic, StandsOnSegmenter
 from hardpix.methods.parts import Parts
 from hardpix.metrics import ErrorMetrics, FusionMetrics
-from hardpix.models import DetailBranch, choose_skips
+from hardpix.models import DetailBranch, choose_skips, tiles_read
 from hardpix.ops.error import fuse_probabilities, selected_loss
-from hardpix.types import Batch
+from hardpix.types import Batch, ConfigError
+
+SMALLEST_TILE = 16  # pixels
 
 
 class RepairsSegmenter(StandsOnSegmenter):
@@ -23,7 +25,7 @@ class RepairsSegmenter(StandsOnSegmenter):
 
     detail_branch: DetailBranch
 
-    def add_detail_branch(self, *, channels: int, attention: str) -> None:
+    def add_detail_branch(self, *, channels: int, attention: str, tracked: bool = False) -> None:
         self.skips = choose_skips(self.model.features)
         self.detail_branch = DetailBranch(
             self.spec(self.high),
@@ -32,13 +34,17 @@ class RepairsSegmenter(StandsOnSegmenter):
             channels=channels,
             attention=attention,
             align_corners=self.model.align_corners,
+            tracked=tracked,
         )
 
     def detail_logits(self, semantic: Semantic, image: Tensor) -> Tensor:
         """Logits of P_db ``[B, C, H, W]`` at label size, float32."""
+        return self.enlarge(self.detail_map(semantic), image.shape)
+
+    def detail_map(self, semantic: Semantic, **tiles: Any) -> Tensor:
+        """Logits of P_db as the branch gives them; of some ``tiles`` where given."""
         features = semantic.features
-        x = self.detail_branch(features[self.high], [features[name] for name in self.skips])
-        return self.enlarge(x, image.shape)
+        return self.detail_branch(features[self.high], [features[name] for name in self.skips], **tiles)
 
 
 class Detail(PredictsErrors, RepairsSegmenter):
@@ -46,33 +52,66 @@ class Detail(PredictsErrors, RepairsSegmenter):
 
     ``E = [P_ep > t]`` selects the pixels of its loss (eq. 5.8) and those whose classes it decides: the fused
     prediction is the detail branch's on E and the segmenter's elsewhere. Segmenter and error branch stay frozen.
+
+    Args:
+        statistics: what normalises the branch's third block at inference (its group norms over the whole map; in
+            training always the image): ``image``, as everywhere, or ``tracked``, each group's mean and variance over
+            the images of training, which are kept in any case.
+        tile: with ``tracked`` statistics, the side in pixels of the tiles on which the third block and all that
+            follows runs: only those that a pixel of E reads. Blocks one and two are dense. On E the log-probabilities
+            are those of the dense form but for float rounding; elsewhere the segmenter's. Under sliding windows
+            and scales each window is an image of its own and is fused on its own: what is averaged then are the
+            windows' P_f. Scores that need the branch everywhere (``detail_miou``, fusion at other thresholds than t)
+            are left out; ``tiles/run_share`` is the share of tiles that ran in a test. None: dense.
     """
 
-    branches = ("model", "error_branch", "detail_branch")
+    branches: ClassVar = {"model": "semantic", "error_branch": "error_prediction", "detail_branch": "detail"}
+    at_inference = ("tile", "statistics")
 
     def __init__(
-        self, parts: Parts, *, t: float, thresholds: Sequence[float], channels: int, attention: str
+        self,
+        parts: Parts,
+        *,
+        t: float,
+        thresholds: Sequence[float],
+        channels: int,
+        attention: str,
+        statistics: str,
+        tile: int | None,
     ) -> None:
         super().__init__(parts)
         check_range("method.t", t, 0 <= t <= 1, "between 0 and 1")
+        check_choice("method.statistics", statistics, ("image", "tracked"))
+        if tile is not None:
+            check_range(
+                "method.tile", tile, tile >= SMALLEST_TILE, f"{SMALLEST_TILE} pixels or more, or null"
+            )
+            if statistics == "image":
+                raise ConfigError(
+                    f"method.tile={tile}: statistics of the image need the whole image; set method.statistics=tracked, "
+                    "or method.tile=null"
+                )
         parent = parts.parent
         assert isinstance(parent, ErrorPrediction)
         self.t, self.thresholds, self.rho = t, sorted({*thresholds, t}), parent.rho
         self.error_branch = parent.error_branch
         self.keep_frozen(self.error_branch)
-        self.add_detail_branch(channels=channels, attention=attention)
-        sizes = parts.info.num_classes, parts.info.ignore_index
+        self.add_detail_branch(channels=channels, attention=attention, tracked=statistics == "tracked")
+        self.side = None if tile is None else max(1, tile // self.spec(self.skips[-1]).stride)
+        self.tiles_run = self.tiles = 0
         self.extra_metrics = nn.ModuleDict(
-            {
-                split: nn.ModuleDict(
-                    {
-                        "error": ErrorMetrics(self.thresholds, rho=self.rho, ignore_index=sizes[1]),
-                        "fusion": FusionMetrics(*sizes, self.thresholds),
-                    }
-                )
-                for split in ("val", "test")
-            }
+            {split: nn.ModuleDict(self._metrics()) for split in ("val", "test")}
         )
+
+    def _metrics(self) -> dict[str, nn.Module]:
+        sizes = self.info.num_classes, self.info.ignore_index
+        fusion = (
+            FusionMetrics(*sizes, self.thresholds) if self.side is None else ChangeMetrics(*sizes, self.t)
+        )
+        return {
+            "error": ErrorMetrics(self.thresholds, rho=self.rho, ignore_index=sizes[1]),
+            "fusion": fusion,
+        }
 
     @classmethod
     def parent_problem(cls, parent: type[Method] | None) -> str | None:
@@ -90,16 +129,33 @@ class Detail(PredictsErrors, RepairsSegmenter):
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Classes of the segmenter; right and wrong; classes of the detail branch."""
+        """Classes of the segmenter; right and wrong; classes of the detail branch (on tiles: of the fusion)."""
         return (self.info.num_classes, 2, self.info.num_classes)
 
     def dense(self, image: Tensor) -> Tensor:
-        """The segmenter's logits, 0 and the logit of P_ep, the detail branch's logits: ``[B, 2 C + 2, H, W]``."""
+        """The segmenter's logits, 0 and the logit of P_ep, the detail branch's logits: ``[B, 2 C + 2, H, W]``.
+
+        On tiles the fused log-probabilities stand in place of the detail branch's logits.
+        """
         semantic = self.semantic(image)
-        logit = self.error_logits(semantic, image)
-        return torch.cat(
-            [semantic.logits, torch.zeros_like(logit), logit, self.detail_logits(semantic, image)], 1
-        )
+        error = self.error_map(semantic, image)
+        maps = [semantic.raw, torch.zeros_like(error), error]
+        if self.side is None:
+            return self.side_by_side([*maps, self.detail_map(semantic)], image.shape)
+        dense = self.side_by_side(maps, image.shape)
+        logits, pair = dense.split(self.groups[:2], 1)
+        probability = torch.sigmoid(pair[:, 1])
+        detail = self.detail_on_tiles(semantic, probability > self.t, self.side)
+        detail = self.enlarge(detail, image.shape)
+        return torch.cat([dense, fuse_probabilities(logits, detail, probability, self.t).log_softmax(1)], 1)
+
+    def detail_on_tiles(self, semantic: Semantic, flagged: Tensor, side: int) -> Tensor:
+        """:meth:`detail_map` where the enlargement to the pixels ``flagged [B, H, W]`` reads it, 0 elsewhere."""
+        finest = semantic.features[self.skips[-1]]
+        size, corners = (finest.shape[-2], finest.shape[-1]), self.model.align_corners
+        tiles = tiles_read(flagged, size, side, align_corners=corners)
+        self.tiles_run, self.tiles = self.tiles_run + int(tiles.sum()), self.tiles + tiles.numel()
+        return self.detail_map(semantic, tiles=tiles, side=side)
 
     def split(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(semantic logits, P_ep ``[B, H, W]``, detail logits) of ``dense`` as any inference returns it."""
@@ -109,22 +165,46 @@ class Detail(PredictsErrors, RepairsSegmenter):
     def decide(self, dense: Tensor) -> Tensor:
         """log P_f: each pixel's class log-probabilities are one branch's, by the threshold t."""
         semantic, error, detail = self.split(dense)
-        return fuse_probabilities(semantic.log_softmax(1), detail.log_softmax(1), error, self.t)
+        if self.side is not None:
+            return detail
+        return fuse_probabilities(semantic, detail, error, self.t).log_softmax(
+            1
+        )  # of the chosen logits alone
 
     def score_extra(self, metrics: Any, dense: Tensor, batch: Batch) -> None:
         semantic, error, detail = self.split(dense)
         metrics["error"].update(error, semantic, batch["label"])
         metrics["fusion"].update(semantic, detail, error, batch["label"])
 
-    def maps(self, batch: Batch) -> dict[str, Tensor]:
-        """``error_probability``: P_ep; ``changed``: 1 where the fused class is not the segmenter's.
+    def on_test_epoch_start(self) -> None:
+        self.tiles_run = self.tiles = 0
 
-        With the truth at hand ``errors``: see :meth:`error_levels`.
-        """
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        if self.side is not None:
+            counts: Any = self.all_gather(torch.tensor([self.tiles_run, self.tiles], device=self.device))
+            run, total = counts.view(-1, 2).sum(0)  # over all processes
+            self.log("tiles/run_share", run / total)
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """``error_probability``: P_ep; ``changed``: 1 where the fused class is not the segmenter's."""
         dense = self.predict_dense(batch["image"])
         semantic, error, _ = self.split(dense)
         changed = self.decide(dense).argmax(1) != semantic.argmax(1)
-        maps = {"error_probability": error, "changed": changed.float()}
-        if "label" in batch:
-            maps["errors"] = self.error_levels(semantic, batch["label"])
-        return maps
+        return {"error_probability": error, "changed": changed.float()}
+
+
+class ChangeMetrics(FusionMetrics):
+    """What the fusion at t changes, of logits that are fused already: nothing is known of the detail branch alone."""
+
+    def __init__(self, num_classes: int, ignore_index: int, t: float) -> None:
+        super().__init__(num_classes, ignore_index, [t])
+
+    def update(
+        self, semantic_logits: Tensor, detail_logits: Tensor, error_probability: Tensor, label: Tensor
+    ) -> None:
+        everywhere = torch.full_like(error_probability, 2.0)  # above every threshold
+        super().update(semantic_logits, detail_logits, everywhere, label)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {name: score for name, score in super().compute().items() if name != "detail_miou"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,15 @@ STRIDE = 4  # the semantic branch's output in the paper, at which the error bran
 class Semantic(NamedTuple):
     """What the frozen segmenter says of a batch."""
 
-    logits: Tensor  # [B, C, H, W] at label size, float32
+    raw: Tensor  # logits [B, C, h, w] as the network gives them
     probability: Tensor  # P_sb [B, C, H/4, W/4]
     features: dict[str, Tensor]  # enc0.. and dec0.., the last dec the deepest
+    enlarge: Callable[[Tensor], Tensor]  # to label size
+
+    @property
+    def logits(self) -> Tensor:
+        """``[B, C, H, W]`` at label size, float32; enlarged anew each time."""
+        return self.enlarge(self.raw)
 
 
 class StandsOnSegmenter(Method):
@@ -63,7 +70,17 @@ class StandsOnSegmenter(Method):
         logits = out.outputs["label"]
         size = (-(-image.shape[-2] // STRIDE), -(-image.shape[-1] // STRIDE))
         quarter = resize(logits.float(), size, align_corners=self.model.align_corners)
-        return Semantic(self.enlarge(logits, image.shape), quarter.softmax(1), out.features)
+        enlarge = partial(self.enlarge, size=tuple(image.shape))
+        return Semantic(logits, quarter.softmax(1), out.features, enlarge)
+
+    def side_by_side(self, maps: Sequence[Tensor], size: tuple[int, ...]) -> Tensor:
+        """Maps ``[B, c_i, h_i, w_i]`` at label size, ``[B, sum of c_i, H, W]`` float32.
+
+        Those of one size are joined first: a single enlargement, and no copy of what is large.
+        """
+        if len({x.shape[-2:] for x in maps}) == 1:
+            return self.enlarge(torch.cat([x.float() for x in maps], 1), size)
+        return torch.cat([self.enlarge(x, size) for x in maps], 1)
 
 
 class PredictsErrors(StandsOnSegmenter):
@@ -80,8 +97,11 @@ class PredictsErrors(StandsOnSegmenter):
 
     def error_logits(self, semantic: Semantic, image: Tensor) -> Tensor:
         """Logits of P_ep ``[B, 1, H, W]`` at label size, float32."""
-        x = self.error_branch(semantic.probability, image, semantic.features[self.high])
-        return self.enlarge(x, image.shape)
+        return self.enlarge(self.error_map(semantic, image), image.shape)
+
+    def error_map(self, semantic: Semantic, image: Tensor) -> Tensor:
+        """Logits of P_ep as the branch gives them."""
+        return self.error_branch(semantic.probability, image, semantic.features[self.high])
 
 
 class ErrorPrediction(PredictsErrors):
@@ -95,7 +115,7 @@ class ErrorPrediction(PredictsErrors):
     follows; ``thresholds`` are those that an evaluation scores, all in one pass.
     """
 
-    branches = ("model", "error_branch")
+    branches: ClassVar = {"model": "semantic", "error_branch": "error_prediction"}
 
     def __init__(
         self,
@@ -150,8 +170,8 @@ class ErrorPrediction(PredictsErrors):
     def dense(self, image: Tensor) -> Tensor:
         """The segmenter's logits, then 0 and the logit of P_ep: ``[B, C + 2, H, W]``."""
         semantic = self.semantic(image)
-        logit = self.error_logits(semantic, image)
-        return torch.cat([semantic.logits, torch.zeros_like(logit), logit], 1)
+        error = self.error_map(semantic, image)
+        return self.side_by_side([semantic.raw, torch.zeros_like(error), error], image.shape)
 
     def error_probability(self, dense: Tensor) -> Tensor:
         """P_ep ``[B, H, W]`` of ``dense`` as any inference returns it."""

@@ -15,6 +15,7 @@ from hardpix.models.psp import PSPHead
 from hardpix.models.refinenet import RefineNetBlock, RefineNetHead
 from hardpix.models.segmenter import Segmenter
 from hardpix.models.segnet import SegNetEncoder, SegNetHead
+from hardpix.models.tiles import TrackedGroupNorm, tiles_read
 from hardpix.models.uper import UPerHead
 
 __all__ = [
@@ -42,7 +43,9 @@ __all__ = [
     "SegNetHead",
     "Segmenter",
     "TimmBackbone",
+    "TrackedGroupNorm",
     "UPerHead",
     "choose_skips",
     "convert_sync_batch_norm",
+    "tiles_read",
 ]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.models.tiles import TrackedGroupNorm, cut, fill_in
 from hardpix.ops.resize import resize
 from hardpix.types import ConfigError, FeatureSpec
 
@@ -17,6 +18,9 @@ GROUPS = 32  # of every group norm (Erroneous Pixel Prediction, implementation d
 ATTENTIONS = ("relu", "sigmoid")
 ERROR_PRIOR = 0.04  # share of wrong pixels that the error branch starts from
 SKIP_STRIDES = (16, 8, 4)
+HALO = 3  # cells that the three 3x3 convolutions of a block, one after the other, see beyond a cell
+TILES_AT_ONCE = 16
+ALL = 0.85  # share of tiles above which their halos cost more than the rest of the map
 
 
 class ConvGroupNorm(nn.Sequential):
@@ -143,6 +147,10 @@ class DetailBranch(nn.Module):
     ``[B, C, h4, w4]`` at the size of the last. ``forward`` is :meth:`fine` after :meth:`coarse`.
     Erroneous Pixel Prediction, figure 1; the skips' strides are ours.
 
+    The norms of the third block that see the whole map (:class:`TrackedGroupNorm`) keep statistics in training. With
+    ``tracked`` they normalise by them at inference, and the third block and the classifier can then run on tiles
+    alone, with the same values: the attention, a mean over the map, is taken from the second block, which is dense.
+
     Args:
         high, skips: as ``Segmenter.features`` knows them; :func:`choose_skips` names the skips.
         classes: C.
@@ -160,13 +168,24 @@ class DetailBranch(nn.Module):
         channels: int,
         attention: str,
         align_corners: bool,
+        tracked: bool = False,
     ) -> None:
         super().__init__()
         self.blocks = gau_blocks(high, skips, channels, attention=attention, align_corners=align_corners)
         self.classifier = _classifier(channels, classes)
+        for module in self.blocks[2].modules():
+            if isinstance(module, ConvGroupNorm):
+                module[1] = TrackedGroupNorm(math.gcd(GROUPS, channels), channels)
+                module[1].tracked = tracked  # type: ignore[assignment]
 
-    def forward(self, high: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        return self.fine(self.coarse(high, skips[:-1]), skips[-1])
+    def forward(
+        self, high: Tensor, skips: Sequence[Tensor], *, tiles: Tensor | None = None, side: int = 0
+    ) -> Tensor:
+        """``tiles [B, ceil(h4 / side), ceil(w4 / side)]`` bool: the tiles to compute; the others' logits are 0."""
+        x = self.coarse(high, skips[:-1])
+        if tiles is None or float(tiles.float().mean()) > ALL:
+            return self.fine(x, skips[-1])
+        return self.fine_on_tiles(x, skips[-1], tiles, side)
 
     def coarse(self, high: Tensor, skips: Sequence[Tensor]) -> Tensor:
         """Blocks 1 and 2 on the two coarser skips: ``[B, channels, h8, w8]``."""
@@ -175,6 +194,37 @@ class DetailBranch(nn.Module):
     def fine(self, x: Tensor, skip: Tensor) -> Tensor:
         """Block 3 on the finest skip, and the classifier: ``[B, C, h4, w4]``."""
         return self.classifier(self.blocks[2](x, skip))
+
+    def fine_on_tiles(self, x: Tensor, skip: Tensor, tiles: Tensor, side: int) -> Tensor:
+        """:meth:`fine` by kept statistics, on some tiles; 0 elsewhere."""
+        size = (skip.shape[-2], skip.shape[-1])
+        out = skip.new_zeros((len(skip), self.classifier.out_channels, *size), dtype=torch.float32)
+        corners = [(image, y * side, left * side) for image, y, left in tiles.nonzero().tolist()]
+        if not corners:
+            return out
+        gau: GAU = self.blocks[2].gau  # type: ignore[assignment]
+        reduced, weight = gau.up[0](x), gau.weigh(x)
+        up = resize(reduced, size, align_corners=gau.align_corners)
+        inside = skip.new_ones((1, 1, *size)).expand(len(skip), -1, -1, -1)
+        for start in range(0, len(corners), TILES_AT_ONCE):
+            some = corners[start : start + TILES_AT_ONCE]
+            known = cut(inside, some, side, HALO - 1)
+            low = _inner(gau.low, cut(skip, some, side, HALO))
+            own = weight[[image for image, *_ in some]]
+            y = F.relu(gau.up[1](cut(up, some, side, HALO - 1)) + low * own)
+            for conv in self.blocks[2].convs:  # type: ignore[union-attr]
+                y = _inner(conv, y * known)  # beyond the map every convolution reads 0
+                known = known[..., 1:-1, 1:-1]
+            fill_in(out, self.classifier(y).float(), some)
+        return out
+
+
+def _inner(layer: ConvGroupNorm, x: Tensor) -> Tensor:
+    """``layer`` where its 3x3 convolution sees no border: two rows and columns fewer."""
+    y = F.conv2d(x, layer[0].weight)  # type: ignore[arg-type]
+    for step in list(layer)[1:]:
+        y = step(y)
+    return y
 
 
 def gau_blocks(

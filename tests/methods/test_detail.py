@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hardpix import record
+from hardpix.cli import main
 from hardpix.methods import Detail
-from hardpix.models import DUpsamplingHead
+from hardpix.models import DUpsamplingHead, TrackedGroupNorm
 from hardpix.run.build import build
 from hardpix.run.train import train
 from hardpix.types import ConfigError
@@ -134,7 +136,9 @@ def test_without_a_predicted_error_the_loss_is_0_with_a_graph(made):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_it_repairs_every_decoder_and_only_it_learns(made, case):
-    method, batch = made("method.t=0.4", on=case)
+    method, batch = made(on=case)
+    method.t = float(branch_outputs(method, batch)[1].sigmoid().median())  # half of all pixels are selected
+    method.train()
     frozen = [*method.model.modules(), *method.error_branch.modules()]
     assert not any(m.training for m in frozen)
     assert all(m.training for m in method.detail_branch.modules())
@@ -294,3 +298,122 @@ def test_a_run_leaves_segmenter_and_error_branch_bit_for_bit(tiny, tmp_path, cas
     first = torch.load(cascade("detail") / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     moved = [k for k in first if k.startswith("detail_branch.") and not torch.equal(first[k], new[k])]
     assert len(moved) > 10
+
+
+TILED = ("method.statistics=tracked", "method.tile=16")
+
+
+def tracked(method):
+    """Statistics as if kept in some training."""
+    for norm in method.detail_branch.modules():
+        if isinstance(norm, TrackedGroupNorm):
+            torch.nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    return method.eval()
+
+
+def pair_of_forms(made, *overrides, **given):
+    """The dense and the tiled form with the same weights."""
+    dense, batch = made("method.statistics=tracked", *overrides, **given)
+    tiled, _ = made(*TILED, *overrides, **given)
+    tiled.load_state_dict(tracked(dense).state_dict())
+    return dense, tiled.eval(), batch
+
+
+@pytest.mark.parametrize("case", [SEGMENTER, f"{SEGMENTER} model.align_corners=true", "head=psp"])
+@pytest.mark.parametrize("size", [(32, 48), (45, 61), (9, 90)])
+def test_tiles_give_the_dense_forms_probabilities(made, case, size):
+    dense, tiled, batch = pair_of_forms(made, on=case)
+    image = F.interpolate(batch["image"], size, mode="bilinear")
+    with torch.no_grad():
+        raw = dense.dense(image)
+        _, error, _ = dense.split(raw)
+        want, got = dense.decide(raw), tiled.decide(tiled.dense(image))
+        for t in (0.0, float(error.median()), float(error.quantile(0.98)), 1.0):
+            dense.t = tiled.t = t
+            want, got = dense.decide(raw), tiled.decide(tiled.dense(image))
+            torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
+            assert torch.equal(got.argmax(1), want.argmax(1))
+            semantic = raw[:, :C].log_softmax(1).movedim(1, -1)
+            torch.testing.assert_close(got.movedim(1, -1)[error <= t], semantic[error <= t])
+    torch.testing.assert_close(tiled.split(tiled.dense(image))[1], error)
+
+
+def test_tiles_without_a_predicted_error_do_not_run(made, monkeypatch):
+    _, tiled, batch = pair_of_forms(made)
+    ran = []
+    fine = tiled.detail_branch.fine_on_tiles
+    monkeypatch.setattr(
+        tiled.detail_branch, "fine_on_tiles", lambda *x: ran.append(int(x[2].sum())) or fine(*x)
+    )
+    logit = torch.full((2, 1, 8, 12), -9.0)
+    monkeypatch.setattr(tiled, "error_map", lambda semantic, image: logit)
+    with torch.no_grad():
+        tiled.dense(batch["image"])
+        logit[1, 0, 1, 1] = 9
+        tiled.dense(batch["image"])
+    assert ran == [0, 1]
+    assert (tiled.tiles_run, tiled.tiles) == (1, 2 * 2 * 2 * 3)
+
+
+def test_windows_are_fused_on_their_own(made):
+    case = ("inference=slide", "inference.crop=[24,24]", "inference.stride=[16,16]")
+    dense, tiled, batch = pair_of_forms(made, *case)
+    dense.t = tiled.t = 0.5
+    total, visits = torch.zeros(2, C, 32, 48), torch.zeros(32, 48)
+    with torch.no_grad():
+        got = tiled.predict_logits(batch["image"])
+        for y in (0, 8):
+            for x in (0, 16, 24):
+                window = batch["image"][..., y : y + 24, x : x + 24]
+                total[..., y : y + 24, x : x + 24] += dense.decide(dense.dense(window))
+                visits[y : y + 24, x : x + 24] += 1
+    torch.testing.assert_close(got, total / visits, atol=1e-3, rtol=1e-3)
+
+
+def test_scores_of_tiles_leave_out_what_is_not_known(made):
+    dense, tiled, batch = pair_of_forms(made, "method.t=0.5", "method.thresholds=[0.2,0.8]")
+    found = []
+    for method in (dense, tiled):
+        with torch.no_grad():
+            method.score_extra(method.extra_metrics["test"], method.dense(batch["image"]), batch)
+        metrics = method.extra_metrics["test"].values()
+        found.append({k: float(v) for m in metrics for k, v in m.compute().items()})
+    full, known = found
+    kinds = ("fused_miou", "repaired", "spoiled", "exchanged")
+    unknown = {"detail_miou"} | {f"{kind}@{t}" for kind in kinds for t in ("0.2", "0.8")}
+    assert set(known) == set(full) - unknown
+    assert known == pytest.approx({k: full[k] for k in known}, nan_ok=True)
+    assert known["repaired@0.5"] + known["spoiled@0.5"] > 0
+
+
+def test_tiles_need_kept_statistics(stacked):
+    cases = ("method=error_prediction", SEGMENTER)
+    for override, said in (
+        (
+            "method.tile=64",
+            "method.tile=64: statistics of the image need the whole image; set method.statistics=track",
+        ),
+        (
+            "method.tile=8 method.statistics=tracked",
+            "method.tile is 8, but must be 16 pixels or more, or null",
+        ),
+        ("method.statistics=batch", "method.statistics is 'batch', but must be one of image, tracked"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            build(stacked(f"method=detail {override}", *cases))
+
+
+def test_an_evaluation_can_choose_tiles(cascade, tmp_path):
+    """Of a run that was trained without; the share of tiles that ran stands beside its scores."""
+    given = ["evaluate", str(cascade("detail")), "method.statistics=tracked"]
+    for name, more in (("dense", []), ("tiles", ["method.tile=16"])):
+        assert main([*given, *more, "--out", str(tmp_path / name)]) == 0
+    dense, tiles = (record.read(tmp_path / name) for name in ("dense", "tiles"))
+    assert tiles.metrics["test/miou"] == pytest.approx(dense.metrics["test/miou"], abs=1e-6)
+    assert "test/detail_miou" in dense.metrics
+    assert "test/detail_miou" not in tiles.metrics
+    assert 0 <= tiles.metrics["tiles/run_share"] <= 1
+    assert "tiles/run_share" not in dense.metrics
+    assert tiles.factors["method.tile"] == 16
+    assert main(["evaluate", str(cascade("detail")), "method.t=0.5"]) != 0
