@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import (
     RichProgressBar,
 )
 
+from hardpix.run.branch_time import BranchTime
 from hardpix.run.cost import Cost
 from hardpix.run.snapshots import Snapshots
 from hardpix.types import ConfigError
@@ -53,6 +54,7 @@ def build_callbacks(
         last,
         LearningRateMonitor(logging_interval="step"),
         Cost(),
+        BranchTime(),
         ModelScalars(),
         *_progress(progress, refresh_every, monitor),
     ]

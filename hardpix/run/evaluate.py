@@ -17,6 +17,7 @@ from hardpix.types import ConfigError, HardpixError
 
 REPLACEABLE = ("data", "inference", "trainer")
 CELLS = "reproduces"  # of a published table
+TESTED = ("test/", "time/", "tiles/")  # what a test measures
 
 
 def main(arguments: list[str]) -> int:
@@ -48,8 +49,9 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     for text in sorted(overrides, key=lambda o: "." in o.split("=", 1)[0]):  # groups first
         key, equals, value = text.partition("=")
         group = key.split(".", 1)[0]
-        if not equals or (group not in REPLACEABLE and key != CELLS):
-            known = (*REPLACEABLE, CELLS)
+        own = [f"method.{name}" for name in _of_method(cfg)] if group == "method" else []
+        if not equals or (group not in REPLACEABLE and key not in (CELLS, *own)):
+            known = (*REPLACEABLE, CELLS, *own)
             raise ConfigError(f"{text}: an evaluation can set {', '.join(known)}{nearest(group, known)}")
         if key in REPLACEABLE:
             chosen = compose_group(group, value)
@@ -63,6 +65,13 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         except (HydraException, OmegaConfBaseException, AttributeError) as error:
             raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
     return cfg
+
+
+def _of_method(cfg: DictConfig) -> tuple[str, ...]:
+    """The settings of a run's method that do not belong to its training."""
+    from hardpix.run.build import method_class
+
+    return method_class(cfg).at_inference
 
 
 def _check_known(cfg: DictConfig, key: str) -> None:
@@ -95,6 +104,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     import pytorch_lightning as pl
 
     from hardpix.run import results
+    from hardpix.run.branch_time import BranchTime
     from hardpix.run.build import build
     from hardpix.run.checkpoint import load_weights
     from hardpix.run.panels import write_panels
@@ -117,9 +127,10 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_test_batches=cfg.trainer.limit_test_batches,
+        callbacks=[BranchTime()],
     )
     scores = trainer.test(method, data.evaluation_loader(split), verbose=False)[0]
-    metrics = {k.replace("test/", f"{split}/"): v for k, v in scores.items() if k.startswith("test/")}
+    metrics = {k.replace("test/", f"{split}/"): v for k, v in scores.items() if k.startswith(TESTED)}
     results.write(out, method.confusion.numpy(), data.info)
     results.show(
         method.confusion.numpy(), data.info, title=f"{run_dir.name}: {split} split, {weights} weights"

@@ -29,6 +29,7 @@ from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.environment import code_versions, host_facts
+from hardpix.run.evaluate import TESTED
 from hardpix.run.fitting import fit_to_labels
 from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run
@@ -230,7 +231,7 @@ def _test(
         load_weights(method, run_dir, cfg.test_weights)
         metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
     metrics |= trainer.test(method, datamodule=data, verbose=False, weights_only=True)[0]
-    metrics = {k: v for k, v in metrics.items() if k.startswith(("val/", "test/"))}
+    metrics = {k: v for k, v in metrics.items() if k.startswith(("val/", *TESTED))}
     if trainer.is_global_zero:
         results.write(run_dir, method.confusion.numpy(), data.info)
         results.show(method.confusion.numpy(), data.info, title=f"{run_dir.name}: test split")
