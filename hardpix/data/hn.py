@@ -19,11 +19,15 @@ class HN(FileSource):
 
     ``val``, where ``root`` has no such split, is held out of ``train``; ``test``, where it has none, is ``val``.
 
+    heights, normals: how many bins of each the labels have; a folder of others is refused, so that a run's
+        configuration says what it was trained on. null takes any.
     val_fraction: share of the training frames that is held out, chosen by their names alone; null for none.
         Neighbours in a video look alike, so the held-out score is optimistic.
     """
 
-    def __init__(self, root: str, *, val_fraction: float | None) -> None:
+    def __init__(
+        self, root: str, *, val_fraction: float | None, heights: int | None = None, normals: int | None = None
+    ) -> None:
         if val_fraction is not None and not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1, or be null")
         self.root = existing_root(root, "labels that hardpix data hn-labels wrote")
@@ -34,7 +38,16 @@ class HN(FileSource):
         listed = read_classes(str(path))
         if listed.palette is None or len(listed.names) > VOID:
             raise DataError(f"{path}: must have a palette, and at most {VOID} classes; make the labels again")
-        self._made = read_facts(path)["splits"]
+        facts = read_facts(path)
+        edges, kinds = (facts["settings"].get(key) for key in ("height_edges", "normals"))
+        found = {"heights": len(edges) if isinstance(edges, list) else None, "normals": kinds}
+        for key, wanted in (("heights", heights), ("normals", normals)):
+            if wanted not in (None, found[key]):
+                raise ConfigError(
+                    f"data.source.{key}={wanted}: the labels in {self.root} were made with {found[key]}; say so "
+                    f"(data.source.{key}={found[key]}), or name another root"
+                )
+        self._made = facts["splits"]
         self.info = DatasetInfo(name="hn", classes=listed.names, palette=listed.palette, ignore_index=VOID)
 
     def files(self, split: str) -> list[FrameFiles]:

@@ -474,6 +474,14 @@ def test_processes_write_what_one_writes(rooms, finished, tmp_path, monkeypatch)
 # The data set made of it
 
 
+def test_labels_of_other_bins_than_said_are_refused(finished):
+    HN(str(finished), val_fraction=0.5, heights=10, normals=2)
+    with pytest.raises(ConfigError, match=r"data.source.heights=5: the labels in .* were made with 10"):
+        HN(str(finished), val_fraction=0.5, heights=5, normals=2)
+    with pytest.raises(ConfigError, match=r"data.source.normals=1: .* were made with 2"):
+        HN(str(finished), val_fraction=0.5, heights=10, normals=1)
+
+
 def test_val_is_held_out_by_name(finished):
     source = HN(str(finished), val_fraction=0.5)
     train, val, test = ([f.name for f in source.files(split)] for split in ("train", "val", "test"))
