@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import bench_cascade
 import bench_hn
 import bench_input
 import bench_logging
@@ -36,6 +37,7 @@ SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "ohem": lambda: bench_numeric.ohem(15),
     "steps": lambda: bench_numeric.steps(25),
     "lwm": lambda: bench_lwm.rows(15),
+    "cascade": lambda: bench_cascade.rows(3),
     "hn": lambda: bench_hn.rows(15),
 }
 PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "timm", "pillow")
