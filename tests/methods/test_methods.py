@@ -17,7 +17,18 @@ METHODS = (
     "method=baseline loss=loss_rank_mining",
     "method=hardness",
     "method=hl_released",
+    "method=layer_cascade head=gau_decoder method.rho=0.5",
+    # What follows "on" is the run that a method stands on.
+    "method=error_prediction method.channels=16 method.w3_min=0.1 on head=psp",
+    "method=detail method.channels=8 method.t=0.0 on method=error_prediction method.channels=16 on head=psp",
+    "method=bagging method.channels=8 on method=hardness head=psp",
 )
+
+
+@pytest.fixture
+def tiny(stacked):
+    """``tiny`` for cases with parents too; further settings are the lowest's, whose networks they concern."""
+    return lambda *overrides: stacked(*" ".join(overrides).split(" on "))
 
 
 def made(tiny, case, *overrides):
@@ -51,10 +62,11 @@ def test_the_loss_falls_on_one_repeated_batch(tiny, case):
     data, method, _ = made(tiny, case, "head.dropout=0", "model.aux_dropout=0")
     batch = batch_of(data)
     method.train()
-    optimizer = torch.optim.Adam(method.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=0.01)
     history = []
     for _ in range(40):
-        loss = method.losses(batch)["segmentation"]
+        losses = method.losses(batch)
+        loss = losses.get("segmentation", sum(losses.values()))
         history.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
@@ -86,7 +98,7 @@ def test_prediction_takes_rgb_alone_and_void_labels_never_matter(tiny, case):
         assert torch.equal(first, method.predict_logits(batch["image"]))
 
 
-@pytest.mark.parametrize("case", ["method=baseline loss=ohem", "method=hardness"])
+@pytest.mark.parametrize("case", ["method=baseline loss=ohem", "method=hardness", METHODS[-2]])
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_losses_stay_float32_under_mixed_precision(tiny, case, precision):
     data, method, _ = made(tiny, case)
