@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test test-slow lint format bench clean
 .DEFAULT_GOAL := help
 
 help:           ## this list
@@ -23,7 +23,10 @@ demo: $(READY)   ## a small sweep on synthetic rooms, a table, a page with pictu
 	$(BIN)/hardpix demo
 
 test: $(READY)   ## the test suite: no network, GPU or data set needed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
+
+test-slow: $(READY) ## the tests that train whole chains of runs, kill processes and wait for others
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 lint: $(READY)   ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Fixtures that several folders share: tiny configurations on synthetic rooms, one cache for the session."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -32,6 +33,13 @@ TINY = (
 )
 
 
+def pytest_collection_modifyitems(items):
+    """What trains the three stages of a cascade is slow."""
+    for item in items:
+        if "cascade" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_and_offline(tmp_path_factory):
     """No network, no account, and a cache of rendered rooms and class counts that ends with the session."""
@@ -53,8 +61,6 @@ def tiny(tmp_path):
 
 
 def compose_tiny(runs_dir, overrides):
-    from hardpix.run.config import compose
-
     given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
     kept = [o for o in TINY if o.split("=")[0] not in given]
     if any(o.startswith(("head=refinenet", "head=segnet")) for o in overrides):  # of widths of their own
@@ -64,7 +70,17 @@ def compose_tiny(runs_dir, overrides):
         kept.append("backbone.pretrained=false")
     if "data" in given:
         kept = [o for o in kept if not o.startswith("data.source.")]
-    return compose([*kept, f"runs_dir={runs_dir}", *overrides])
+    cfg = _composed(tuple(kept), tuple(overrides)).copy()
+    cfg.runs_dir = str(runs_dir)
+    return cfg
+
+
+@functools.cache
+def _composed(kept, overrides):
+    """Composing takes an eighth of a second, and many tests ask for the same."""
+    from hardpix.run.config import compose
+
+    return compose([*kept, *overrides])
 
 
 @pytest.fixture

@@ -205,11 +205,18 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             yield f"{group}: missing; choose a file of conf/{group}/, for example {group}=NAME"
-    for key in [k for k in known if k in cfg and k not in GROUPS and not OmegaConf.is_missing(cfg, k)]:
-        try:
-            OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key]})
-        except OmegaConfBaseException as error:
-            yield f"{key}={cfg[key]}: {str(error).splitlines()[0]}"
+    scalars = [k for k in known if k in cfg and k not in GROUPS and not OmegaConf.is_missing(cfg, k)]
+    try:
+        OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key] for key in scalars})
+    except OmegaConfBaseException:
+        yield from (problem for key in scalars for problem in _scalar_problem(cfg, key))
+
+
+def _scalar_problem(cfg: DictConfig, key: str) -> Iterator[str]:
+    try:
+        OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key]})
+    except OmegaConfBaseException as error:
+        yield f"{key}={cfg[key]}: {str(error).splitlines()[0]}"
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:

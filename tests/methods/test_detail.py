@@ -134,6 +134,7 @@ def test_without_a_predicted_error_the_loss_is_0_with_a_graph(made):
         assert all(p.grad is not None and not p.grad.any() for p in method.detail_branch.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_it_repairs_every_decoder_and_only_it_learns(made, case):
     method, batch = made(on=case)

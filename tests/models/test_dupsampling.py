@@ -199,6 +199,7 @@ def test_sizes_that_cannot_be(ratio: int, code: int) -> None:
 OVERRIDES = ("head=dupsampling", "head.ratio=4", "head.code_channels=6", "backbone.output_stride=16")
 
 
+@pytest.mark.slow
 def test_a_run_fits_before_it_trains_and_never_again(tiny, tmp_path, monkeypatch) -> None:
     calls = []
     original = DUpsamplingHead.fit_labels

@@ -16,6 +16,8 @@ from hardpix.run.config import compose
 from hardpix.run.evaluate import loaded
 from hardpix.run.train import train
 
+pytestmark = pytest.mark.slow  # trains runs
+
 LINE = (
     "data.source.height=32", "data.source.width=48", "data.source.train_frames=8", "data.source.val_frames=1",
     "data.source.test_frames=2", "data.train_transform.crop=[32,48]", "data.batch_size=4", "data.num_workers=0",

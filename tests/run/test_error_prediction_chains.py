@@ -17,6 +17,8 @@ from hardpix.run.chain_command import read_chain
 from hardpix.run.config import conf_dir
 from hardpix.run.experiments import experiments
 
+pytestmark = pytest.mark.slow  # trains runs
+
 TABLES, CHAINS = conf_dir() / "table", conf_dir() / "chain"
 STAGE = "parent_config."  # before a key of the run that a run stands on
 

@@ -16,6 +16,8 @@ from hardpix.report.grid import MARGIN, SPACE
 from hardpix.run.config import compose
 from hardpix.run.hn_command import GRAVITY_RADIUS, RADIUS
 
+pytestmark = pytest.mark.slow  # trains runs
+
 ROOMS = ("data=synthetic", "data.source.train_frames=5", "data.source.height=48", "data.source.width=64")
 EDGES = [0.25 * k for k in range(10)]
 

@@ -16,6 +16,8 @@ from hardpix.run.config import compose
 from hardpix.run.train import train
 from hardpix.types import ConfigError
 
+pytestmark = pytest.mark.slow  # trains runs
+
 SEGNET = ("backbone=segnet", "head=segnet", "model.aux_level=null")
 STITCHED = ("model=cross_stitch", *SEGNET)
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "scheduler=constant", "trainer.max_steps=1")
