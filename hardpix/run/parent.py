@@ -29,6 +29,9 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """
     _check_kind(cfg, None if cfg.parent is None else _config(cfg))
     if cfg.parent is None:
+        begun = _begun(cfg) if cfg.init_from and (_directory(cfg) / rundir.LAST).is_file() else None
+        if begun is not None and begun.parent_config is not None and begun.init_from == cfg.init_from:
+            return with_parent(cfg, begun.parent_config, "init_from")
         started = source_run(cfg.init_from)
         return cfg if started is None else with_parent(cfg, rundir.read_config(started), "init_from")
     parent = _config(cfg)
@@ -75,11 +78,9 @@ def _with(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
 
 def _config(cfg: DictConfig) -> DictConfig:
     """The parent's configuration: as it was when this run began, or out of the parent's directory."""
-    own = Path(cfg.runs_dir) / str(cfg.study) / str(cfg.run)
-    if cfg.resume and cfg.run and (own / rundir.CONFIG).is_file():
-        saved = rundir.read_config(own)
-        if saved.parent_config is not None and saved.parent == cfg.parent:
-            return saved.parent_config
+    begun = _begun(cfg)
+    if begun is not None and begun.parent_config is not None and begun.parent == cfg.parent:
+        return begun.parent_config
     directory = Path(cfg.parent)
     try:
         before = record.read(directory)
@@ -93,6 +94,16 @@ def _config(cfg: DictConfig) -> DictConfig:
             f"parent={cfg.parent}: that run is {before.status}, not done; finish it first (resume=true)"
         )
     return parent
+
+
+def _begun(cfg: DictConfig) -> DictConfig | None:
+    """What the run that ``cfg`` resumes began with."""
+    own = _directory(cfg)
+    return rundir.read_config(own) if cfg.resume and cfg.run and (own / rundir.CONFIG).is_file() else None
+
+
+def _directory(cfg: DictConfig) -> Path:
+    return Path(cfg.runs_dir) / str(cfg.study) / str(cfg.run)
 
 
 def _check_trust(cfg: DictConfig, parent: DictConfig) -> None:

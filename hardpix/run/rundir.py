@@ -23,6 +23,7 @@ CONFIG = "config.yaml"
 COMPOSED = "config_composed.yaml"
 CLASSES = "classes.json"
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+SHOWN = 5  # settings that an error names
 
 # Keys at the top level that configurations written before they existed lack.
 ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
@@ -136,8 +137,9 @@ def _check_same(run_dir: Path, cfg: DictConfig) -> None:
         if not key.startswith(FREE_ON_RESUME) and old.get(key) != new.get(key)
     ]
     if differing:
+        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise ConfigError(
-            f"resume=true: {run_dir} was started with another configuration ({'; '.join(differing)}); "
+            f"resume=true: {run_dir} was started with another configuration ({'; '.join(differing[:SHOWN])}{more}); "
             "give the same settings, or another run= for a new run"
         )
 

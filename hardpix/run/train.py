@@ -117,7 +117,7 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
         rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
-    if cfg.init_from:
+    if cfg.init_from and resume_path is None:
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes)}", flush=True)
     loggers = tracking.build_loggers(
         run_dir=run_dir,
@@ -251,11 +251,13 @@ def _settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
 def _new_record(
     cfg: DictConfig, run_dir: Path, overrides: Sequence[str], before: record.RunRecord | None
 ) -> record.RunRecord:
+    # The run that this one started from may be gone by the time of a further leg.
+    known = {k: v for k, v in before.factors.items() if k == "init_from"} if before else {}
     return record.RunRecord(
         schema=record.SCHEMA,
         run_id=before.run_id if before else rundir.new_id(),
         status="running",
-        factors=factors(cfg),
+        factors=factors(cfg) | known,
         metrics={},
         seed=cfg.seed,
         parent=before.parent if before else _parent(cfg.parent or cfg.init_from),

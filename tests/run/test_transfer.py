@@ -254,3 +254,20 @@ def test_old_runs_have_no_frozen_stages(tiny, tmp_path):
     )
     (tmp_path / "config.yaml").write_text(text)
     assert rundir.read_config(tmp_path).freeze == []
+
+
+def test_a_run_goes_on_without_the_one_it_started_from(tiny, tmp_path):
+    runs = tmp_path / "runs/default"
+    start = train(tiny("run=start", "trainer.max_steps=1"), [])
+    settings = ("run=next", f"init_from={runs}/start", "scheduler=constant")
+    begun = train(tiny(*settings, "trainer.max_steps=1"), [])
+    before = weights(runs / "next")
+    (runs / "start").rename(tmp_path / "elsewhere")
+    went_on = train(tiny(*settings, "resume=true", "trainer.max_steps=2"), [])
+    assert (went_on.run_id, went_on.parent, went_on.metrics["run/steps"]) == (begun.run_id, start.run_id, 2)
+    kept = {k: v for k, v in begun.factors.items() if k not in ("trainer.max_steps", "resume")}
+    assert kept["init_from"] == "RUN"
+    assert kept == {k: v for k, v in went_on.factors.items() if k in kept}
+    assert any(not torch.equal(v, before[k]) for k, v in weights(runs / "next").items())
+    with pytest.raises(ConfigError, match=r"another configuration \(init_from: .*; and [0-9]+ more\); give"):
+        train(tiny("run=next", f"init_from={runs}/other", "scheduler=constant", "resume=true"), [])
