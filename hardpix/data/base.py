@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.types import DatasetInfo
+from hardpix.types import ConfigError, DatasetInfo
 
 
 class Sample(TypedDict):
@@ -50,6 +50,11 @@ class Source(ABC):
 
     info: DatasetInfo
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+
+    def check_split(self, split: str) -> None:
+        """Raises unless ``split`` is one of ``splits``: a misspelt name must not stand for the frames of another."""
+        if split not in self.splits:
+            raise ConfigError(f"{self.info.name} has no split {split!r}; there are {', '.join(self.splits)}")
 
     @abstractmethod
     def frames(self, split: str, keys: frozenset[str]) -> Frames:

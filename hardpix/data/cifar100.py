@@ -64,6 +64,7 @@ class CIFAR100(Source):
 
     def frames(self, split: str, keys: frozenset[str]) -> CIFARFrames:
         existing_root(self.root, "CIFAR-100")
+        self.check_split(split)
         part = "train" if split == "train" else "test"
         for folder in (self.root, self.root / PYTHON, self.root / BINARY):
             if (folder / part).is_file():

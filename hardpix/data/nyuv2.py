@@ -149,6 +149,7 @@ class NYUv2(FileSource):
         return self.info.ignore_index if value == 0 else self._index[value - 1]
 
     def _folder(self, split: str) -> str:
+        self.check_split(split)
         return "train" if split == "train" or (split == "val" and self._val_fraction) else "test"
 
     def _names(self, folder: str) -> list[str]:

@@ -127,6 +127,7 @@ class SUNRGBD(FileSource):
         return tuple(said)
 
     def _listed(self, split: str) -> list[PurePosixPath]:
+        self.check_split(split)
         frames = split_frames(self.root / SPLIT_LIST, "train" if split == "train" else "test")
         return [f for f in frames if f.parts[:2] != ("kv1", "NYUdata")] if self._exclude_nyu else frames
 

@@ -69,6 +69,7 @@ class TotalText(FileSource):
 
     def files(self, split: str) -> list[FrameFiles]:
         existing_root(self.root, "Total-Text")
+        self.check_split(split)
         labels, (prefix, suffix) = self._labels(split), NAMES[self._truth]
         found = {truth_key(path): path for path in sorted(labels.glob("[!.]*"))} if labels.is_dir() else {}
         return [

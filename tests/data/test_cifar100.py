@@ -12,7 +12,7 @@ from hardpix.data.array_pickle import read_array_pickle
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.recipe import Work
 from hardpix.data.statistics import LabelFrames, class_counts
-from hardpix.types import DataError
+from hardpix.types import ConfigError, DataError
 
 BOTH = frozenset({"image", "label"})
 IMAGE = frozenset({"image"})
@@ -290,3 +290,8 @@ def test_training_sees_single_class_crops(python, tiny):
     # An image and its label stay together.
     for name, (found,) in zip(batch["name"], classes, strict=True):
         assert fine[int(name.removeprefix("n"))] == found
+
+
+def test_a_misspelt_split_is_not_the_test_pictures(python):
+    with pytest.raises(ConfigError, match="cifar100 has no split 'trian'; there are train, val, test"):
+        CIFAR100(str(python)).frames("trian", frozenset({"image"}))

@@ -214,3 +214,9 @@ def test_a_missing_file_says_where_it_comes_from(official, tmp_path):
 def test_depth_that_16_bits_cannot_hold_is_no_reading():
     metres = np.array([0, 0.0004, 0.0006, 1.2344, 1.2346, 65.535, 65.6, np.nan, np.inf, -1], np.float32)
     assert to_millimetres(metres).tolist() == [0, 0, 1, 1234, 1235, 65535, 0, 0, 0, 0]
+
+
+def test_a_misspelt_split_is_not_the_test_frames(official, prepared):
+    for root in (official, prepared):
+        with pytest.raises(ConfigError, match="nyuv2 has no split 'trian'; there are train, val, test"):
+            NYUv2(str(root), void_40_in_train="ignore").frames("trian", BOTH)

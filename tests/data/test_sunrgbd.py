@@ -441,3 +441,8 @@ def test_real_cameras(real_data):
     np.testing.assert_allclose(
         frames.intrinsics(0)[[0, 1, 0, 1], [0, 1, 2, 2]], [520.532, 520.7444, 277.9258, 215.115]
     )
+
+
+def test_a_misspelt_split_is_not_the_test_frames(root):
+    with pytest.raises(ConfigError, match="sunrgbd has no split 'trian'; there are train, val, test"):
+        SUNRGBD(str(root), partial=True).frames("trian", frozenset({"image"}))
