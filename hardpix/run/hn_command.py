@@ -126,7 +126,9 @@ def run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("hardpix: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
-    return _summary(given.out, tallies, faults)
+    bins = {"data.source.heights": len(settings.height_edges), "data.source.normals": settings.normals}
+    usual = {"data.source.heights": 10, "data.source.normals": 2}
+    return _summary(given.out, tallies, faults, {k: str(v) for k, v in bins.items() if v != usual[k]})
 
 
 def _composed(overrides: list[str]) -> DictConfig:
@@ -162,7 +164,7 @@ def _usual_splits(cfg: DictConfig, source: Source) -> list[str]:
     return [train, *([val] if val in source.splits else [])]
 
 
-def _summary(out: Path, tallies: Mapping[str, Tally], faults: list[str]) -> int:
+def _summary(out: Path, tallies: Mapping[str, Tally], faults: list[str], bins: dict[str, str]) -> int:
     from rich.console import Console
 
     from hardpix.data.hn_files import LOG
@@ -172,8 +174,10 @@ def _summary(out: Path, tallies: Mapping[str, Tally], faults: list[str]) -> int:
     if len(faults) > SHOWN:
         print(f"... and {len(faults) - SHOWN} more, all in {out / LOG}", file=sys.stderr)
     if any(tally.labelled for tally in tallies.values()):
-        words = command_words({"data": "hn", "data.source.root": str(out)})
-        print(f"look at it:  hardpix data check {words}\ntrain on it: hardpix train {words}")
+        words = command_words({"data": "hn", "data.source.root": str(out)} | bins)
+        print(f"look at it:  hardpix data check {words}")
+        if "train" not in tallies or tallies["train"].labelled:
+            print(f"train on it: hardpix train {words}")
     if faults:
         print(
             f"{len(faults)} frames could not be used; mend their files and give the same command: it makes what is "
