@@ -357,6 +357,23 @@ def test_tiles_without_a_predicted_error_do_not_run(made, monkeypatch):
     assert (tiled.tiles_run, tiled.tiles) == (1, 2 * 2 * 2 * 3)
 
 
+def test_a_test_counts_its_own_tiles(made):
+    """Validation runs on tiles, too, and comes before."""
+    _, tiled, batch = pair_of_forms(made)
+    with torch.no_grad():
+        tiled.dense(batch["image"])
+        assert tiled.tiles > 0
+        tiled.on_test_epoch_start()
+    assert (tiled.tiles_run, tiled.tiles) == (0, 0)
+
+
+@pytest.mark.parametrize("align_corners", ["false", "true"])
+def test_enlargements_of_the_branch_are_aligned_as_the_segmenters(made, align_corners):
+    method, _ = made(on=f"{SEGMENTER} model.align_corners={align_corners}")
+    found = {m.align_corners for m in method.detail_branch.modules() if hasattr(m, "align_corners")}
+    assert found == {align_corners == "true"}
+
+
 def test_windows_are_fused_on_their_own(made):
     case = ("inference=slide", "inference.crop=[24,24]", "inference.stride=[16,16]")
     dense, tiled, batch = pair_of_forms(made, *case)

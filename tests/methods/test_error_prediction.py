@@ -122,11 +122,17 @@ def test_the_loss_is_the_equation(made, w3, w3_min):
     assert float(losses["error_prediction"].detach()) == pytest.approx(want, rel=1e-4)
 
 
-@pytest.mark.parametrize("align_corners", ["false", "true"])
+@pytest.mark.parametrize(
+    ("align_corners", "size"), [("false", (32, 48)), ("true", (32, 48)), ("false", (29, 45))]
+)
 def test_it_reads_probabilities_at_stride_4_the_image_and_the_deepest_decoder_map(
-    made, monkeypatch, align_corners
+    made, monkeypatch, align_corners, size
 ):
     method, batch = made(on=f"{SEGMENTER} model.align_corners={align_corners}")
+    batch["image"] = batch["image"][..., : size[0], : size[1]].contiguous()
+    assert {m.align_corners for m in method.error_branch.modules() if hasattr(m, "align_corners")} == {
+        align_corners == "true"
+    }
     given = []
     forward = method.error_branch.forward
     monkeypatch.setattr(method.error_branch, "forward", lambda *x: given.append(x) or forward(*x))
