@@ -115,10 +115,8 @@ class DUpsamplingHead(Head):
     @property
     def fitted(self) -> bool:
         """Whether the labels have been seen, here or by the run whose weights were loaded; True without ``label``."""
-        if self.frequency.is_meta:  # a network without values, whose shapes are asked for
-            return True
-        if not self._fitted:
-            self._fitted = not self.classes or bool(self.frequency.any())
+        if not self._fitted:  # on the meta device there are shapes alone
+            self._fitted = not self.classes or self.frequency.is_meta or bool(self.frequency.any())
         return self._fitted
 
     @torch.no_grad()

@@ -81,6 +81,7 @@ def folder(tmp_path, stage, prefix="a"):
     return tmp_path / "runs/default" / f"{prefix}-{stage}"
 
 
+@pytest.mark.slow
 def test_three_stages_are_trained_and_then_nothing(tiny, tmp_path, monkeypatch, capsys):
     """The real thing, once; given again it changes no file; cut off in the last stage it goes on there."""
     line = [
@@ -150,6 +151,7 @@ def test_settings_reach_the_stages_that_they_concern(tmp_path, trained):
     assert not any(cfg.resume for _, cfg in trained)
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_its_runs_and_another_does_not(tmp_path, trained):
     for _ in range(2):
         chain(tmp_path, "seed=1")
@@ -160,6 +162,7 @@ def test_the_same_command_finds_its_runs_and_another_does_not(tmp_path, trained)
     assert [cfg.resume for _, cfg in trained] == [False] * 3 + [True] * 3 + [False] * 3
 
 
+@pytest.mark.slow
 def test_a_stage_that_failed_before_its_first_checkpoint_starts_over(tmp_path, trained):
     chain(tmp_path, "run=a")
     run = folder(tmp_path, "error_prediction")
@@ -183,6 +186,7 @@ def test_a_stage_that_failed_before_its_first_checkpoint_starts_over(tmp_path, t
             assert [c.resume for _, c in trained] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_trained_anew_is_noticed(tmp_path, trained):
     chain(tmp_path, "run=a")
     shutil.rmtree(folder(tmp_path, "semantic"))

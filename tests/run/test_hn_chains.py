@@ -197,6 +197,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_chain_pre_trains_on_labels_and_fine_tunes(tmp_path, capsys):
     labels, runs = tmp_path / "labels", tmp_path / "runs"
     assert main(["data", "hn-labels", "data=synthetic", *ROOMS, "--out", str(labels), "--workers", "1"]) == 0
