@@ -216,6 +216,13 @@ def test_a_parents_configuration_executes_nothing_foreign(tiny, tmp_path, parent
     refused(tiny, tmp_path, "holds no mapping", *BRANCH, *on(run))
 
 
+def test_code_of_a_run_below_the_parent_must_be_trusted(tiny, tmp_path, parent):
+    run = parent("error_prediction")
+    edit(run, lambda content: content["parent_config"].update(trusted=["os"]))
+    said = r"that run executes code of os; to allow this add trusted=\[os\]"
+    refused(tiny, tmp_path, said, *REPAIR, *on(run))
+
+
 def test_parent_weights_choose_the_checkpoint(tiny, tmp_path, parent):
     run = parent("semantic")
     best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
