@@ -187,11 +187,17 @@ class Detail(PredictsErrors, RepairsSegmenter):
             self.log("tiles/run_share", run / total)
 
     def maps(self, batch: Batch) -> dict[str, Tensor]:
-        """``error_probability``: P_ep; ``changed``: 1 where the fused class is not the segmenter's."""
+        """``error_probability``: P_ep; ``changed``: 1 where the fused class is not the segmenter's.
+
+        With the truth at hand ``errors``: see :meth:`error_levels`.
+        """
         dense = self.predict_dense(batch["image"])
         semantic, error, _ = self.split(dense)
         changed = self.decide(dense).argmax(1) != semantic.argmax(1)
-        return {"error_probability": error, "changed": changed.float()}
+        maps = {"error_probability": error, "changed": changed.float()}
+        if "label" in batch:
+            maps["errors"] = self.error_levels(semantic, batch["label"])
+        return maps
 
 
 class ChangeMetrics(FusionMetrics):
