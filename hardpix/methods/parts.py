@@ -25,7 +25,7 @@ class Parts(NamedTuple):
     loss: nn.Module  # (logits [B, C, H, W], label [B, H, W]) -> scalar, from conf/loss
     aux_loss: nn.Module  # plain cross-entropy with the same normaliser: auxiliary heads are never mined
     aux_weight: float
-    infer: Callable[..., Tensor]  # (forward, image, classes=) -> logits: whole image or sliding window
+    infer: Callable[..., Tensor]  # (forward, image, groups=) -> logits: whole image, windows, scales
     build_optimizer: Callable[[dict[str, list[Parameter]]], Optimizer]
     build_scheduler: Callable[[Optimizer, int], list[dict[str, Any]]]
     parent: Method | None = None  # the method of the run that this one stands on, with its networks
