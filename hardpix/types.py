@@ -6,6 +6,7 @@ resolution. Depth is in metres.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
@@ -43,6 +44,7 @@ class SegOutput(NamedTuple):
     outputs: dict[str, Tensor]
     features: dict[str, Tensor]  # enc0.. and dec0..; index 0 is the finest level; all [B, c, h, w]
     aux: dict[str, Tensor]  # auxiliary label logits [B, C, h, w] by feature name; empty in eval
+    stages: Mapping[str, Tensor]  # label logits [B, C, h, w] of the head's earlier decisions; empty in eval
 
 
 @dataclass(frozen=True)

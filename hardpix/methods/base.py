@@ -6,6 +6,7 @@ reads the configuration or names a dataset.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -98,6 +99,18 @@ class Method(TrainingSteps):
         return {
             f"aux_{name}": self.parts.aux_weight * self.parts.aux_loss(self.enlarge(x, label.shape), label)
             for name, x in out.aux.items()
+        }
+
+    def stage_losses(
+        self, out: SegOutput, label: Tensor, criterion: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """``criterion`` of the earlier decisions of a head that decides twice, times the auxiliary heads' weight.
+
+        Part of the decode head, they take what the last decision takes (mmsegmentation: the sampler, HL: the weight).
+        """
+        return {
+            f"stage_{name}": self.parts.aux_weight * criterion(self.enlarge(x, label.shape))
+            for name, x in out.stages.items()
         }
 
     def parameter_groups(self) -> dict[str, list[Parameter]]:

@@ -16,6 +16,11 @@ class Baseline(Method):
         self.model = parts.build_model(outputs={"label": parts.info.num_classes})
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        label = batch["label"]
         out = self.model(batch["image"])
-        logits = self.enlarge(out.outputs["label"], batch["label"].shape)
-        return {"segmentation": self.loss(logits, batch["label"])} | self.aux_losses(out, batch["label"])
+
+        def criterion(logits: Tensor) -> Tensor:
+            return self.loss(logits, label)
+
+        losses = {"segmentation": criterion(self.enlarge(out.outputs["label"], label.shape))}
+        return losses | self.stage_losses(out, label, criterion) | self.aux_losses(out, label)

@@ -41,13 +41,10 @@ class HardnessLevel(Method):
         self.normalize_over, self.void_in_normalizer = normalize_over, void_in_normalizer
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        label = batch["label"]
+        label, ignore_index = batch["label"], self.info.ignore_index
+        valid = label != ignore_index
         pyramid = self.model.backbone(batch["image"])
         out = self.model.decode(pyramid)
-        error = pixel_cross_entropy(
-            self.enlarge(out.outputs["label"], label.shape), label, self.info.ignore_index
-        )
-        valid = label != self.info.ignore_index
         weight = hardness_weight(
             self.hardness_logits(pyramid, label.shape),
             valid,
@@ -55,11 +52,18 @@ class HardnessLevel(Method):
             normalize_over=self.normalize_over,
             void_in_normalizer=self.void_in_normalizer,
         )
+
         # A min-max game in one backward pass: each player sees the other's map as a constant.
-        segmentation = weighted_loss(weight.detach(), error, valid, self.normalize_over)
+        def weighted(logits: Tensor) -> Tensor:
+            error = pixel_cross_entropy(logits, label, ignore_index)
+            return weighted_loss(weight.detach(), error, valid, self.normalize_over)
+
+        logits = self.enlarge(out.outputs["label"], label.shape)
+        error = pixel_cross_entropy(logits, label, ignore_index)
         hardness = -weighted_loss(weight, error.detach(), valid, self.normalize_over)
-        losses = {"segmentation": segmentation, "hardness": self.alpha * hardness}
-        return losses | self.aux_losses(out, label)
+        losses = {"segmentation": weighted_loss(weight.detach(), error, valid, self.normalize_over)}
+        losses["hardness"] = self.alpha * hardness
+        return losses | self.stage_losses(out, label, weighted) | self.aux_losses(out, label)
 
     def hardness_logits(self, pyramid: Pyramid, size: tuple[int, ...]) -> Tensor:
         """D ``[B, 1, H, W]``: enlarged before the sigmoid; no gradient leaves towards the backbone."""

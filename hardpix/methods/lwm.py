@@ -120,7 +120,8 @@ class LossWeightModule(Method):
         if self.side:
             sides = [self._side_loss(out.features[name], head, truth) for name, head in self.side.items()]
             losses["side"] = self.beta * torch.stack(sides).sum()
-        return losses | self.aux_losses(out, label)
+        plain = self.stage_losses(out, label, lambda logits: self.parts.aux_loss(logits, label))
+        return losses | plain | self.aux_losses(out, label)
 
     def dense(self, image: Tensor) -> Tensor:
         """Class logits, then log D on the scale of 1 to 256."""

@@ -7,7 +7,7 @@ the fixed stream runs unmodified and only gives.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -98,8 +98,8 @@ class CrossStitch(Segmenter):
         *,
         in_channels: int = 3,
         align_corners: bool,
-        aux_level: int | None,
-        aux_channels: int,
+        aux_level: int | Sequence[int] | None,
+        aux_channels: int | Sequence[int],
         aux_dropout: float,
         init_own: float,
         init_other: float,

@@ -96,7 +96,7 @@ class DUpsamplingHead(Head):
         return [self.join(torch.cat([deep, *low], 1)), deep]
 
     def forward(self, pyramid: list[Tensor]) -> HeadOutput:
-        outputs, decoder = super().forward(pyramid)
+        outputs, decoder, _ = super().forward(pyramid)
         if self.classes:
             if not self.fitted:
                 raise HardpixError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ class HeadOutput(NamedTuple):
     decoder: list[
         Tensor
     ]  # finest first, never empty; the last is the deepest (ASPP or pyramid-pooling output)
+    # name -> label logits [B, C, h, w] of the stages before the last, of heads that decide twice (OCRNet)
+    stages: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Head(nn.Module):
@@ -22,6 +26,9 @@ class Head(nn.Module):
 
     Subclasses set ``features`` (the decoder's maps, known at construction) and ``classifiers``, and implement
     ``decode``. A second head of the same configuration is a second instance: nothing is shared.
+
+    A constructor may ask for ``num_classes``, the data set's, beside ``specs``, ``outputs`` and ``align_corners``: a
+    head that gathers context by class needs it whatever its outputs are.
     """
 
     features: tuple[FeatureSpec, ...]

@@ -1,8 +1,8 @@
-"""Backbone + head, with an auxiliary head that exists in training only."""
+"""Backbone + head, with auxiliary heads that exist in training only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -22,8 +22,10 @@ class Segmenter(nn.Module):
         build_backbone: ``(in_channels=) -> backbone``.
         build_head: ``(specs, outputs, align_corners=) -> head``.
         align_corners: of every resize of the head, the loss and the prediction.
-        aux_level: pyramid index that an auxiliary FCN head reads (one 3x3 convolution to ``aux_channels``,
-            Dropout2d, 1x1 classifier); it predicts ``label`` in training mode only. None: no auxiliary head.
+        aux_level: pyramid index that an auxiliary FCN head reads (``aux_convs`` 3x3 convolutions to ``aux_channels``,
+            Dropout2d, 1x1 classifier), or several, a head each; they predict ``label`` in training mode only. None:
+            no auxiliary head.
+        aux_channels: of the auxiliary heads, one number for all or one for each.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Segmenter(nn.Module):
         *,
         in_channels: int = 3,
         align_corners: bool,
-        aux_level: int | None,
-        aux_channels: int,
+        aux_level: int | Sequence[int] | None,
+        aux_channels: int | Sequence[int],
         aux_dropout: float,
+        aux_convs: int = 1,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners
@@ -47,30 +50,31 @@ class Segmenter(nn.Module):
             **{f"enc{i}": spec for i, spec in enumerate(specs)},
             **{f"dec{i}": spec for i, spec in enumerate(self.head.features)},
         }
-        self.aux_head: FCNHead | None = None
+        self.aux_head = nn.ModuleDict()
+        self.register_load_state_dict_pre_hook(_name_levels)
         if aux_level is not None and "label" in outputs:
-            self.aux_name = _level_name(aux_level, len(specs))
-            self.aux_head = FCNHead(
-                specs,
-                {"label": outputs["label"]},
-                channels=aux_channels,
-                num_convs=1,
-                concat_input=False,
-                levels=[aux_level],
-                align_corners=align_corners,
-                dropout=aux_dropout,
-            )
+            for level, channels in _aux_plan(aux_level, aux_channels, len(specs)):
+                self.aux_head[f"enc{level}"] = FCNHead(
+                    specs,
+                    {"label": outputs["label"]},
+                    channels=channels,
+                    num_convs=aux_convs,
+                    concat_input=False,
+                    levels=[level],
+                    align_corners=align_corners,
+                    dropout=aux_dropout,
+                )
 
     def forward(self, image: Tensor) -> SegOutput:
         return self.decode(self.backbone(image))
 
     def decode(self, pyramid: list[Tensor]) -> SegOutput:
         """What follows the backbone, for those who need the pyramid a second time."""
-        outputs, decoder = self.head(pyramid)
+        outputs, decoder, stages = self.head(pyramid)
         features = {f"enc{i}": x for i, x in enumerate(pyramid)} | {
             f"dec{i}": x for i, x in enumerate(decoder)
         }
-        return SegOutput(outputs, features, self._aux(pyramid))
+        return SegOutput(outputs, features, self._aux(pyramid), stages if self.training else {})
 
     def parameter_groups(self) -> dict[str, list[Parameter]]:
         """Named groups for the optimiser's configuration; frozen parameters included."""
@@ -81,14 +85,34 @@ class Segmenter(nn.Module):
         return {}
 
     def _aux(self, pyramid: list[Tensor]) -> dict[str, Tensor]:
-        if self.aux_head is None or not self.training:
+        if not self.training:
             return {}
-        return {self.aux_name: self.aux_head(pyramid).outputs["label"]}
+        return {name: head(pyramid).outputs["label"] for name, head in self.aux_head.items()}
 
 
-def _level_name(level: int, count: int) -> str:
-    if not -count <= level < count:
+def _aux_plan(
+    level: int | Sequence[int], channels: int | Sequence[int], count: int
+) -> Iterator[tuple[int, int]]:
+    """(index of the level, channels) of each auxiliary head."""
+    levels = [level] if isinstance(level, int) else list(level)
+    widths = [channels] * len(levels) if isinstance(channels, int) else list(channels)
+    places = [one % count for one in levels if -count <= one < count]
+    if len(set(places)) != len(levels):
         raise ConfigError(
-            f"model.aux_level={level}: the backbone has levels 0 to {count - 1}; set one of them or null"
+            f"model.aux_level={level}: the backbone has levels 0 to {count - 1}; set one of them, several, or null"
         )
-    return f"enc{level % count}"
+    if len(widths) != len(levels):
+        raise ConfigError(
+            f"model.aux_channels={widths}: {len(levels)} auxiliary head(s) need one number, or one each"
+        )
+    return zip(places, widths, strict=True)
+
+
+def _name_levels(segmenter: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Weights written when there was one auxiliary head at most name it without its level."""
+    heads = segmenter.get_submodule("aux_head")
+    names = [name for name, _ in heads.named_children()]
+    old = [key for key in state if key.startswith(f"{prefix}aux_head.") and ".enc" not in key[len(prefix) :]]
+    if len(names) == 1:
+        for key in old:
+            state[key.replace("aux_head.", f"aux_head.{names[0]}.", 1)] = state.pop(key)

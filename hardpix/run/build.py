@@ -37,6 +37,8 @@ def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:
     """The method and its networks; not ``pretrained``: all weights follow from a checkpoint."""
     parent = None if cfg.parent is None else _method(cfg.parent_config, data, pretrained=False)
     build_head = make(cfg.head)
+    if "num_classes" in inspect.signature(build_head).parameters:
+        build_head = partial(build_head, num_classes=data.info.num_classes)
     fetched = (pretrained and parent is None) or "pretrained" not in cfg.backbone
     untrained = {} if fetched else {"pretrained": False}
     build_model = partial(make(cfg.model), make(cfg.backbone, **untrained), build_head)

@@ -29,7 +29,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # What the builder passes itself, by the first part of the dotted path: never a configuration key.
 SUPPLIED: dict[str, frozenset[str]] = {
     "backbone": frozenset({"in_channels"}),
-    "head": frozenset({"specs", "outputs", "align_corners"}),
+    "head": frozenset({"specs", "outputs", "align_corners", "num_classes"}),
     "model": frozenset({"build_backbone", "build_head", "outputs", "in_channels"}),
     "loss": frozenset({"ignore_index", "class_counts"}),
     "method": frozenset({"parts"}),

@@ -39,8 +39,8 @@ def test_features_are_named_levels_finest_first() -> None:
 def test_auxiliary_head_is_one_convolution_on_the_chosen_level() -> None:
     """3x3 192 -> 16 without bias, norm, Dropout2d, 1x1 to 3 with bias; it reads enc2."""
     model = build().train()
-    assert sum(p.numel() for p in model.aux_head.parameters()) == 9 * 192 * 16 + 2 * 16 + 17 * 3
-    assert isinstance(model.aux_head.classifiers.dropout, nn.Dropout2d)
+    assert sum(p.numel() for p in model.aux_head["enc2"].parameters()) == 9 * 192 * 16 + 2 * 16 + 17 * 3
+    assert isinstance(model.aux_head["enc2"].classifiers.dropout, nn.Dropout2d)
     pyramid = [x.detach().requires_grad_() for x in model.backbone(torch.randn(2, 3, 64, 64))]
     model.decode(pyramid).aux["enc2"].sum().backward()
     assert [x.grad is not None for x in pyramid] == [False, False, True, False]
@@ -100,3 +100,39 @@ def test_configured_backbones_name_timm_models(path: Path) -> None:
     assert node.pop("_target_") == "hardpix.models.TimmBackbone"
     assert timm.is_model(node["name"])
     assert set(node) == {"_partial_", "name", "pretrained", "options", "output_stride", "freeze_bn"}
+
+
+def test_several_auxiliary_heads_each_with_its_level_and_width() -> None:
+    """BiSeNetV2's: four heads of two convolutions; d of one's output reaches its own level alone."""
+    model = build(aux_level=[0, -1], aux_channels=[4, 6], aux_convs=2).train()
+    widths = {name: [m[0].out_channels for m in head.convs] for name, head in model.aux_head.items()}
+    assert widths == {"enc0": [4, 4], "enc3": [6, 6]}
+    pyramid = [x.detach().requires_grad_() for x in model.backbone(torch.randn(2, 3, 64, 64))]
+    aux = model.decode(pyramid).aux
+    assert list(aux) == ["enc0", "enc3"]
+    aux["enc3"].sum().backward()
+    assert [x.grad is not None for x in pyramid] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("level", "channels", "told"),
+    [
+        ([0, 4], 8, "aux_level"),
+        ([3, -1], 8, "aux_level"),
+        (-5, 8, "aux_level"),
+        ([0, 1], [8], "aux_channels"),
+    ],
+)
+def test_auxiliary_levels_and_widths_that_do_not_fit_are_refused(level, channels, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build(aux_level=level, aux_channels=channels)
+
+
+def test_weights_that_name_the_one_auxiliary_head_without_its_level_still_load() -> None:
+    model, other = build(), build()
+    old = {key.replace("aux_head.enc2.", "aux_head."): value for key, value in model.state_dict().items()}
+    assert old.keys() != model.state_dict().keys()
+    other.load_state_dict(old)
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in (model, other)), strict=True)
+    )
