@@ -77,8 +77,8 @@ def table(
     """Aggregate comparable ``runs`` (see :func:`hardpix.report.compare.group`, which refuses others).
 
     Columns are metrics as in the records, with ``*`` as wildcard, ``:x`` for the ratio of means to the
-    reference row, ``:delta`` for the mean difference from it, both over common seeds, and ``=Title`` to
-    rename. ``relative_to`` names that row as ``factor=value`` (several separated by commas) or by its label.
+    reference row (its deviation is that of the seeds' own ratios), ``:delta`` for the mean difference from it, both
+    over common seeds, and ``=Title`` to rename. ``relative_to`` names that row as ``factor=value`` (several separated by commas) or by its label.
     """
     groups = compare.group(runs, rows, ignore)
     notes: list[str] = []
@@ -164,11 +164,16 @@ def _summary(kind: Kind, values: list[float], against: list[float], counts: Coun
         return Cell(math.nan, math.nan, n, total, states)
     if kind == "ratio":
         below = statistics.fmean(against)
-        return Cell(statistics.fmean(values) / below if below else math.nan, math.nan, n, total, states)
+        each = [value / base if base else math.nan for value, base in zip(values, against, strict=True)]
+        mean = statistics.fmean(values) / below if below else math.nan
+        return Cell(mean, _deviation(each), n, total, states)
     if kind == "difference":
         values = [value - base for value, base in zip(values, against, strict=True)]
-    std = statistics.stdev(values) if n > 1 and all(map(math.isfinite, values)) else math.nan
-    return Cell(statistics.fmean(values), std, n, total, states)
+    return Cell(statistics.fmean(values), _deviation(values), n, total, states)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 
 def _columns(columns: Sequence[str | Column], runs: Sequence[Run]) -> list[Column]:
