@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -13,10 +14,11 @@ from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, ReLU; keeps the size. Kaiming-normal (fan out), as mmcv's ConvModule.
+    """Convolution, batch norm, ReLU; ``ceil(H / stride)``. Kaiming-normal (fan out), as mmcv's ConvModule.
 
     Args:
         dilation: of both axes, or (down, across).
+        relu: False: what comes last is the norm.
     """
 
     def __init__(
@@ -25,25 +27,43 @@ class ConvNormAct(nn.Sequential):
         channels: int,
         kernel_size: int,
         *,
+        stride: int = 1,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = False,
+        relu: bool = True,
     ) -> None:
         dilation = (dilation, dilation) if isinstance(dilation, int) else dilation
         padding = (dilation[0] * (kernel_size // 2), dilation[1] * (kernel_size // 2))
         conv = nn.Conv2d(
-            inputs, channels, kernel_size, padding=padding, dilation=dilation, groups=groups, bias=bias
+            inputs, channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=bias
         )
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        super().__init__(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        activation = [nn.ReLU(inplace=True)] if relu else []
+        super().__init__(conv, nn.BatchNorm2d(channels), *activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x[:, 0].numel() == 1 and type(self[1]) is nn.BatchNorm2d:
-            raise HardpixError(
-                "data.batch_size=1: batch norm on a 1x1 map (global pooling, or a crop no larger than the stride) has "
-                "one value per channel and cannot train; use at least 2 images per process"
-            )
+        check_batch_norm(self[1], x)
         return super().forward(x)
+
+
+def check_batch_norm(norm: nn.Module, x: Tensor) -> None:
+    """Refuse a batch ``[B, c, h, w]`` of one value per channel, from which a batch norm cannot train."""
+    if norm.training and x[:, 0].numel() == 1 and type(norm) is nn.BatchNorm2d:
+        raise HardpixError(
+            "data.batch_size=1: batch norm on a 1x1 map (global pooling, or a crop no larger than the stride) has "
+            "one value per channel and cannot train; use at least 2 images per process"
+        )
+
+
+def check_order(head: str, specs: tuple[FeatureSpec, ...]) -> None:
+    """Refuse ``head``, which goes from the last level up to the finest, where a level is finer than the one before."""
+    if any(coarse.stride < fine.stride for fine, coarse in pairwise(specs)):
+        strides = ", ".join(str(spec.stride) for spec in specs)
+        raise ConfigError(
+            f"head={head}: it climbs from the last level of the backbone to the first, but their strides are {strides}; "
+            "use a head that reads chosen levels, such as head=fcn with head.levels=[-1]"
+        )
 
 
 class SeparableConv(nn.Sequential):
@@ -80,23 +100,33 @@ class Concat(nn.Module):
     """Chosen levels of a pyramid, resized to the finest of them and concatenated; one level passes as it is.
 
     Args:
-        levels: indices into the pyramid, ``-1`` the deepest.
+        levels: indices into the pyramid, ``-1`` the last.
+        name: of the setting that ``levels`` come from, for its refusal.
     """
 
-    def __init__(self, specs: tuple[FeatureSpec, ...], levels: Sequence[int], *, align_corners: bool) -> None:
+    def __init__(
+        self,
+        specs: tuple[FeatureSpec, ...],
+        levels: Sequence[int],
+        *,
+        align_corners: bool,
+        name: str = "levels",
+    ) -> None:
         super().__init__()
         if not levels or not all(-len(specs) <= level < len(specs) for level in levels):
             raise ConfigError(
-                f"head.levels={list(levels)}: the backbone has levels 0 to {len(specs) - 1} (or -1, the deepest)"
+                f"head.{name}={list(levels)}: the backbone has levels 0 to {len(specs) - 1} (or -1, the deepest)"
             )
         self.levels = sorted(level % len(specs) for level in levels)
         self.align_corners = align_corners
         chosen = [specs[level] for level in self.levels]
-        self.spec = FeatureSpec(chosen[0].stride, sum(spec.channels for spec in chosen))
+        strides = [spec.stride for spec in chosen]
+        self.finest = strides.index(min(strides))
+        self.spec = FeatureSpec(strides[self.finest], sum(spec.channels for spec in chosen))
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         maps = [pyramid[level] for level in self.levels]
         if len(maps) == 1:
             return maps[0]
-        size = (maps[0].shape[-2], maps[0].shape[-1])
+        size = (maps[self.finest].shape[-2], maps[self.finest].shape[-1])
         return torch.cat([resize(x, size, align_corners=self.align_corners) for x in maps], 1)
