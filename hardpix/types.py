@@ -49,7 +49,10 @@ class SegOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """One feature map, known before any forward pass."""
+    """One feature map, known before any forward pass.
+
+    A backbone's maps come finest first, but for the last one, which may be finer than the one before.
+    """
 
     stride: int  # nominal: H / h
     channels: int

@@ -38,6 +38,9 @@ class Pyramid(list[Tensor]):
 class Backbone(nn.Module):
     """Image ``[B, in_channels, H, W]`` -> :class:`Pyramid` of as many maps as ``specs``, finest first.
 
+    The last map is what a head reads that reads one. It may be finer than the one before where the backbone ends by
+    joining what it has (BiSeNetV2); heads that climb level by level refuse such a pyramid.
+
     Subclasses set ``specs``, and implement ``levels`` and ``stages``.
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hardpix.models.deeplab import ASPP
 from hardpix.models.gau import gau_blocks, skip_levels
 from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers, Concat
+from hardpix.models.layers import Classifiers, Concat, check_order
 from hardpix.types import FeatureSpec
 
 
@@ -37,6 +37,7 @@ class GAUDecoderHead(Head):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_order("gau_decoder", specs)
         self.input = Concat(specs, levels, align_corners=align_corners)
         self.aspp = ASPP(
             self.input.spec.channels, channels, dilations, separable=True, align_corners=align_corners

@@ -61,7 +61,7 @@ def check_order(head: str, specs: tuple[FeatureSpec, ...]) -> None:
     if any(coarse.stride < fine.stride for fine, coarse in pairwise(specs)):
         strides = ", ".join(str(spec.stride) for spec in specs)
         raise ConfigError(
-            f"head={head}: it climbs from the last level of the backbone to the first, but their strides are {strides}; "
+            f"head={head}: it climbs from the backbone's last level to the first, but their strides are {strides}; "
             "use a head that reads chosen levels, such as head=fcn with head.levels=[-1]"
         )
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers
+from hardpix.models.layers import Classifiers, check_order
 from hardpix.ops.resize import resize
 from hardpix.types import ConfigError, FeatureSpec
 
@@ -141,6 +141,7 @@ def refinenet_blocks(
     dropout: float,
 ) -> nn.ModuleList:
     """One block per level, deepest first; ``dropout`` on the inputs of the two deepest."""
+    check_order("refinenet", specs)
     if len(widths) != len(specs):
         raise ConfigError(
             f"head.widths={list(widths)}: RefineNet needs one width per level, deepest first, and the backbone "

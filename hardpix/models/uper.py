@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers, ConvNormAct
+from hardpix.models.layers import Classifiers, ConvNormAct, check_order
 from hardpix.models.psp import PyramidPooling
 from hardpix.ops.resize import resize
 from hardpix.types import FeatureSpec
@@ -32,6 +32,7 @@ class UPerHead(Head):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_order("uper", specs)
         self.align_corners = align_corners
         self.pooling = PyramidPooling(specs[-1].channels, channels, pool_sizes, align_corners=align_corners)
         self.lateral = nn.ModuleList(ConvNormAct(spec.channels, channels, 1) for spec in specs[:-1])
