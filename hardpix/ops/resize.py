@@ -14,6 +14,13 @@ def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> 
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
+def enlarge_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest enlargement of ``[B, c, h, w]`` maps to ``size = (H, W)``: output ``i`` repeats ``floor(i * h / H)``."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="nearest")
+
+
 def resize_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Nearest resize of labels, depth or masks ``[B, H, W]``, any dtype kept; output pixel centres pick."""
     if x.shape[-2:] == tuple(size):

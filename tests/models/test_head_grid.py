@@ -14,12 +14,15 @@ from hardpix.models import (
     DPCHead,
     DUpsamplingHead,
     FCNHead,
+    FPNHead,
     GAUDecoderHead,
     PSPHead,
     RefineNetHead,
+    SegFormerHead,
     Segmenter,
     SegNetEncoder,
     TimmBackbone,
+    UNetHead,
     UPerHead,
 )
 from hardpix.models.cross_stitch import CrossStitchBackbone
@@ -67,10 +70,14 @@ HEADS = {
         dropout=0.1,
     ),
     "uper": partial(UPerHead, channels=8, pool_sizes=POOLS, dropout=0.1),
+    "fpn": partial(FPNHead, channels=8, pyramid_channels=12, dropout=0.1),
+    "unet": partial(UNetHead, channels=4, dropout=0.1),
+    "segformer": partial(SegFormerHead, channels=8, dropout=0.1),
     "refinenet": partial(
         RefineNetHead, widths=(16, 8, 8, 8), crp_stages=4, crp_order="pool_conv", output_units=3, dropout=0.5
     ),
 }
+WHOLE = {"uper", "refinenet", "fpn", "unet", "segformer"}  # they read every level
 SIZE = (65, 97)
 
 
@@ -87,7 +94,7 @@ def backbone(family: str) -> Backbone:
 def segmenter(head: str, family: str) -> Segmenter:
     # Only heads that join all levels reach every branch of an HRNet.
     levels = [0, 1, 2, 3] if family == "hrnet" else [-1]
-    build_head = HEADS[head] if head in ("uper", "refinenet") else partial(HEADS[head], levels=levels)
+    build_head = HEADS[head] if head in WHOLE else partial(HEADS[head], levels=levels)
     if head == "refinenet" and family == "segnet":
         build_head = partial(build_head, widths=(16, 8, 8, 8, 8))
     return Segmenter(
@@ -159,7 +166,7 @@ def test_a_second_head_on_a_detached_pyramid_leaves_the_backbone_alone() -> None
 @pytest.mark.parametrize("head", HEADS)
 def test_two_heads_of_one_configuration_share_nothing(head: str) -> None:
     specs = backbone("resnet").specs
-    build = HEADS[head] if head in ("uper", "refinenet") else partial(HEADS[head], levels=[-1])
+    build = HEADS[head] if head in WHOLE else partial(HEADS[head], levels=[-1])
     a, b = (build(specs, {"label": 3}, align_corners=False) for _ in range(2))
     assert not {id(p) for p in a.parameters()} & {id(p) for p in b.parameters()}
     assert not torch.equal(a.classifiers.convs["label"].weight, b.classifiers.convs["label"].weight)
@@ -171,7 +178,7 @@ def test_two_heads_of_one_configuration_share_nothing(head: str) -> None:
 def test_classifiers_start_at_a_hundredth(head: str) -> None:
     torch.manual_seed(0)
     specs = backbone("resnet").specs
-    build = HEADS[head] if head in ("uper", "refinenet") else partial(HEADS[head], levels=[-1])
+    build = HEADS[head] if head in WHOLE else partial(HEADS[head], levels=[-1])
     conv = build(specs, {"label": 600}, align_corners=False).classifiers.convs["label"]
     assert abs(conv.weight.std().item() - 0.01) < 5e-4
     assert abs(conv.weight.mean().item()) < 5e-4
