@@ -1,8 +1,10 @@
 """Networks: backbone, heads and the segmenter made of them; they know nothing of methods or data."""
 
+from hardpix.models.ann import ANNHead
 from hardpix.models.backbone import TimmBackbone, convert_sync_batch_norm
 from hardpix.models.bisenetv2 import BiSeNetV2
 from hardpix.models.cascades import RefineNetCascadesHead
+from hardpix.models.ccnet import CCHead
 from hardpix.models.cross_stitch import STREAMS, CrossStitch
 from hardpix.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from hardpix.models.dpc import DPCHead
@@ -13,9 +15,11 @@ from hardpix.models.fcn import FCNHead
 from hardpix.models.fpn import FPNHead
 from hardpix.models.gau import GAU, ConvGroupNorm, DetailBranch, ErrorBranch, choose_skips
 from hardpix.models.gau_decoder import GAUDecoderHead
+from hardpix.models.gcnet import GCHead
 from hardpix.models.head import Head, HeadOutput
 from hardpix.models.isanet import ISAHead
 from hardpix.models.lraspp import LRASPPHead
+from hardpix.models.nonlocal_net import NonLocalHead
 from hardpix.models.ocr import OCRHead
 from hardpix.models.psanet import PSAHead
 from hardpix.models.psp import PSPHead
@@ -30,8 +34,10 @@ from hardpix.models.uper import UPerHead
 __all__ = [
     "GAU",
     "STREAMS",
+    "ANNHead",
     "Backbone",
     "BiSeNetV2",
+    "CCHead",
     "ConvGroupNorm",
     "CrossStitch",
     "DPCHead",
@@ -44,10 +50,12 @@ __all__ = [
     "FCNHead",
     "FPNHead",
     "GAUDecoderHead",
+    "GCHead",
     "Head",
     "HeadOutput",
     "ISAHead",
     "LRASPPHead",
+    "NonLocalHead",
     "OCRHead",
     "PSAHead",
     "PSPHead",
