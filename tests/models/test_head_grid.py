@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from hardpix.models import (
+    ANNHead,
     Backbone,
+    CCHead,
     DeepLabV3Head,
     DeepLabV3PlusHead,
     DPCHead,
@@ -16,6 +18,8 @@ from hardpix.models import (
     FCNHead,
     FPNHead,
     GAUDecoderHead,
+    GCHead,
+    NonLocalHead,
     PSPHead,
     RefineNetHead,
     SegFormerHead,
@@ -69,6 +73,10 @@ HEADS = {
         dilations=(2, 4),
         dropout=0.1,
     ),
+    "nonlocal": partial(NonLocalHead, channels=8, reduction=2, dropout=0.1),
+    "gcnet": partial(GCHead, channels=8, reduction=2, dropout=0.1),
+    "ccnet": partial(CCHead, channels=8, reduction=2, recurrence=2, dropout=0.1),
+    "ann": partial(ANNHead, channels=8, project_channels=4, pool_sizes=(1, 3), low_levels=(-2,), dropout=0.1),
     "uper": partial(UPerHead, channels=8, pool_sizes=POOLS, dropout=0.1),
     "fpn": partial(FPNHead, channels=8, pyramid_channels=12, dropout=0.1),
     "unet": partial(UNetHead, channels=4, dropout=0.1),
@@ -78,6 +86,20 @@ HEADS = {
     ),
 }
 WHOLE = {"uper", "refinenet", "fpn", "unet", "segformer"}  # they read every level
+# Published to start at 0, with gradient 0 inside of them in the first step; here they start elsewhere.
+ZERO_STARTS = {
+    "nonlocal": ("convs.1.out.1.weight",),
+    "gcnet": ("convs.1.transform.3.weight",),
+    "ccnet": ("convs.1.gamma",),
+    "ann": ("fusion.out.weight", "context.out.weight"),
+}
+# Biases that a softmax or a batch norm takes out again: no gradient but rounding.
+INERT = {
+    "nonlocal": ("convs.1.key.bias", "convs.1.value.bias"),
+    "gcnet": ("convs.1.mask.bias",),
+    "ccnet": ("convs.1.key.bias",),
+    "ann": ("fusion.value.bias", "fusion.out.bias", "context.value.bias", "context.out.bias"),
+}
 SIZE = (65, 97)
 
 
@@ -131,6 +153,9 @@ def test_head_on_backbone(head: str, family: str) -> None:
     torch.manual_seed(0)
     model = segmenter(head, family).train()
     fit(model)
+    for name in ZERO_STARTS.get(head, ()):
+        assert not model.head.get_parameter(name).any(), name
+        torch.nn.init.normal_(model.head.get_parameter(name))
     model.zero_grad()
     out: SegOutput = model(torch.randn(2, 3, *SIZE))
     assert list(out.features) == list(model.features)
@@ -143,6 +168,8 @@ def test_head_on_backbone(head: str, family: str) -> None:
 
     sum((x * torch.randn_like(x)).sum() for x in (*out.outputs.values(), *out.aux.values())).backward()
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for name in INERT.get(head, ()):
+        assert trained.pop(f"head.{name}").grad is not None, name
     starved = [n for n, p in trained.items() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not starved
 
