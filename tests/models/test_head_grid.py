@@ -15,11 +15,15 @@ from hardpix.models import (
     DeepLabV3PlusHead,
     DPCHead,
     DUpsamplingHead,
+    EMAHead,
     FCNHead,
     FPNHead,
     GAUDecoderHead,
     GCHead,
+    ISAHead,
+    LRASPPHead,
     NonLocalHead,
+    PSAHead,
     PSPHead,
     RefineNetHead,
     SegFormerHead,
@@ -77,6 +81,21 @@ HEADS = {
     "gcnet": partial(GCHead, channels=8, reduction=2, dropout=0.1),
     "ccnet": partial(CCHead, channels=8, reduction=2, recurrence=2, dropout=0.1),
     "ann": partial(ANNHead, channels=8, project_channels=4, pool_sizes=(1, 3), low_levels=(-2,), dropout=0.1),
+    "emanet": partial(
+        EMAHead, channels=8, ema_channels=12, num_bases=4, num_stages=3, momentum=0.1, dropout=0.1
+    ),
+    "isanet": partial(ISAHead, channels=8, isa_channels=4, down_factor=(2, 2), dropout=0.1),
+    "psanet": partial(PSAHead, channels=8, mask_size=(5, 5), shrink_factor=2, padding=1, dropout=0.1),
+    "lraspp": partial(
+        LRASPPHead,
+        channels=8,
+        branch_channels=(2, 4),
+        window=3,
+        step=(1, 2),
+        norm_eps=0.001,
+        levels=(0, 1, -1),
+        dropout=0.1,
+    ),
     "uper": partial(UPerHead, channels=8, pool_sizes=POOLS, dropout=0.1),
     "fpn": partial(FPNHead, channels=8, pyramid_channels=12, dropout=0.1),
     "unet": partial(UNetHead, channels=4, dropout=0.1),
@@ -85,7 +104,7 @@ HEADS = {
         RefineNetHead, widths=(16, 8, 8, 8), crp_stages=4, crp_order="pool_conv", output_units=3, dropout=0.5
     ),
 }
-WHOLE = {"uper", "refinenet", "fpn", "unet", "segformer"}  # they read every level
+WHOLE = {"lraspp", "uper", "refinenet", "fpn", "unet", "segformer"}  # of levels of their own choice
 # Published to start at 0, with gradient 0 inside of them in the first step; here they start elsewhere.
 ZERO_STARTS = {
     "nonlocal": ("convs.1.out.1.weight",),
