@@ -12,15 +12,27 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hardpix.data.base import Source
-from hardpix.data.loading import Finish, Loader, SplitDataset, Transform, collate, fault_or_batch, to_batch
-from hardpix.data.sampling import EvalSampler, TrainSampler
-from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels, split_counts
+from hardpix.data.base import Frames, Source
+from hardpix.data.loading import (
+    Finish,
+    Loader,
+    SemiDataset,
+    SplitDataset,
+    Transform,
+    collate,
+    collate_semi,
+    fault_or_batch,
+    to_batch,
+)
+from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
+from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels
+from hardpix.data.subset import IMAGE, LabeledSplit
 from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
 
 ALWAYS = frozenset({"image", "label"})
+UNLABELED = frozenset({"unlabeled"})  # what a method requires to be given images without labels
 WITH_DEPTH = "data=nyuv2, sunrgbd and synthetic, and your own folder or listed data with depth files"
 
 
@@ -36,6 +48,11 @@ class DataModule(pl.LightningDataModule):
     drop_last: leave out the last, smaller batch of a training epoch.
     repeat_rare: show frames with rare classes more often: a class in the share f of the training frames asks for
     sqrt(repeat_rare / f) times (LVIS, Gupta et al. 2019); None shows every frame once an epoch.
+    labeled: which training frames have labels, see :func:`hardpix.data.subset.choose_labeled`; None: all. They are
+    the training split for all purposes. The labels of the others are never read; methods that learn without labels
+    are given their images, ``unlabeled_batch_size`` (None: ``batch_size``) in each batch, and an epoch then is one
+    pass over these.
+    labeled_seed: of a share's choice; not the run's, so that the seeds of a study compare the same subset.
     """
 
     def __init__(
@@ -51,6 +68,9 @@ class DataModule(pl.LightningDataModule):
         pin_memory: bool,
         drop_last: bool,
         repeat_rare: float | None = None,
+        labeled: str | float | None = None,
+        labeled_seed: int = 0,
+        unlabeled_batch_size: int | None = None,
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
@@ -63,14 +83,18 @@ class DataModule(pl.LightningDataModule):
             raise ConfigError(
                 f"data.repeat_rare={repeat_rare}: must be a share of the frames in (0, 1], or null"
             )
+        if unlabeled_batch_size is not None:
+            _at_least("unlabeled_batch_size", unlabeled_batch_size, 1)
         self.source = source
+        self._train = LabeledSplit(source, train_split, labeled, labeled_seed)
+        self.unlabeled_batch_size = unlabeled_batch_size or batch_size
         self._transforms = {"train": train_transform, "test": test_transform}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.seed = num_workers, seed
         self._pin_memory = pin_memory and torch.cuda.is_available()
         self._drop_last, self._repeat_rare = drop_last, repeat_rare
         self._splits = {"train": train_split, "val": val_split, "test": test_split}
-        self._keys = ALWAYS
+        self._keys, self._semi = ALWAYS, False
 
     @property
     def info(self) -> DatasetInfo:
@@ -84,14 +108,19 @@ class DataModule(pl.LightningDataModule):
                 f"data set {self.info.name} has no labels, only {', '.join(sorted(provided))}: no segmentation can be "
                 "trained or scored on it; choose another data"
             )
-        lacking = sorted(keys - provided)
+        if "unlabeled" in keys and self._train.whole:
+            raise ConfigError(
+                "data.labeled=null: the method learns from frames without labels, too; set the share of the training "
+                "frames that have labels, data.labeled=0.125, or the path of a list of them"
+            )
+        lacking = sorted(keys - provided - UNLABELED)
         if lacking:
             where = f"; depth have {WITH_DEPTH}" if "depth" in lacking else ""
             raise DataError(
                 f"the method needs {', '.join(lacking)}, which data set {self.info.name} does not have; "
                 f"it provides {', '.join(sorted(provided))}{where}"
             )
-        self._keys = ALWAYS | with_validity(keys)
+        self._keys, self._semi = ALWAYS | with_validity(keys - UNLABELED), keys >= UNLABELED
 
     @property
     def class_counts(self) -> Callable[[], ClassCounts]:
@@ -99,25 +128,28 @@ class DataModule(pl.LightningDataModule):
 
         It holds the source alone, so a loss that keeps it can be copied without this module and its trainer.
         """
-        return partial(split_counts, self.source, self._splits["train"])
+        return self._train.counts
 
     def training_labels(self, count: int) -> Iterator[Tensor]:
         """Labels ``[1, H, W]`` int64 of ``count`` evenly spaced training frames (or all), before any augmentation."""
-        return sample_labels(self.source.frames(self._splits["train"], LABEL), count)
+        return sample_labels(self._train.frames(LABEL), count)
 
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: what becomes of label values, and how often frames repeat."""
+        lines = (*self.source.remarks(), *self._train.remarks())
         if self._repeats is None:
-            return self.source.remarks()
+            return lines
         most, total = self._repeats.max(), self._repeats.sum()
         line = (
             f"repeat_rare {self._repeat_rare}: an epoch shows {len(self._repeats)} frames {total:.0f} times, "
             f"{(self._repeats > 1).sum()} of them more than once, up to {most:.1f} times"
         )
-        return (*self.source.remarks(), line)
+        return (*lines, line)
 
     def train_dataloader(self) -> DataLoader:
-        dataset = self._dataset(self._splits["train"], self._transforms["train"])
+        dataset = self._dataset("train", self._transforms["train"])
+        if self._semi:
+            return self._semi_loader(dataset)
         rank, world_size = self._process()
         sampler = TrainSampler(
             len(dataset), seed=self.seed, rank=rank, world_size=world_size, repeats=self._repeats
@@ -129,6 +161,34 @@ class DataModule(pl.LightningDataModule):
                 f"{world_size} process(es), too few for a batch of {self.batch_size}; lower data.batch_size"
             )
         return self._loader(dataset, sampler, self.batch_size, drop_last=self._drop_last)
+
+    def _semi_loader(self, labeled: SplitDataset) -> DataLoader:
+        unlabeled = self._under(self._train.without_labels(), self._transforms["train"], IMAGE)
+        rank, world_size = self._process()
+        sampler = SemiSampler(
+            len(labeled),
+            len(unlabeled),
+            labeled_each=self.batch_size,
+            unlabeled_each=self.unlabeled_batch_size,
+            seed=self.seed,
+            drop_last=self._drop_last,
+            rank=rank,
+            world_size=world_size,
+            repeats=self._repeats,
+        )
+        if not sampler.batches:
+            raise DataError(
+                f"split {self._splits['train']} of {self.info.name} has {len(unlabeled)} frames without labels for "
+                f"{world_size} process(es), too few for a batch of {self.unlabeled_batch_size}; lower "
+                "data.labeled or data.unlabeled_batch_size"
+            )
+        return self._loader(
+            SemiDataset(labeled, unlabeled),
+            sampler,
+            sampler.each,
+            drop_last=False,
+            collate_fn=partial(collate_semi, labeled=self.batch_size),
+        )
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader("val")
@@ -144,7 +204,7 @@ class DataModule(pl.LightningDataModule):
 
     def training_frames(self, epoch: int, count: int) -> Iterator[Batch]:
         """The first ``count`` frames of an epoch of one process, each a batch of its own, as a method sees it."""
-        dataset = self._dataset(self._splits["train"], self._transforms["train"])
+        dataset = self._dataset("train", self._transforms["train"])
         sampler = TrainSampler(len(dataset), seed=self.seed, repeats=self._repeats)
         sampler.set_epoch(epoch)
         for draw in islice(sampler, count):
@@ -154,7 +214,7 @@ class DataModule(pl.LightningDataModule):
         """The frames of ``train``, ``val`` or ``test`` as evaluation sees them."""
         if split not in self._splits:
             raise DataError(f"split {split!r} is unknown; the roles are {', '.join(self._splits)}")
-        return self._dataset(self._splits[split], self._transforms["test"])
+        return self._dataset(split, self._transforms["test"])
 
     def evaluation_batch(self, split: str, index: int) -> Batch:
         """Frame ``index`` of a split alone, as a method sees it (on the CPU)."""
@@ -169,8 +229,7 @@ class DataModule(pl.LightningDataModule):
         """How often an epoch shows each training frame; None: once."""
         if self._repeat_rare is None:
             return None
-        frames = self.source.frames(self._splits["train"], LABEL)
-        return repeat_factors(frame_counts(frames, self.info), self._repeat_rare)
+        return repeat_factors(frame_counts(self._train.frames(LABEL), self.info), self._repeat_rare)
 
     def _eval_loader(self, split: str, finish: Finish | None = None) -> Loader:
         dataset = self.evaluation_dataset(split)
@@ -181,23 +240,25 @@ class DataModule(pl.LightningDataModule):
     def _finish(self, batch: dict[str, Any]) -> Batch:
         return to_batch(batch, self.info)
 
-    def _dataset(self, split: str, transform: Transform) -> SplitDataset:
-        return SplitDataset(
-            self.source.frames(split, self._keys),
-            transform,
-            keys=self._keys,
-            ignore_index=self.info.ignore_index,
-            seed=self.seed,
-        )
+    def _frames(self, role: str, keys: frozenset[str]) -> Frames:
+        """Those of ``train``, ``val`` or ``test``."""
+        return self._train.frames(keys) if role == "train" else self.source.frames(self._splits[role], keys)
+
+    def _dataset(self, role: str, transform: Transform) -> SplitDataset:
+        return self._under(self._frames(role, self._keys), transform, self._keys)
+
+    def _under(self, frames: Frames, transform: Transform, keys: frozenset[str]) -> SplitDataset:
+        return SplitDataset(frames, transform, keys=keys, ignore_index=self.info.ignore_index, seed=self.seed)
 
     def _loader(
         self,
-        dataset: SplitDataset,
+        dataset: Dataset,
         sampler: Sampler,
         batch_size: int,
         *,
         drop_last: bool,
         finish: Finish | None = None,
+        collate_fn: Callable[..., Any] = collate,
     ) -> Loader:
         return Loader(
             dataset,
@@ -205,7 +266,7 @@ class DataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=collate_fn,
             drop_last=drop_last,
             pin_memory=self._pin_memory,
             persistent_workers=self.num_workers > 0,

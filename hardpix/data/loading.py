@@ -40,7 +40,10 @@ class SplitDataset(Dataset):
         return len(self.frames)
 
     def __getitem__(self, draw: Draw) -> Transformed | DataError:
-        index = draw[1]
+        return self.at(draw[1], draw)
+
+    def at(self, index: int, draw: Draw) -> Transformed | DataError:
+        """Frame ``index``, with the random numbers of ``draw``."""
         try:
             sample = self.frames.load(index)
             wanted = {k: v for k, v in sample.items() if k in self.keys or k in ("image", "name")}
@@ -48,6 +51,31 @@ class SplitDataset(Dataset):
             return self.transform(wanted, rng, self.ignore_index)  # type: ignore[arg-type]
         except DataError as error:
             return error
+
+
+class SemiDataset(Dataset):
+    """Labelled frames, and after them images without labels, under one index."""
+
+    def __init__(self, labeled: SplitDataset, unlabeled: SplitDataset) -> None:
+        self.labeled, self.unlabeled = labeled, unlabeled
+
+    def __len__(self) -> int:
+        return len(self.labeled) + len(self.unlabeled)
+
+    def __getitem__(self, draw: Draw) -> Transformed | DataError:
+        after = draw[1] - len(self.labeled)
+        return self.labeled[draw] if after < 0 else self.unlabeled.at(after, draw)
+
+
+def collate_semi(items: Sequence[Transformed | DataError], *, labeled: int) -> dict[str, Any] | DataError:
+    """:func:`collate` of the first ``labeled`` items, and the images of the others as ``unlabeled``."""
+    batch, others = collate(items[:labeled]), collate(items[labeled:])
+    for fault in (batch, others):
+        if isinstance(fault, DataError):
+            return fault
+    assert isinstance(batch, dict)
+    assert isinstance(others, dict)
+    return batch | {"unlabeled": others["image"], "unlabeled_extent": others["extent"]}
 
 
 def collate(items: Sequence[Transformed | DataError]) -> dict[str, Any] | DataError:
@@ -77,7 +105,7 @@ class Loader(DataLoader):
     already trained on are passed over (by the sampler: nothing is decoded for them).
     """
 
-    def __init__(self, dataset: SplitDataset, *, finish: Finish | None = None, **kwargs: Any) -> None:
+    def __init__(self, dataset: Dataset, *, finish: Finish | None = None, **kwargs: Any) -> None:
         """``finish`` is applied to each batch in the main process; the rest is ``DataLoader``'s."""
         super().__init__(dataset, **kwargs)
         self._finish = finish
@@ -126,9 +154,10 @@ def to_batch(batch: dict[str, Any], info: DatasetInfo) -> Batch:
     """
     if "extent" not in batch:
         return cast(Batch, batch)
-    extent = batch["extent"]
-    out = {key: value for key, value in batch.items() if key != "extent"}
-    out["image"] = normalise(batch["image"], extent, info)
+    out = {key: value for key, value in batch.items() if key not in ("extent", "unlabeled_extent")}
+    out["image"] = normalise(batch["image"], batch["extent"], info)
+    if "unlabeled" in out:
+        out["unlabeled"] = normalise(batch["unlabeled"], batch["unlabeled_extent"], info)
     if "label" in out:
         out["label"] = batch["label"].long()
     return cast(Batch, out)

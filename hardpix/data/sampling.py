@@ -50,11 +50,14 @@ class TrainSampler(Sampler[Draw]):
         return self.draws // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
-        rng = generator(self.seed, self.epoch)
+        return iter(self._dealt(generator(self.seed, self.epoch))[self.skip :])
+
+    def _dealt(self, rng: torch.Generator) -> list[Draw]:
+        """The draws of this process in an epoch."""
         drawn = self._drawn(rng)
         order = torch.randperm(self.draws, generator=rng).tolist()
-        dealt = order[: len(self) * self.world_size]
-        return iter([drawn[place] for place in dealt[self.rank :: self.world_size]][self.skip :])
+        dealt = order[: self.draws - self.draws % self.world_size]
+        return [drawn[place] for place in dealt[self.rank :: self.world_size]]
 
     def _drawn(self, rng: torch.Generator) -> list[Draw]:
         """The draws of an epoch in the order of the frames."""
@@ -67,6 +70,60 @@ class TrainSampler(Sampler[Draw]):
             repeat = repeat + 1 if index == before else 0
             drawn.append((self.epoch, index, repeat) if repeat else (self.epoch, index))
         return drawn
+
+
+class SemiSampler(TrainSampler):
+    """For each batch ``labeled_each`` draws of labelled frames, then ``unlabeled_each`` of unlabelled ones.
+
+    Loaded in batches of ``each`` in number, an epoch is one pass over the unlabelled frames. The labelled ones repeat
+    as often as that takes (``repeats``: in these proportions), none twice as often as another. Unlabelled frames come
+    after the labelled ones in the draws' indices.
+
+    drop_last: leave out the last batch where the unlabelled frames do not fill it.
+    """
+
+    def __init__(
+        self,
+        labeled: int,
+        unlabeled: int,
+        *,
+        labeled_each: int,
+        unlabeled_each: int,
+        seed: int,
+        drop_last: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.shown = unlabeled // world_size  # unlabelled frames of this process
+        if drop_last:
+            self.shown -= self.shown % unlabeled_each
+        self.batches = -(-self.shown // unlabeled_each)
+        shares = np.ones(labeled) if repeats is None else repeats
+        draws = self.batches * labeled_each * world_size
+        super().__init__(
+            labeled, seed=seed, rank=rank, world_size=world_size, repeats=shares * (draws / shares.sum())
+        )
+        self.unlabeled, self.labeled_each, self.unlabeled_each = unlabeled, labeled_each, unlabeled_each
+
+    @property
+    def each(self) -> int:
+        """Draws of a batch."""
+        return self.labeled_each + self.unlabeled_each
+
+    def __len__(self) -> int:
+        return self.draws // self.world_size + self.shown
+
+    def __iter__(self) -> Iterator[Draw]:
+        labeled = self._dealt(generator(self.seed, self.epoch))
+        order = torch.randperm(self.unlabeled, generator=generator(self.seed, self.epoch, "unlabeled"))
+        own = order[self.rank :: self.world_size].tolist()[: self.shown]
+        drawn: list[Draw] = []
+        for batch in range(self.batches):
+            drawn += labeled[batch * self.labeled_each :][: self.labeled_each]
+            some = own[batch * self.unlabeled_each :][: self.unlabeled_each]
+            drawn += [(self.epoch, self.frames + index) for index in some]
+        return iter(drawn[self.skip :])
 
 
 def systematic(shares: NDArray[np.float64], draws: int, rng: torch.Generator) -> Tensor:
@@ -92,7 +149,7 @@ class EvalSampler(Sampler[Draw]):
         return iter([(0, index) for index in self.indices])
 
 
-def generator(*key: int) -> torch.Generator:
+def generator(*key: int | str) -> torch.Generator:
     """Random numbers that depend on the key alone."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

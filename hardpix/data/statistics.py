@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.data.base import Frames, Source
+from hardpix.data.base import Frames
 from hardpix.types import ClassCounts, DatasetInfo
 
 QUIET_SECONDS = 5.0  # a count that takes longer says how far it is, that often
@@ -62,11 +62,6 @@ def class_counts(frames: Frames, info: DatasetInfo) -> ClassCounts:
     """Pixels of each class, and labelled pixels of the images that contain it: sums of :func:`frame_counts`."""
     seen = torch.from_numpy(frame_counts(frames, info)).long()
     return ClassCounts(seen.sum(0), ((seen > 0) * seen.sum(1, keepdim=True)).sum(0))
-
-
-def split_counts(source: Source, split: str) -> ClassCounts:
-    """Class statistics of a split's labels."""
-    return class_counts(source.frames(split, LABEL), source.info)
 
 
 def sample_labels(frames: Frames, count: int) -> Iterator[Tensor]:
