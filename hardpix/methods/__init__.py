@@ -9,8 +9,11 @@ from hardpix.methods.hardness import HardnessLevel
 from hardpix.methods.layer_cascade import LayerCascade
 from hardpix.methods.lwm import LossWeightModule
 from hardpix.methods.parts import Parts
+from hardpix.methods.semi import U2PL
+from hardpix.methods.semi_hardness import U2PLHardness
 
 __all__ = [
+    "U2PL",
     "Bagging",
     "Baseline",
     "Detail",
@@ -20,4 +23,5 @@ __all__ = [
     "LossWeightModule",
     "Method",
     "Parts",
+    "U2PLHardness",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,9 @@ from hardpix.types import Batch
 
 class TrainingSteps(pl.LightningModule):
     """Minimises the sum of ``losses``."""
+
+    averages: ClassVar[bool] = False  # True: predicts with its own average of the weights, another is refused
+    length_setting: ClassVar[str] = "method.curriculum"  # of a method whose loss knows the last epoch
 
     def __init__(self) -> None:
         super().__init__()

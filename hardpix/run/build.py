@@ -27,6 +27,11 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
     if training:  # data that lack something are refused before a network is made or its weights are fetched
         for split in ("train", "val", "test"):
             data.evaluation_dataset(split)
+    if training and cfg.trainer.ema_decay is not None and method_class(cfg).averages:
+        raise ConfigError(
+            f"trainer.ema_decay={cfg.trainer.ema_decay}: {method_class(cfg).__name__} has an averaged teacher of its "
+            "own, which is what is scored; set trainer.ema_decay=null"
+        )
     method = _method(cfg, data, pretrained=training)
     # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
     method.parts.build_scheduler(method.parts.build_optimizer(method.parameter_groups()), 1)

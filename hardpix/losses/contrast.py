@@ -1,0 +1,178 @@
+"""Contrast with unreliable pixels (U2PL): anchors against a class's mean and against what the class is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardpix.ops.resize import resize_nearest
+from hardpix.ops.semi import percentile
+
+
+@dataclass(frozen=True)
+class ContrastSettings:
+    """The numbers of U2PL's contrastive loss.
+
+    channels, dropout: of the representations, and in what makes them.
+    anchors, negatives: drawn per class, and per anchor (with replacement).
+    temperature: of the cosine similarities.
+    confidence: an anchor's class is more probable than this to the teacher.
+    low_rank, high_rank: an unlabelled pixel is a negative of the classes that rank from low_rank (0 the most probable)
+        up to but without high_rank; a labelled one of the wrong classes above low_rank.
+    bank, bank_first: negatives kept per class, and of class 0.
+    """
+
+    channels: int
+    dropout: float
+    anchors: int
+    negatives: int
+    temperature: float
+    confidence: float
+    low_rank: int
+    high_rank: int
+    bank: int
+    bank_first: int
+
+
+class Pixels(NamedTuple):
+    """Pixels of a batch as flat lists, labelled and unlabelled ones alike."""
+
+    student: Tensor  # [N, c] representations
+    teacher: Tensor  # [N, c]
+    probability: Tensor  # [N, C] the teacher's
+    label: Tensor  # [N] class, or the pseudo-label
+    labeled: Tensor  # [N] bool: the label is true
+    reliable: Tensor  # [N] bool
+    unreliable: Tensor  # [N] bool
+
+
+def pixels_of(
+    student: Tensor,
+    teacher: Tensor,
+    probability: Tensor,
+    label: Tensor,
+    uncertainty: Tensor,
+    percent: float,
+    ignore_index: int,
+) -> Pixels:
+    """The pixels of maps: ``student``, ``teacher`` ``[B, c, h, w]``, ``probability`` ``[B, C, h, w]``.
+
+    ``label`` ``[B, H, W]``: true labels, then pseudo-labels, of which ``uncertainty`` ``[U, H, W]`` is the entropy.
+    Of the latter the ``percent`` least and most uncertain are reliable and unreliable; a true label is both, being
+    sure and yet to be learnt.
+    """
+    size = (student.shape[-2], student.shape[-1])
+    labeled = len(label) - len(uncertainty)
+    true = label[:labeled] != ignore_index
+    low, high = percentile(uncertainty, percent), percentile(uncertainty, 100 - percent)
+    place = torch.arange(len(label), device=label.device)
+
+    def flat(maps: Tensor) -> Tensor:
+        return maps.movedim(1, -1).flatten(0, 2)
+
+    return Pixels(
+        student=flat(student),
+        teacher=flat(teacher),
+        probability=flat(probability),
+        label=resize_nearest(label, size).flatten(),
+        labeled=(place < labeled).repeat_interleave(size[0] * size[1]),
+        reliable=resize_nearest(torch.cat([true, uncertainty <= low]), size).flatten(),
+        unreliable=resize_nearest(torch.cat([true, uncertainty >= high]), size).flatten(),
+    )
+
+
+class BankContrast(nn.Module):
+    """InfoNCE of reliable pixels; the negatives come from a bank of unreliable ones, first in, first out.
+
+    The bank consists of buffers: a resumed run goes on with it. Under DDP each process feeds and draws its own.
+    """
+
+    rows: Tensor
+    filled: Tensor
+    next: Tensor
+
+    def __init__(self, num_classes: int, settings: ContrastSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        sizes = torch.full((num_classes,), settings.bank)
+        sizes[0] = settings.bank_first
+        self.sizes: list[int] = sizes.tolist()
+        self.starts: list[int] = (sizes.cumsum(0) - sizes).tolist()
+        self.register_buffer("rows", torch.zeros(int(sizes.sum()), settings.channels))
+        self.register_buffer("filled", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("next", torch.zeros(num_classes, dtype=torch.int64))
+
+    def forward(self, pixels: Pixels) -> Tensor:
+        """A float32 scalar; 0, with a graph, where fewer than two classes have a reliable pixel."""
+        with torch.autocast(pixels.student.device.type, enabled=False):
+            self._feed(pixels)
+            reliable = pixels.label[pixels.reliable]
+            present = reliable.unique().tolist()
+            student = pixels.student.float()
+            nothing = 0.0 * student.sum()
+            if len(present) < 2:
+                return nothing
+            return sum((self._of_class(c, pixels, student) for c in present), nothing) / len(present)
+
+    @torch.no_grad()
+    def _feed(self, pixels: Pixels) -> None:
+        chosen = negative_of(pixels, self.settings.low_rank, self.settings.high_rank)
+        for c in range(len(self.sizes)):
+            self.push(c, pixels.teacher[chosen[:, c]].float())
+
+    def push(self, c: int, keys: Tensor) -> None:
+        """Put ``[n, channels]`` into the bank of class ``c``, in place of the oldest where it is full."""
+        size, start = self.sizes[c], self.starts[c]
+        keys = keys[-size:]
+        first = int(self.next[c])
+        places = (first + torch.arange(len(keys), device=keys.device)) % size
+        self.rows[start + places] = keys
+        self.next[c] = (first + len(keys)) % size
+        self.filled[c] = min(size, int(self.filled[c]) + len(keys))
+
+    def stored(self, c: int) -> Tensor:
+        """``[n, channels]`` of class ``c``; the oldest is not first once the bank is full."""
+        return self.rows[self.starts[c] : self.starts[c] + int(self.filled[c])]
+
+    def _of_class(self, c: int, pixels: Pixels, student: Tensor) -> Tensor:
+        of_class = pixels.reliable & (pixels.label == c)
+        candidates = student[of_class & (pixels.probability[:, c] > self.settings.confidence)]
+        bank = self.stored(c)
+        if not len(candidates) or not len(bank):
+            return 0.0 * student.sum()
+        anchors = candidates[_draw(len(candidates), (self.settings.anchors,), student)]
+        negatives = bank[_draw(len(bank), (self.settings.anchors, self.settings.negatives), student)]
+        positive = pixels.teacher[of_class].detach().float().mean(0)
+        return info_nce(anchors, positive, negatives, self.settings.temperature)
+
+
+def negative_of(pixels: Pixels, low_rank: int, high_rank: int) -> Tensor:
+    """``[N, C]`` bool: of which classes each unreliable pixel is an example of what they are not.
+
+    An unlabelled pixel of those that it is unlikely to be, a labelled one of those that the teacher likes and that are
+    wrong.
+    """
+    order = pixels.probability.argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(1)
+    classes = torch.arange(rank.shape[1], device=rank.device)
+    wrong = (rank < low_rank) & (pixels.label[:, None] != classes)
+    unlikely = (rank >= low_rank) & (rank < high_rank)
+    return torch.where(pixels.labeled[:, None], wrong, unlikely) & pixels.unreliable[:, None]
+
+
+def info_nce(anchors: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """``-log(e^(a.p) / (e^(a.p) + sum_n e^(a.n)))``, mean over the anchors; cosines over the temperature.
+
+    ``anchors`` ``[A, c]``, ``positive`` ``[c]``, ``negatives`` ``[A, n, c]``; a float32 scalar.
+    """
+    others = torch.cat([positive.expand(len(anchors), 1, -1), negatives], 1)
+    similarity = F.cosine_similarity(anchors[:, None], others, dim=2) / temperature
+    return -similarity.log_softmax(1)[:, 0].mean()
+
+
+def _draw(count: int, size: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.randint(count, size, device=like.device)
