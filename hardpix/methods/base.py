@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from hardpix.methods.parts import Parts
 from hardpix.methods.steps import TrainingSteps
 from hardpix.metrics import SegmentationMetrics
 from hardpix.models import Segmenter
+from hardpix.ops.hard_map import HardMap
 from hardpix.ops.resize import resize
 from hardpix.types import Batch, DataError, SegOutput
 
@@ -54,6 +56,10 @@ class Method(TrainingSteps):
 
     def maps(self, batch: Batch) -> dict[str, Tensor]:
         """Maps ``[B, H, W]`` worth looking at, as far as the batch's keys allow; in prediction only ``image``."""
+        return {}
+
+    def hard_maps(self) -> dict[str, HardMap]:
+        """Which of :meth:`maps` say how hard a pixel is, higher being harder, and the range each is known to have."""
         return {}
 
     def dense(self, image: Tensor) -> Tensor:
@@ -119,6 +125,10 @@ class Method(TrainingSteps):
         groups = self.model.parameter_groups() | {n: list(c.parameters()) for n, c in rest.items()}
         trained = {name: [p for p in members if p.requires_grad] for name, members in groups.items()}
         return {name: members for name, members in trained.items() if members}
+
+    def optimizer_remarks(self, optimizer: Optimizer) -> tuple[str, ...]:
+        """What a user should know about the method's settings under this optimiser, a line each; told at the start."""
+        return ()
 
     def predict_logits(self, image: Tensor) -> Tensor:
         """Class logits at the image's size by the configured inference (whole image, windows, scales)."""

@@ -15,6 +15,7 @@ from hardpix.methods.parts import Parts
 from hardpix.metrics import ErrorMetrics
 from hardpix.models import ErrorBranch
 from hardpix.ops.error import error_prediction_loss, semantic_errors
+from hardpix.ops.hard_map import HardMap
 from hardpix.ops.resize import resize
 from hardpix.types import Batch, FeatureSpec
 
@@ -88,6 +89,9 @@ class PredictsErrors(StandsOnSegmenter):
 
     error_branch: ErrorBranch
     rho: float  # an error above this probability is hard
+
+    def hard_maps(self) -> dict[str, HardMap]:
+        return {"error_probability": HardMap("P(error) of the segmenter")}
 
     def error_levels(self, logits: Tensor, label: Tensor) -> Tensor:
         """``[B, H, W]``: 0 where the segmenter is right, 1 at its easy and 2 at its hard errors, NaN on void."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
 
 from hardpix.methods.base import Method, Parts
 from hardpix.models import Pyramid
+from hardpix.ops.hard_map import HardMap
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.weight import hardness_weight, weighted_loss
 from hardpix.types import Batch, ConfigError
@@ -69,6 +71,9 @@ class HardnessLevel(Method):
         """D ``[B, 1, H, W]``: enlarged before the sigmoid; no gradient leaves towards the backbone."""
         return self.enlarge(self.hardness(pyramid.detach()).outputs["hardness"], size)
 
+    def optimizer_remarks(self, optimizer: Optimizer) -> tuple[str, ...]:
+        return alpha_remarks(optimizer)
+
     def maps(self, batch: Batch) -> dict[str, Tensor]:
         """``hardness``: Z = sigmoid(D) + c, in (c, 1 + c)."""
 
@@ -77,3 +82,17 @@ class HardnessLevel(Method):
 
         z = torch.sigmoid(self.parts.infer(logits, batch["image"]).float()) + self.c
         return {"hardness": z[:, 0]}
+
+    def hard_maps(self) -> dict[str, HardMap]:
+        return {"hardness": HardMap("Z", self.c, 1 + self.c)}
+
+
+def alpha_remarks(optimizer: Optimizer) -> tuple[str, ...]:
+    """A line under Adam and AdamW, none under others: what multiplies the hardness head's only gradient is lost."""
+    if not isinstance(optimizer, Adam | AdamW):
+        return ()
+    name = type(optimizer).__name__
+    return (
+        f"method.alpha: under {name}, which divides by the gradient's size, the hardness head trains all but alike "
+        "for every alpha; only eps, clip_norm and the balance with weight decay see it. Tune alpha under optimizer=sgd",
+    )

@@ -24,6 +24,7 @@ from hardpix.ops.depth_hardness import (
     scaled_depth,
     segmentation_error,
 )
+from hardpix.ops.hard_map import HardMap
 from hardpix.ops.pixel import pixel_errors
 from hardpix.ops.resize import resize_nearest
 from hardpix.types import Batch, ConfigError
@@ -145,6 +146,17 @@ class LossWeightModule(Method):
             if self.hardness in ("sum", "product", "max"):
                 maps["hardness"] = fuse(maps["dpe"], maps["dse"], self.hardness)
         return maps
+
+    def hard_maps(self) -> dict[str, HardMap]:
+        truth = ("depth", "label")
+        known = {
+            "dpe": HardMap("DPE", needs=("depth",), where="depth_valid"),
+            "dse": HardMap("DSE", needs=truth),
+        }
+        if self.hardness in ("sum", "product", "max"):
+            title = f"M, {self.hardness} of DPE and DSE"
+            known["hardness"] = HardMap(title, high=2.0 if self.hardness == "sum" else 1.0, needs=truth)
+        return known
 
     def on_train_start(self) -> None:
         super().on_train_start()

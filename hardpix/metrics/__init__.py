@@ -2,13 +2,16 @@
 
 from hardpix.metrics.depth import DepthMetrics
 from hardpix.metrics.error import ErrorMetrics, FusionMetrics
+from hardpix.metrics.hardness import ErrorRanking, HardnessGroups
 from hardpix.metrics.members import MemberMetrics, ShareMetrics
 from hardpix.metrics.segmentation import SegmentationMetrics, scores
 
 __all__ = [
     "DepthMetrics",
     "ErrorMetrics",
+    "ErrorRanking",
     "FusionMetrics",
+    "HardnessGroups",
     "MemberMetrics",
     "SegmentationMetrics",
     "ShareMetrics",

@@ -17,8 +17,13 @@ from hardpix.metrics.segmentation import scores
 from hardpix.ops.error import semantic_errors
 from hardpix.types import ConfigError
 
-# Edges of the histogram that ranks pixels: log-odds -16 to 16 in steps of 1/32, where the odds grow by 3 %.
-GRID = torch.sigmoid(torch.arange(-16 * 32, 16 * 32 + 1, dtype=torch.float64) / 32).float()
+
+def log_odds(steps: int) -> Tensor:
+    """Log-odds from -16 to 16, beyond which float32 has few probabilities, in ``steps`` steps per unit; float64."""
+    return torch.arange(-16 * steps, 16 * steps + 1, dtype=torch.float64) / steps
+
+
+GRID = torch.sigmoid(log_odds(32)).float()  # edges of the histogram that ranks pixels: the odds grow by 3 %
 KINDS = 3  # correct, easy error, hard error
 
 
@@ -48,7 +53,7 @@ class ErrorMetrics(Metric):
         """``error_probability`` and ``label`` ``[B, H, W]``, ``semantic_logits`` ``[B, C, H, W]``."""
         valid, error, hard = semantic_errors(semantic_logits, label, self.ignore_index, self.rho)
         code = intervals(error_probability, self.edges) * KINDS + error.int() + hard.int()
-        self.counts += _counts(torch.where(valid, code, self.counts.numel()), self.counts)
+        self.counts += tally(torch.where(valid, code, self.counts.numel()), self.counts)
 
     def compute(self) -> dict[str, Tensor]:
         """Float64 on the CPU, NaN where undefined, as without an error.
@@ -111,12 +116,12 @@ class FusionMetrics(Metric):
         row = torch.where(
             counted, (step * self.num_classes + label) * self.num_classes, self.semantic.numel()
         )
-        self.semantic += _counts(row + semantic, self.semantic)
-        self.detail += _counts(row + detail, self.detail)
+        self.semantic += tally(row + semantic, self.semantic)
+        self.detail += tally(row + detail, self.detail)
         # 0 the detail branch alone is right, 1 the semantic branch alone, 2 both are wrong
         change = torch.where(detail == label, 0, torch.where(semantic == label, 1, 2))
         code = torch.where(counted & (semantic != detail), step * 3 + change, self.changes.numel())
-        self.changes += _counts(code, self.changes)
+        self.changes += tally(code, self.changes)
 
     def compute(self) -> dict[str, Tensor]:
         """Float64 on the CPU.
@@ -153,7 +158,7 @@ def intervals(probability: Tensor, edges: Tensor) -> Tensor:
     return torch.bucketize(probability.float().contiguous(), edges, out_int32=True)
 
 
-def _counts(code: Tensor, table: Tensor) -> Tensor:
+def tally(code: Tensor, table: Tensor) -> Tensor:
     """How often each index of the flattened ``table`` occurs, in its shape; codes beyond it are not counted."""
     return torch.bincount(code.flatten(), minlength=table.numel())[: table.numel()].view_as(table)
 

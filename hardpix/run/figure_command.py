@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hardpix.report import save
-from hardpix.run import figure_errors, figure_hn, figure_runs
+from hardpix.run import figure_errors, figure_hardness, figure_hn, figure_runs
 from hardpix.run import figure_options as options
 from hardpix.types import ConfigError
 
@@ -180,6 +180,14 @@ KINDS: dict[str, Kind] = {
                "errors of a segmenter, true and predicted: and which of them a detail branch repairs"),
     "thresholds": (figure_errors.add_thresholds, figure_errors.thresholds,
                    "scores over the threshold of predicted errors: error IoU, hard recall and mIoU after fusion"),
+    "deciles": (figure_hardness.add_deciles, figure_hardness.deciles,
+                "scores by hardness: mIoU and accuracy in ten groups of equally many pixels, ranked by a hardness map"),
+    "ranking": (figure_hardness.add_ranking, figure_hardness.ranking,
+                "how hardness maps rank errors: AUROC and average precision of every map of the runs"),
+    "ssim": (figure_hardness.add_ssim, figure_hardness.ssim,
+             "similarity of two runs' hardness maps: SSIM, averaged over the frames of a split"),
+    "evolution": (figure_hardness.add_evolution, figure_hardness.evolution,
+                  "a hardness map over training: beside loss and prediction on one frame, at the epochs that are kept"),
     "hn-heights": (figure_hn.add_heights, figure_hn.heights,
                    "heights of classes above the floor: of a data set with labels, depth and camera"),
     "hn-labels": (figure_hn.add_labels, figure_hn.labels,

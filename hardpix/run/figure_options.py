@@ -63,6 +63,13 @@ def opened(given: argparse.Namespace, *more: Path) -> tuple[list[FigureRun], lis
     return runs, overrides
 
 
+def each_opened(given: argparse.Namespace) -> tuple[list[FigureRun], list[str]]:
+    """The same of runs that need neither the same classes nor the same data."""
+    overrides = [word for word in given.runs if OVERRIDE.match(word)]
+    directories = [Path(word) for word in given.runs if word not in overrides]
+    return figure_runs.open_runs(directories, given.labels, overrides, given.split, None), overrides
+
+
 def only_run(given: argparse.Namespace) -> tuple[FigureRun, list[str]]:
     """The one run of a kind that draws no more, and the overrides."""
     runs, overrides = opened(given)

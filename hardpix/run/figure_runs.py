@@ -44,9 +44,12 @@ def open_runs(
     labels: Sequence[str],
     overrides: list[str],
     split: str,
-    ignore: Sequence[str],
+    ignore: Sequence[str] | None,
 ) -> list[FigureRun]:
-    """The runs, named apart; raises if one is no run, or if they do not predict the same frames and classes."""
+    """The runs, named apart; raises if one is no run, or if they do not predict the same frames and classes.
+
+    ``ignore``: keys of the data that may differ; None: classes and frames may.
+    """
     if labels and len(labels) != len(directories):
         raise ConfigError(
             f"--labels names {len(labels)} runs and there are {len(directories)}: give one for each"
@@ -66,6 +69,8 @@ def open_runs(
             strict=True,
         )
     ]
+    if ignore is None:
+        return runs
     for other in runs[1:]:
         _check_same_classes(runs[0], other)
         _check_same_frames(runs[0], other, split, ignore)
@@ -137,17 +142,35 @@ def choose_frames(data: DataModule, split: str, names: Sequence[str], count: int
     return choose(frames, f"the {split} split of {data.info.name}", names, count)
 
 
-def choose(frames: Frames, where: str, names: Sequence[str], count: int) -> list[int]:
-    """The same of any frames; ``where`` says in an error what these are."""
-    total = len(frames)
+def place_of(data: DataModule, split: str, image: str) -> int:
+    """The place of a frame in the split, by its name or its index from 0."""
+    frames = data.evaluation_dataset(split).frames
+    where = f"the {split} split of {data.info.name}"
+    known = any(frames.name(i) == image for i in range(len(frames)))
+    if known or not image.isdecimal():
+        return choose(frames, where, [image], 1, "--image")[0]
+    if int(image) >= len(frames):
+        raise ConfigError(f"--image {image}: {where} has {len(frames)} frames, 0 to {len(frames) - 1}")
+    return int(image)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """``count`` places of ``total`` (all, if they are fewer), evenly spaced from the first to the last."""
+    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(min(count, total))})
+
+
+def choose(
+    frames: Frames, where: str, names: Sequence[str], count: int, option: str = "--frames"
+) -> list[int]:
+    """The same of any frames; ``where`` says in an error what these are, ``option`` who named them."""
     if not names:
-        return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(min(count, total))})
-    known = {frames.name(i): i for i in range(total)}
+        return spread(len(frames), count)
+    known = {frames.name(i): i for i in range(len(frames))}
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"they are called like {next(iter(known))}"
-            raise ConfigError(f"--frames {name}: {where} has no such frame; {hint}")
+            raise ConfigError(f"{option} {name}: {where} has no such frame; {hint}")
     return [known[name] for name in names]
 
 
