@@ -1,4 +1,4 @@
-"""What a run costs: seconds per training step and peak memory."""
+"""What a run costs: seconds per training step, peak memory, floating-point operations, parameters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,47 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from hardpix.run.flops import Tally, is_compiled
+
 NAN = float("nan")
 
 
+class Count:
+    """One step under a :class:`Tally`: GFLOPs an image and the parameters read; NaN before it, or where it failed."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.gflops, self.parameters = name, NAN, NAN
+        self.tally: Tally | None = None  # while it counts
+
+    def begin(self, module: pl.LightningModule) -> None:
+        if is_compiled(module):
+            self._remark("torch.compile hides its operations", module)
+            return
+        self.tally = Tally()
+        self.tally.__enter__()
+
+    def end(self, module: pl.LightningModule, images: int) -> None:
+        tally = self.stop()
+        if tally is None:
+            return
+        self.gflops, self.parameters = tally.flops / images / 1e9, float(tally.parameters)
+        if tally.problem:
+            self._remark(tally.problem, module)
+
+    def stop(self) -> Tally | None:
+        """Count no more, whatever has happened."""
+        tally, self.tally = self.tally, None
+        if tally is not None:
+            tally.__exit__(None, None, None)
+        return tally
+
+    def _remark(self, reason: str, module: pl.LightningModule) -> None:
+        if module.trainer.is_global_zero:
+            print(f"cost/gflops_{self.name}: not counted, {reason}", flush=True)
+
+
 class Cost(Callback):
-    """Seconds per training step and peak memory, for the cost columns of a table.
+    """Seconds per training step, peak memory, operations and parameters, for the cost columns of a table.
 
     ``step_seconds`` is the median over blocks of steps from the end of one batch to the end of another (loading
     included, validation not). A block is one step on the CPU and 20 on a GPU, with a synchronisation at its
@@ -28,6 +64,11 @@ class Cost(Callback):
     the parameters, gradients and optimiser state, plus by how much the process's resident memory rose above
     its level between steps (Linux; NaN elsewhere), so that libraries and earlier runs of the same process do
     not count.
+
+    ``gflops_train`` and ``gflops_inference`` are billions of floating-point operations an image, as a :class:`Tally`
+    counts them: forward and backward of the first training step, all that the first batch of the test needs for its
+    prediction (windows and scales included). NaN under ``torch.compile``. ``parameters_train`` are those that train,
+    ``parameters_inference`` those that the prediction reads.
     """
 
     SETTLED = 3  # steps after which lazily imported code and allocator pools are in place
@@ -38,16 +79,25 @@ class Cost(Callback):
         self.began = NAN
         self.seen = 0
         self.baseline = NAN  # resident MB between two steps
-        self.peak = self.static = NAN
+        self.peak = self.static = self.trained = NAN
+        self.counts = {name: Count(name) for name in ("train", "inference")}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.device = trainer.strategy.root_device
         self.block = 20 if self._cuda else 1
+        self.trained = float(sum(p.numel() for p in pl_module.parameters() if p.requires_grad))
         self._reset()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.seen:
+            self.counts["train"].begin(pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.counts["train"].end(pl_module, len(batch["image"]))
         self.seen += 1
         if self.seen == self.SETTLED and not self._cuda:
             self.baseline = _settle()
@@ -70,16 +120,47 @@ class Cost(Callback):
             self.steps = 0
             self._reset()
 
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not batch_idx:
+            self.counts["inference"].begin(pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.counts["inference"].end(pl_module, len(batch["image"]))
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        for count in self.counts.values():
+            count.stop()
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_peak()
         self.static = _static_mb(trainer, pl_module)
 
     def result(self) -> dict[str, float]:
-        """``cost/step_seconds`` and ``cost/peak_memory_mb``; NaN where nothing could be measured."""
+        """All of the above by name, ``cost/step_seconds`` ..; NaN where nothing could be measured."""
         settled = sorted(self.blocks)
         seconds = settled[len(settled) // 2] if settled else NAN
         memory = self.peak if self._cuda else self.static + self.peak
-        return {"cost/step_seconds": seconds, "cost/peak_memory_mb": memory}
+        measured = {"step_seconds": seconds, "peak_memory_mb": memory, "parameters_train": self.trained}
+        measured["parameters_inference"] = self.counts["inference"].parameters
+        measured |= {f"gflops_{name}": count.gflops for name, count in self.counts.items()}
+        return {f"cost/{name}": value for name, value in measured.items()}
 
     @property
     def _cuda(self) -> bool:

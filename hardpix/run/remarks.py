@@ -5,8 +5,16 @@ from __future__ import annotations
 from hardpix.data import DataModule
 from hardpix.methods import Method
 
+_told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
+
 
 def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
-    """Remarks of the data set, on repeated frames, and of a loss that has some: a line each."""
+    """Remarks of the data set, on repeated frames, of a loss that has some, of a method on its optimiser: a line each.
+
+    The last kind comes once in a process.
+    """
     of_loss = getattr(method.parts.loss, "remarks", None)
-    return (*data.remarks(), *(of_loss(data.info.classes) if of_loss else ()))
+    optimizer = method.parts.build_optimizer(method.parameter_groups())
+    new = [line for line in method.optimizer_remarks(optimizer) if line not in _told]
+    _told.update(new)
+    return (*data.remarks(), *(of_loss(data.info.classes) if of_loss else ()), *new)

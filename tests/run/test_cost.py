@@ -1,0 +1,163 @@
+"""What a run records of its cost: operations counted while they run, parameters, and NaN where that cannot be."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from hardpix.run.build import build
+from hardpix.run.cost import Cost
+from hardpix.run.flops import Tally, flop_registry
+from hardpix.run.train import train
+
+COSTS = (
+    "step_seconds",
+    "peak_memory_mb",
+    "parameters_train",
+    "parameters_inference",
+    "gflops_train",
+    "gflops_inference",
+)
+
+
+def network():
+    """A convolution 3 -> 4 of 3x3, normalised, and a linear layer 4 -> 5; its counts by hand."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    )
+
+
+CONVOLUTION, LINEAR = (
+    2 * 4 * 3 * 9 * 6 * 7,
+    2 * 4 * 5,
+)  # of a 6x7 picture; a multiplication and an addition are two
+
+
+def test_operations_forward_and_backward_are_those_counted_by_hand():
+    net, image = network(), torch.randn(2, 3, 6, 7)
+    forward, both = Tally(), Tally()
+    with forward:
+        net(image)
+    assert forward.flops == 2 * (CONVOLUTION + LINEAR)
+    assert forward.parameters == 4 * 3 * 9 + 8 + 25
+    with both:
+        net(image).sum().backward()
+    # Backward: weights of both, the input of the linear layer alone, since the picture needs no gradient.
+    assert both.flops == 2 * (2 * CONVOLUTION + 3 * LINEAR)
+
+
+def test_inference_mode_counts_alike_and_results_stay_as_they_are_bit_for_bit():
+    net, image = network().eval(), torch.randn(2, 3, 6, 7)
+    with torch.inference_mode():
+        plain = net(image)
+        with Tally() as tally:
+            counted = net(image)
+    assert torch.equal(plain, counted)
+    assert tally.flops == 2 * (CONVOLUTION + LINEAR)
+
+
+def test_only_what_is_read_counts_as_a_parameter():
+    net = network()
+    with Tally() as tally, torch.no_grad():
+        net[0](torch.randn(1, 3, 6, 7))
+        net[0](torch.randn(1, 3, 6, 7))
+    assert tally.parameters == 4 * 3 * 9
+
+
+def test_attention_is_counted():
+    q = torch.randn(1, 2, 5, 8)
+    with Tally() as tally:
+        nn.functional.scaled_dot_product_attention(q, q, q)
+    assert tally.flops == 2 * 2 * (2 * 5 * 5 * 8)
+
+
+def test_a_formula_that_fails_disturbs_nothing(monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("odd shape")
+
+    monkeypatch.setitem(flop_registry, torch.ops.aten.convolution, broken)
+    with Tally() as tally:
+        out = network()(torch.randn(2, 3, 6, 7))
+    assert out.shape == (2, 5)
+    assert math.isnan(tally.flops)
+    assert tally.problem == "ValueError: odd shape"
+
+
+@pytest.fixture
+def costs(tiny):
+    """The costs of a run, and how many numbers the parts of its method have."""
+
+    def run(*overrides):
+        cfg = tiny(
+            *overrides, "panels=0", "trainer.limit_val_batches=1", f"run={len(overrides)}-{hash(overrides)}"
+        )
+        _, method = build(cfg)
+        parts = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_modules()}
+        return {
+            key.removeprefix("cost/"): v for key, v in train(cfg, []).metrics.items() if "cost/" in key
+        }, parts
+
+    return run
+
+
+def test_hl_costs_its_second_head_in_training_alone(costs):
+    plain, _ = costs("method=baseline")
+    hl, parts = costs("method=hl_released")
+    assert set(hl) == set(COSTS)
+    assert hl["parameters_train"] == plain["parameters_train"] + parts["hardness"]
+    assert (
+        hl["parameters_inference"]
+        == plain["parameters_inference"]
+        == parts["model.backbone"] + parts["model.head"]
+    )
+    assert hl["gflops_inference"] == plain["gflops_inference"]
+    # G on 1x2 features of stride 32 and 64 channels: no gradient leaves its first layers, two convolutions and a third
+    # on the joined maps, and a classifier.
+    pixels, wide = 1 * 2, parts["hardness"]
+    share = (hl["gflops_train"] - plain["gflops_train"]) * 1e9
+    assert 0 < share <= 3 * 2 * pixels * wide
+    assert 1 < plain["gflops_train"] / plain["gflops_inference"] < 3.2  # forward and backward at one size
+
+
+def test_windows_of_the_test_count(costs):
+    whole, _ = costs("inference=whole")
+    slide, _ = costs("inference=slide", "inference.crop=[32,32]", "inference.stride=[16,16]")
+    assert slide["gflops_inference"] == pytest.approx(whole["gflops_inference"] * 2 * 32 / 48, rel=0.05)
+    assert slide["gflops_train"] == whole["gflops_train"]
+
+
+def test_a_compiled_network_is_not_counted_and_that_is_told(tiny, monkeypatch, capsys):
+    def as_compiled(method, mode):
+        method.model.backbone._compiled_call_impl = method.model.backbone._call_impl
+
+    monkeypatch.setattr("hardpix.run.train.compile_model", as_compiled)
+    metrics = train(tiny("method=baseline", "panels=0"), []).metrics
+    assert all(math.isnan(metrics[f"cost/{name}"]) for name in ("gflops_train", "gflops_inference"))
+    assert metrics["cost/parameters_train"] > 0
+    said = capsys.readouterr().out
+    assert "cost/gflops_train: not counted, torch.compile hides its operations" in said
+    assert "cost/gflops_inference: not counted" in said
+
+
+def test_a_step_that_breaks_off_leaves_no_counting_behind(tiny, monkeypatch):
+    def boom(self, batch):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("hardpix.methods.Baseline.losses", boom)
+    with pytest.raises(RuntimeError, match="boom"):
+        train(tiny("method=baseline", "panels=0"), [])
+    assert _get_current_dispatch_mode() is None
+
+
+def test_before_a_run_all_is_nan():
+    cost = Cost()
+    cost.device = torch.device("cpu")
+    assert set(cost.result()) == {f"cost/{name}" for name in COSTS}
+    assert all(math.isnan(value) for value in cost.result().values())

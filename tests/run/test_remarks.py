@@ -1,0 +1,50 @@
+"""What a run says at its start about settings that its optimiser makes idle."""
+
+import pytest
+import torch
+
+from hardpix.run import remarks
+from hardpix.run.build import build
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(remarks, "_told", set())
+
+
+def told(tiny, *overrides):
+    return remarks.start_remarks(*build(tiny(*overrides)))
+
+
+def test_alpha_under_adam_is_told_once_in_a_sweep(tiny):
+    adam = ("method=hardness", "optimizer=adamw", "scheduler=constant")
+    (line,) = told(tiny, *adam, "method.alpha=0.1")
+    assert line.startswith("method.alpha: under AdamW, which divides by the gradient's size")
+    assert told(tiny, *adam, "method.alpha=1") == ()
+
+
+def test_adam_itself_is_told_and_sgd_and_other_methods_are_not(tiny):
+    assert told(tiny, "method=hardness", "optimizer=sgd") == ()
+    assert told(tiny, "method=baseline", "optimizer=adam", "scheduler=constant") == ()
+    assert "under Adam," in told(tiny, "method=hl_released", "optimizer=adam", "scheduler=constant")[0]
+
+
+@pytest.mark.parametrize(("optimizer", "factor"), [("adam", 1), ("sgd", 100)])
+def test_what_the_remark_says_is_so(tiny, optimizer, factor):
+    """With alpha 10 instead of 0.1 the hardness head goes a hundred times as far under SGD, and alike under Adam."""
+    ways = []
+    for alpha in (0.1, 10):
+        torch.manual_seed(0)
+        given = [f"optimizer={optimizer}", "scheduler=constant", "optimizer.weight_decay=0", "head.dropout=0"]
+        given += ["optimizer.eps=1e-30"] * (
+            optimizer == "adam"
+        )  # else it counts beside gradients as small as these
+        data, method = build(tiny("method=hardness", f"method.alpha={alpha}", *given))
+        label = torch.randint(0, data.info.num_classes, (2, 32, 48))
+        batch = {"image": torch.randn(2, 3, 32, 48), "label": label, "name": ["a", "b"]}
+        made = method.parts.build_optimizer(method.parameter_groups())
+        before = torch.cat([p.detach().flatten() for p in method.hardness.parameters()])
+        torch.stack(list(method.losses(batch).values())).sum().backward()
+        made.step()
+        ways.append((torch.cat([p.detach().flatten() for p in method.hardness.parameters()]) - before).norm())
+    assert float(ways[1] / ways[0]) == pytest.approx(factor, rel=0.1)
