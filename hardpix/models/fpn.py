@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers, ConvNormAct
+from hardpix.models.layers import Classifiers, ConvNormAct, check_order
 from hardpix.ops.resize import enlarge_nearest, resize
 from hardpix.types import FeatureSpec
 
@@ -60,6 +60,7 @@ class FPNHead(Head):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_order("fpn", specs)
         self.align_corners = align_corners
         self.pyramid = FeaturePyramid(specs, pyramid_channels)
         self.doublings = [(spec.stride // specs[0].stride).bit_length() - 1 for spec in specs]

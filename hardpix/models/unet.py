@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers, ConvNormAct
+from hardpix.models.layers import Classifiers, ConvNormAct, check_order
 from hardpix.ops.resize import resize
 from hardpix.types import ConfigError, FeatureSpec
 
@@ -33,6 +33,7 @@ class UNetHead(Head):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_order("unet", specs)
         self.align_corners = align_corners
         steps = len(specs) - 1
         widths = [channels * 2**i for i in range(steps)] if isinstance(channels, int) else list(channels)

@@ -10,6 +10,7 @@ import torch
 from hardpix.models import (
     ANNHead,
     Backbone,
+    BiSeNetV2,
     CCHead,
     DeepLabV3Head,
     DeepLabV3PlusHead,
@@ -23,6 +24,7 @@ from hardpix.models import (
     ISAHead,
     LRASPPHead,
     NonLocalHead,
+    OCRHead,
     PSAHead,
     PSPHead,
     RefineNetHead,
@@ -34,7 +36,7 @@ from hardpix.models import (
     UPerHead,
 )
 from hardpix.models.cross_stitch import CrossStitchBackbone
-from hardpix.types import SegOutput
+from hardpix.types import ConfigError, SegOutput
 
 RESNET = {"zero_init_last": False}  # or the inside of a residual block has gradient 0 in the first step
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
@@ -50,7 +52,7 @@ BACKBONES = {
     "hrnet": ("hrnet_w18_small", {"feature_location": ""}, None),
     "vit": ("test_vit", {}, None),
 }
-FAMILIES = (*BACKBONES, "segnet", "stitched")  # the latter two ResNets
+FAMILIES = (*BACKBONES, "segnet", "bisenetv2", "stitched")  # the latter two ResNets
 POOLS = (1, 2, 3, 6)
 HEADS = {
     "fcn": partial(FCNHead, channels=8, num_convs=2, concat_input=True, dropout=0.1),
@@ -96,6 +98,16 @@ HEADS = {
         levels=(0, 1, -1),
         dropout=0.1,
     ),
+    "ocr": partial(
+        OCRHead,
+        num_classes=6,
+        channels=8,
+        ocr_channels=4,
+        coarse_levels=(1,),
+        coarse_channels=6,
+        coarse_kernel=3,
+        dropout=0.1,
+    ),
     "uper": partial(UPerHead, channels=8, pool_sizes=POOLS, dropout=0.1),
     "fpn": partial(FPNHead, channels=8, pyramid_channels=12, dropout=0.1),
     "unet": partial(UNetHead, channels=4, dropout=0.1),
@@ -105,6 +117,8 @@ HEADS = {
     ),
 }
 WHOLE = {"lraspp", "uper", "refinenet", "fpn", "unet", "segformer"}  # of levels of their own choice
+CLIMBING = ("gau_decoder", "uper", "fpn", "unet", "refinenet")  # level by level, coarse to fine
+CASES = [(h, f) for h in HEADS for f in FAMILIES if f != "bisenetv2" or h not in CLIMBING]
 # Published to start at 0, with gradient 0 inside of them in the first step; here they start elsewhere.
 ZERO_STARTS = {
     "nonlocal": ("convs.1.out.1.weight",),
@@ -126,6 +140,9 @@ SIZE = (65, 97)
 def backbone(family: str) -> Backbone:
     if family == "segnet":
         return SegNetEncoder(pretrained=False, widths=[8] * 5, convs=[1] * 5, freeze_bn=False)
+    if family == "bisenetv2":
+        widths = {"detail_channels": (6, 6, 8), "semantic_channels": (4, 6, 8, 8), "expansion": 2}
+        return BiSeNetV2(layers=(2, 1, 2), align_corners=False, freeze_bn=False, **widths)
     if family == "stitched":
         return CrossStitchBackbone(backbone("resnet"), own=0.9, other=0.1, per_channel=False)
     name, options, output_stride = BACKBONES[family]
@@ -166,8 +183,13 @@ def label_size(head: str, model: Segmenter, out: SegOutput) -> tuple[int, ...]:
     return tuple(min(4 * coarse, fine) for coarse, fine in zip(size, seen, strict=True))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", CLIMBING)
+def test_heads_that_climb_refuse_a_last_level_finer_than_the_one_before(head: str) -> None:
+    with pytest.raises(ConfigError, match=rf"head={head}: it climbs .* are 4, 8, 16, 32, 8; use a head"):
+        segmenter(head, "bisenetv2")
+
+
+@pytest.mark.parametrize(("head", "family"), CASES)
 def test_head_on_backbone(head: str, family: str) -> None:
     torch.manual_seed(0)
     model = segmenter(head, family).train()
@@ -185,10 +207,15 @@ def test_head_on_backbone(head: str, family: str) -> None:
     assert out.outputs["depth"].shape == (2, 1, *out.features["dec0"].shape[-2:])
     assert out.aux["enc2"].shape == (2, 5, *out.features["enc2"].shape[-2:])
 
-    sum((x * torch.randn_like(x)).sum() for x in (*out.outputs.values(), *out.aux.values())).backward()
+    sum(
+        (x * torch.randn_like(x)).sum()
+        for x in (*out.outputs.values(), *out.aux.values(), *out.stages.values())
+    ).backward()
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    for name in INERT.get(head, ()):
-        assert trained.pop(f"head.{name}").grad is not None, name
+    inert = [f"head.{name}" for name in INERT.get(head, ())]
+    inert += ["backbone.context.norm.bias"] if family == "bisenetv2" else []
+    for name in inert:
+        assert trained.pop(name).grad is not None, name
     starved = [n for n, p in trained.items() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not starved
 
