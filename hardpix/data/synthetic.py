@@ -25,7 +25,7 @@ from hardpix.data import (
     synthetic_sensor,
 )
 from hardpix.data.base import Sample, Source
-from hardpix.data.synthetic_appearance import CLASSES, NAMES, VOID
+from hardpix.data.synthetic_appearance import CLASSES, NAMES, STYLES, VOID
 from hardpix.data.synthetic_render import Floats
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -62,6 +62,7 @@ def render(
     focal: float = 0.81,
     classes: Sequence[str] = NAMES,
     view: int = 0,
+    style: str = "a",
 ) -> SyntheticFrame:
     """View number ``view`` of room ``index`` of ``split``; depends on nothing but the arguments.
 
@@ -77,8 +78,8 @@ def render(
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index, *key)))
         for key in ((0,), (1, view), (2, view), (3, view))
     ]
-    known = synthetic_appearance.densities(difficulty)
-    scene = synthetic_scene.build_scene(stream[0], difficulty, known, np.isin(NAMES, classes))
+    known, look = synthetic_appearance.densities(difficulty, style), STYLES[style]
+    scene = synthetic_scene.build_scene(stream[0], difficulty, known, np.isin(NAMES, classes), look)
     camera = synthetic_render.look(stream[1], scene, height, width, focal)
     hits = synthetic_render.cast(scene, camera)
     which = synthetic_render.choose_albedo(scene.materials, hits)
@@ -90,7 +91,9 @@ def render(
         depth, valid = synthetic_sensor.kinect(stream[3], camera, hits)
     rotation = camera.pose[:3, :3]
     return SyntheticFrame(
-        rgb=synthetic_sensor.expose(stream[2], linear, height, width, noise=0.01 + 0.04 * difficulty),
+        rgb=synthetic_sensor.expose(
+            stream[2], linear, height, width, noise=0.01 + 0.04 * difficulty, mean=look.exposure
+        ),
         label=scene.materials.label[hits.material].reshape(height, width),
         depth=depth,
         valid=valid,
@@ -112,7 +115,7 @@ class SyntheticRooms(Source):
     identical in colour, legs thin, small things smaller and the picture noisy. ``classes``: those to label
     (None: all 18), in the order of their indices; the others are rendered but void. ``kinect``: depth with
     quantisation, range limit and holes. ``focal``: focal length in image widths (0.81 is a Kinect's colour
-    camera).
+    camera). ``style``: the same rooms in the colours and the light of world ``a`` or ``b``.
 
     Frames are rendered once per split into ``cache_dir`` (None: ``$HARDPIX_CACHE``, else ``~/.cache/hardpix``),
     under a key of all parameters and of the renderer's source. The cache keeps depth in steps of 0.2 mm and
@@ -132,10 +135,13 @@ class SyntheticRooms(Source):
         kinect: bool = False,
         focal: float = 0.81,
         classes: Sequence[str] | None = None,
+        style: str = "a",
         cache_dir: str | Path | None = None,
     ) -> None:
         if not 0.0 <= difficulty <= 1.0:
             raise ConfigError(f"synthetic rooms: difficulty is {difficulty}; it must lie in [0, 1].")
+        if style not in STYLES:
+            raise ConfigError(f"synthetic rooms: style is {style}; it must be {' or '.join(STYLES)}.")
         names = NAMES if classes is None else tuple(classes)
         unknown = [name for name in names if name not in CLASSES]
         if unknown:
@@ -148,18 +154,13 @@ class SyntheticRooms(Source):
             if value < 1:
                 raise ConfigError(f"synthetic rooms: {name} is {value}; it must be at least 1.")
         self.parameters: dict[str, Any] = {
-            "seed": seed,
-            "height": height,
-            "width": width,
-            "difficulty": float(difficulty),
-            "kinect": kinect,
-            "focal": float(focal),
-            "classes": names,
-        }
+            "seed": seed, "height": height, "width": width, "difficulty": float(difficulty), "kinect": kinect,
+            "focal": float(focal), "classes": names, "style": style,
+        }  # fmt: skip
         default = os.environ.get("HARDPIX_CACHE") or Path.home() / ".cache" / "hardpix"
         self.cache_dir = Path(cache_dir or default)
         self.info = DatasetInfo(
-            name="synthetic",
+            name="synthetic" if style == "a" else f"synthetic_{style}",
             classes=names,
             palette=tuple(CLASSES[name] for name in names),
             ignore_index=VOID,

@@ -72,6 +72,46 @@ GROUPS = (
         common=0.0,
     ),
 )
+
+
+class Style(NamedTuple):
+    """What the world looks like; its rooms and their labels are the same in every style."""
+
+    colours: tuple[tuple[tuple[float, float, float], ...], ...]  # of each group, in the order of GROUPS
+    lamp: tuple[float, float, float]  # factors of the lamps' light, linear RGB
+    sky: tuple[float, float, float]  # of the light from everywhere
+    exposure: float  # mean of the linear picture
+
+
+STYLES = {
+    "a": Style(
+        colours=tuple(group.colours for group in GROUPS),
+        lamp=(1.0, 1.0, 1.0),
+        sky=(1.0, 1.0, 1.0),
+        exposure=0.24,
+    ),
+    # Evening: warm lamps, blue light from the windows, darker; other woods, paints and fabrics.
+    "b": Style(
+        colours=(
+            ((0.42, 0.30, 0.16), (0.16, 0.17, 0.20)),
+            ((0.52, 0.58, 0.66), (0.72, 0.60, 0.52)),
+            ((0.90, 0.88, 0.82), (0.80, 0.82, 0.80)),
+            ((0.85, 0.62, 0.30), (0.90, 0.84, 0.62)),
+            ((0.60, 0.34, 0.20), (0.34, 0.16, 0.44)),
+            ((0.26, 0.46, 0.62), (0.20, 0.36, 0.36)),
+            ((0.40, 0.28, 0.18), (0.22, 0.12, 0.08)),
+            ((0.32, 0.28, 0.46), (0.14, 0.16, 0.18)),
+            ((0.52, 0.44, 0.34), (0.66, 0.48, 0.34)),
+            ((0.34, 0.38, 0.42), (0.22, 0.20, 0.18)),
+            ((0.24, 0.36, 0.14), (0.56, 0.20, 0.12), (0.14, 0.26, 0.50), (0.66, 0.60, 0.20)),
+        ),
+        lamp=(1.25, 1.0, 0.7),
+        sky=(0.75, 0.8, 0.95),
+        exposure=0.16,
+    ),
+}
+"""``a`` is the default; ``b`` another world, to see how far what is learnt in one holds in the other."""
+
 COMPONENTS = 4
 """Gaussians per class, of equal weight; a group of two colours has each of them twice."""
 
@@ -124,11 +164,11 @@ class Densities(NamedTuple):
         return 1.0 - np.take_along_axis(posterior, label[..., None], -1)[..., 0]
 
 
-def densities(difficulty: float) -> Densities:
-    """The classes' densities: members of a group lie ``MAX_SEPARATION * (1 - difficulty)`` spreads apart."""
+def densities(difficulty: float, style: str = "a") -> Densities:
+    """The classes' densities in a style: members of a group lie ``MAX_SEPARATION * (1 - difficulty)`` spreads apart."""
     means = np.zeros((len(NAMES), COMPONENTS, 3))
-    for group in GROUPS:
-        colours = np.log(np.resize(group.colours, (COMPONENTS, 3)))
+    for group, of_group in zip(GROUPS, STYLES[style].colours, strict=True):
+        colours = np.log(np.resize(of_group, (COMPONENTS, 3)))
         offsets = np.arange(len(group.members)) - (len(group.members) - 1) / 2
         for member, offset in zip(group.members, offsets, strict=True):
             shift = offset * MAX_SEPARATION * (1.0 - difficulty) * SPREAD * _DIRECTION

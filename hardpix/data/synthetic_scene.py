@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from hardpix.data.synthetic_appearance import (
     COMPONENTS,
     NAMES,
+    STYLES,
     VOID,
     Array,
     Densities,
+    Style,
     usual_components,
     void_appearance,
 )
@@ -49,6 +51,7 @@ class Scene(NamedTuple):
     materials: Materials
     lights: Array  # [L, 3] positions
     power: Array  # [L, 3] linear RGB
+    sky: Array  # [3] linear RGB: factors of the light from everywhere
     stand: Rectangle  # where the camera may be
 
     @property
@@ -81,7 +84,9 @@ def _materials(rng: Rng, names: list[str | None], known: Densities, kept: NDArra
     )
 
 
-def build_scene(rng: Rng, difficulty: float, known: Densities, kept: NDArray[np.bool_]) -> Scene:
+def build_scene(
+    rng: Rng, difficulty: float, known: Densities, kept: NDArray[np.bool_], look: Style = STYLES["a"]
+) -> Scene:
     """A furnished room. Classes outside ``kept [C]`` are drawn like any other but labelled void."""
     size = rng.uniform((3.8, 3.8, 2.4), (5.6, 5.6, 2.9))
     x, y = rng.uniform(0.1, 0.25, 2) * size[:2]
@@ -104,7 +109,8 @@ def build_scene(rng: Rng, difficulty: float, known: Densities, kept: NDArray[np.
         material=np.array([skins[piece, part.skin, part.name] for piece, _, part in placed]),
         materials=_materials(rng, names, known, kept),
         lights=lights,
-        power=tint * rng.uniform((2.0,), (3.0,)) * np.array([[1.0], [0.6]]),
+        power=tint * rng.uniform((2.0,), (3.0,)) * np.array([[1.0], [0.6]]) * np.array(look.lamp),
+        sky=np.array(look.sky),
         stand=stand,
     )
 

@@ -19,7 +19,7 @@ _BASELINE, _FOCAL, _STEP = 0.075, 580.0, 1 / 8  # of the Kinect: metres, pixels,
 
 def shade(scene: Scene, hits: Hits, albedo: Floats) -> Floats:
     """Linear colour ``[P, 3]``: ambient and Lambert terms of point lights that fall off and cast no shadow."""
-    sky = 0.38 + 0.1 * hits.normal[:, 2:]
+    sky = (0.38 + 0.1 * hits.normal[:, 2:]) * scene.sky.astype(np.float32)
     light: Floats = np.broadcast_to(sky, albedo.shape).astype(np.float32)
     for position, power in zip(scene.lights.astype(np.float32), scene.power.astype(np.float32), strict=True):
         to = position - hits.point
@@ -38,10 +38,10 @@ def _corner_darkening(scene: Scene, hits: Hits) -> Floats:
 
 
 def expose(
-    rng: np.random.Generator, linear: Floats, height: int, width: int, noise: float
+    rng: np.random.Generator, linear: Floats, height: int, width: int, noise: float, mean: float
 ) -> NDArray[np.uint8]:
-    """sRGB-like picture ``[H, W, 3]``: exposure to a fixed mean, slight blur, read and shot noise, gamma."""
-    picture = linear.reshape(height, width, 3) * (0.24 / linear.mean())
+    """sRGB-like picture ``[H, W, 3]``: exposure to ``mean``, slight blur, read and shot noise, gamma."""
+    picture = linear.reshape(height, width, 3) * (mean / linear.mean())
     for axis in (0, 1):
         edge = np.pad(picture, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
         size = picture.shape[axis]

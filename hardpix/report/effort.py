@@ -23,6 +23,9 @@ EFFORT = ("trainer", "data.batch_size", "data.train_transform")
 BELOW = "parent_config"
 FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
 
+# Factors of a run that was scored on another data set than it was trained on: those of its training.
+TRAINED_ON = "trained."
+
 TRAINED, SCORED = "training frames", "scored frames"
 
 # Frames of whole data sets, by the split's name.
@@ -60,8 +63,11 @@ class Use:
 
     @property
     def factors(self) -> dict[str, Any]:
-        """Those of the run; an evaluation's weights are in the place of the training's choice."""
+        """Those of the run's training; an evaluation's weights are in the place of the training's choice."""
         own = dict(self.run.record.factors)
+        if own.pop(f"{TRAINED_ON}dataset", None) is not None:
+            trained = {k.removeprefix(TRAINED_ON): v for k, v in own.items() if k.startswith(TRAINED_ON)}
+            own = {k: v for k, v in own.items() if not k.startswith(("data.", TRAINED_ON))} | trained
         own.pop("evaluation.split", None)
         if "evaluation.weights" in own:
             own["test_weights"] = own.pop("evaluation.weights")

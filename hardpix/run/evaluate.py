@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
+from hardpix.report.compare import IGNORED, covers
+from hardpix.report.effort import TRAINED_ON as TRAINED
 from hardpix.run import rundir
 from hardpix.run.config import compose_group, nearest, validate
 from hardpix.types import ConfigError, HardpixError
@@ -138,6 +141,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     rundir.write_config(out, cfg)
     factors = record.flatten(rundir.plain(cfg)) | {"evaluation.split": split, "evaluation.weights": weights}
     factors["init_from"] = trained.factors.get("init_from")  # of which only the run knows what it was
+    factors |= trained_on(trained, data.info.name)
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(),
@@ -147,6 +151,14 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     write_panels(method, data, out / "panels", split=split, count=cfg.panels)
     print(f"written to {out}")
     return metrics
+
+
+def trained_on(trained: record.RunRecord, scored: str) -> dict[str, Any]:
+    """Of a run that is scored on another data set than its own: that one, and how it was read."""
+    if scored == trained.dataset:
+        return {}
+    own = {k: v for k, v in trained.factors.items() if k.startswith("data.") and not covers(IGNORED, k)}
+    return {f"{TRAINED}{key}": value for key, value in own.items()} | {f"{TRAINED}dataset": trained.dataset}
 
 
 def loaded(run_dir: Path, weights: str, overrides: list[str]):

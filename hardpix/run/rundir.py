@@ -28,6 +28,12 @@ SHOWN = 5  # settings that an error names
 # Keys at the top level that configurations written before they existed lack.
 ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
 
+# The same of constructors, by their name.
+ADDED_TO: dict[str, dict[str, Any]] = {
+    "hardpix.data.DataModule": {"labeled": None, "labeled_seed": 0, "unlabeled_batch_size": None},
+    "hardpix.data.SyntheticRooms": {"style": "a"},
+}
+
 # Keys that a resumed run may have otherwise than when it started.
 FREE_ON_RESUME = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
                   "data.pin_memory", "trainer.max_steps", "trainer.max_epochs", "trainer.val_every",
@@ -171,11 +177,19 @@ def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:
     path = run_dir / CLASSES
     trained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else list(classes)
     if trained != list(classes):
-        pairs = [f"{a} / {b}" for a, b in zip(trained, classes, strict=False) if a != b][:3]
         raise ConfigError(
             f"{run_dir} was trained on {len(trained)} classes, {dataset} has {len(classes)}, and they differ "
-            f"({', '.join(pairs) or 'in number'}): choose data with the same classes in the same order"
+            f"({_apart(trained, classes, dataset)}): choose data with the same classes in the same order"
         )
+
+
+def _apart(trained: Sequence[str], classes: Sequence[str], dataset: str) -> str:
+    """Names that one side lacks, three of each at most; where none is lacking, those that stand at other places."""
+    sides = (("the run", classes, trained), (dataset, trained, classes))
+    lacking = {who: [name for name in others if name not in own][:3] for who, others, own in sides}
+    told = [f"{who} lacks {', '.join(names)}" for who, names in lacking.items() if names]
+    moved = [f"{a} / {b}" for a, b in zip(trained, classes, strict=False) if a != b][:3]
+    return "; ".join(told) or ", ".join(moved) or "in number"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -203,6 +217,9 @@ def read_config(run_dir: Path) -> DictConfig:
 def _complete(cfg: DictConfig) -> None:
     for key, value in ADDED.items():
         cfg.setdefault(key, value)
+    for node in (cfg.get("data"), OmegaConf.select(cfg, "data.source")):
+        for key, value in ADDED_TO.get(node.get("_target_"), {}).items() if node else ():
+            node.setdefault(key, value)
     if cfg.parent_config is not None:
         _complete(cfg.parent_config)
 
