@@ -29,6 +29,7 @@ THIRD_PARTY = {
     "hydra": {"run/config.py", "run/build.py", "run/launch.py", "run/evaluate.py"},
     "omegaconf": {"run"},
     "timm": {"models/backbone.py"},
+    "segmentation_models_pytorch": {"models/smp.py"},
     "wandb": {"run/tracking.py"},
     "torchmetrics": {"metrics"},
 }

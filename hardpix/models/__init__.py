@@ -27,6 +27,7 @@ from hardpix.models.refinenet import RefineNetBlock, RefineNetHead
 from hardpix.models.segformer import SegFormerHead
 from hardpix.models.segmenter import Segmenter
 from hardpix.models.segnet import SegNetEncoder, SegNetHead
+from hardpix.models.smp import SMPHead
 from hardpix.models.tiles import TrackedGroupNorm, tiles_read
 from hardpix.models.unet import UNetHead
 from hardpix.models.uper import UPerHead
@@ -63,6 +64,7 @@ __all__ = [
     "RefineNetBlock",
     "RefineNetCascadesHead",
     "RefineNetHead",
+    "SMPHead",
     "SegFormerHead",
     "SegNetEncoder",
     "SegNetHead",

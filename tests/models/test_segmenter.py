@@ -17,7 +17,7 @@ from hardpix.types import ConfigError, FeatureSpec
 
 CONF = Path(__file__).parents[2] / "conf"
 PSP = partial(PSPHead, channels=8, pool_sizes=(1, 2), levels=[-1], dropout=0.1)
-OWN = {"segnet"}  # a pair that needs each other: test_segnet.py
+OWN = {"segnet", "smp"}  # a pair that needs each other, an optional package: test_segnet.py, test_smp.py
 BACKBONE = partial(TimmBackbone, "test_resnet", pretrained=False, options={})
 
 
