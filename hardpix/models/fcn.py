@@ -13,7 +13,7 @@ from hardpix.types import FeatureSpec
 
 
 class FCNHead(Head):
-    """``num_convs`` 3x3 convolutions, optionally joined once more with their input, then the classifiers.
+    """``num_convs`` convolutions, optionally joined once more with their input by another, then the classifiers.
 
     The one decoder map is what the classifiers read.
     """
@@ -29,13 +29,14 @@ class FCNHead(Head):
         levels: Sequence[int],
         align_corners: bool,
         dropout: float,
+        kernel_size: int = 3,
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)
         stride, inputs = self.input.spec.stride, self.input.spec.channels
         widths = [inputs] + [channels] * num_convs
-        self.convs = nn.Sequential(*(ConvNormAct(a, channels, 3) for a in widths[:-1]))
-        self.join = ConvNormAct(inputs + widths[-1], channels, 3) if concat_input else None
+        self.convs = nn.Sequential(*(ConvNormAct(a, channels, kernel_size) for a in widths[:-1]))
+        self.join = ConvNormAct(inputs + widths[-1], channels, kernel_size) if concat_input else None
         width = channels if concat_input else widths[-1]
         self.features = (FeatureSpec(stride, width),)
         self.classifiers = Classifiers(width, outputs, nn.Dropout2d(dropout))
