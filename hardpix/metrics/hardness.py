@@ -17,16 +17,23 @@ from torchmetrics import Metric
 from hardpix.metrics.error import auroc, average_precision, intervals, log_odds, tally
 
 LEVELS = 256  # of a true hardness
+LEAST = 0.5  # pixels of a class that is there
 
 
-def rank_edges(bounded: bool, steps: int) -> Tensor:
-    """Edges of the intervals, ascending, float32: 32 ``steps`` + 1 of them, a few less where float32 has no more.
+def rank_edges(sample: Tensor, bounded: bool, count: int) -> Tensor:
+    """Edges of the intervals, ascending, float32: ``count`` quantiles of a ``sample`` of the map, and a grid.
 
-    A map in [0, 1] is cut at even log-odds from -16 to 16; a loss in [0, inf) where the probability ``exp(-loss)``
-    has them.
+    Quantiles make the intervals fine where the map's values are, however narrow its range; the grid is there for
+    values that the sample lacks: even log-odds from -16 to 16 of a map in [0, 1], and for a loss in [0, inf) those of
+    the probability ``1 - exp(-loss)``.
     """
-    odds = log_odds(steps)
-    return (torch.sigmoid(odds) if bounded else F.softplus(odds)).float().unique()
+    odds = log_odds(32)
+    grid = (torch.sigmoid(odds) if bounded else F.softplus(odds)).float()
+    values = sample[torch.isfinite(sample)].float().cpu().sort().values
+    if not len(values):
+        return grid.unique()
+    places = torch.linspace(0, len(values) - 1, min(count, len(values)), dtype=torch.float64).round().long()
+    return torch.cat([grid, values[places]]).unique()
 
 
 class Group(NamedTuple):
@@ -47,19 +54,21 @@ class Group(NamedTuple):
 class HardnessGroups(Metric):
     """mIoU and pixel accuracy in ``groups`` of equally many pixels, by decreasing hardness, pooled over the split.
 
-    Every group has exactly the same number of pixels: an interval (1/256 of log-odds: odds that differ by 0.4 %)
-    in which one group ends and the next begins is divided between them, in its counts. IoU of a class is that of
-    the group's pixels alone; a class that neither occurs there nor is predicted is left out of the group's mean.
+    Every group has exactly the same number of pixels: an interval in which one group ends and the next begins is
+    divided between them, in its counts. IoU of a class is that of the group's pixels alone; a class that neither
+    occurs there nor is predicted (on half a pixel, where ties are divided) is left out of the group's mean.
+
+    edges: ascending float32, see :func:`rank_edges`.
     """
 
     full_state_update = False
     counts: Tensor  # [bins, 3, C] int64: pixels of a class, predicted as it, and both; ascending hardness
     edges: Tensor
 
-    def __init__(self, num_classes: int, bounded: bool, groups: int = 10) -> None:
+    def __init__(self, num_classes: int, edges: Tensor, groups: int = 10) -> None:
         super().__init__()
         self.num_classes, self.groups = num_classes, groups
-        self.register_buffer("edges", rank_edges(bounded, 256), persistent=False)
+        self.register_buffer("edges", edges, persistent=False)
         empty = torch.zeros(len(self.edges) + 1, 3, num_classes, dtype=torch.int64)
         self.add_state("counts", empty, dist_reduce_fx="sum")
 
@@ -89,13 +98,14 @@ class HardnessGroups(Metric):
             inside = (ends.clamp(max=end) - starts.clamp(min=begin)).clamp_min(0)
             share = inside / pixels.clamp_min(1)
             truth, predicted, hit = torch.einsum("b,bkc->kc", share, counts.double())
-            iou = hit / (truth + predicted - hit)  # 0/0 is NaN: the absent class
+            union = truth + predicted - hit
+            iou = (hit / union)[union >= LEAST]
             used = inside > 0
             cut = float(inside[share < 1].sum() / inside.sum())
             found.append(
                 Group(
                     pixels=end - begin,
-                    miou=float(iou.nanmean()),
+                    miou=float(iou.mean()),
                     pixel_acc=float(hit.sum() / truth.sum()),
                     low=float(lows[used][-1]) if used.any() else torch.nan,
                     high=float(highs[used][0]) if used.any() else torch.nan,
@@ -108,8 +118,10 @@ class HardnessGroups(Metric):
 class ErrorRanking(Metric):
     """AUROC and average precision of a hardness map as a prediction of errors; Spearman's correlation with the truth.
 
-    Pixels of one interval (1/64 of log-odds) tie: a pair of them counts half. A true hardness has 256 levels in
-    [0, 1]; equal values have their mean rank, so the correlation is exact but for the intervals.
+    Pixels of one interval tie: a pair of them counts half. A true hardness has 256 levels in [0, 1]; equal values
+    have their mean rank, so the correlation is exact but for the intervals.
+
+    edges: ascending float32, see :func:`rank_edges`.
     """
 
     full_state_update = False
@@ -117,10 +129,10 @@ class ErrorRanking(Metric):
     truth: Tensor  # [bins, LEVELS] int64
     edges: Tensor
 
-    def __init__(self, bounded: bool) -> None:
+    def __init__(self, edges: Tensor) -> None:
         super().__init__()
-        self.register_buffer("edges", rank_edges(bounded, 64), persistent=False)
-        bins = len(self.edges) + 1
+        self.register_buffer("edges", edges, persistent=False)
+        bins = len(edges) + 1
         self.add_state("errors", torch.zeros(bins, 2, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("truth", torch.zeros(bins, LEVELS, dtype=torch.int64), dist_reduce_fx="sum")
 

@@ -23,12 +23,15 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
         return a.new_empty(len(a), max(0, a.shape[-2] - SIDE + 1), max(0, a.shape[-1] - SIDE + 1))
     with torch.autocast(a.device.type, enabled=False):
         defined = torch.isfinite(a) & torch.isfinite(b)
-        x, y = (torch.where(defined, m.float(), 0.0) for m in (a, b))
+        # Around their means: squares of a narrow map would leave no digits for its variance.
+        shift_x, shift_y = (_mean(m.float(), defined) for m in (a, b))
+        x, y = (torch.where(defined, m.float() - s, 0.0) for m, s in ((a, shift_x), (b, shift_y)))
         terms = torch.stack([defined.float(), x, y, x * x, y * y, x * y], 1)
         weight, *sums = _blurred(terms).unbind(1)
         mean_x, mean_y, xx, yy, xy = (s / weight for s in sums)
         var_x, var_y = (xx - mean_x**2).clamp_min(0), (yy - mean_y**2).clamp_min(0)
         covariance = xy - mean_x * mean_y
+        mean_x, mean_y = mean_x + shift_x, mean_y + shift_y
         similar = (2 * mean_x * mean_y + C1) * (2 * covariance + C2)
         similar = similar / ((mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2))
         edge = SIDE // 2
@@ -38,6 +41,12 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
 def mean_ssim(local: Tensor) -> Tensor:
     """Mean of :func:`ssim_map` over each image's defined pixels, ``[B]`` float64 on the CPU; NaN without one."""
     return local.flatten(1).cpu().double().nanmean(1)
+
+
+def _mean(x: Tensor, defined: Tensor) -> Tensor:
+    """Of each image's defined pixels, ``[B, 1, 1]``; 0 without one."""
+    total = torch.where(defined, x, 0.0).sum((1, 2), keepdim=True)
+    return total / defined.sum((1, 2), keepdim=True).clamp_min(1)
 
 
 def _blurred(terms: Tensor) -> Tensor:

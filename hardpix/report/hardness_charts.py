@@ -175,8 +175,12 @@ def evolution_chart(
     title: str,
     map_title: str,
     entries: Sequence[Entry],
+    true: np.ndarray | None,
 ) -> Figure:
-    """Columns of epochs, rows of the map, the loss and the prediction; below, how map and loss correlate."""
+    """Columns of epochs, rows of the map, the loss and the prediction; below, how map and loss correlate.
+
+    ``true``: the frame's true hardness in [0, 1], where that is known.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -194,6 +198,9 @@ def evolution_chart(
         axes[0, 0].set_title("image", fontsize=9)
         axes[2, 0].imshow(colorize(truth, info.palette, info.ignore_index))
         axes[2, 0].set_title("truth", fontsize=9)
+        if true is not None:
+            axes[1, 0].imshow(heatmap(true, 0, 1))
+            axes[1, 0].set_title("true hardness, 0 to 1", fontsize=9)
         for row, name in enumerate(("map", "loss")):
             _map_row(pictures, axes[row, 1:], [getattr(step, name) for step in steps])
         for i, step in enumerate(steps, 1):

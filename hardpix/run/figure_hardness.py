@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardpix.report import save
 from hardpix.run import figure_options as options
@@ -159,6 +159,8 @@ def evolution(given: argparse.Namespace, paths: list[Path]) -> None:
     epochs = figure_runs.check_snapshots(run, given.epochs)
     device = options.device(given.device)
 
+    import numpy as np
+
     from hardpix.report.figures import class_entries
     from hardpix.report.hardness_charts import evolution_chart
     from hardpix.run import hard_maps, hardness_rows, hardness_tables
@@ -170,15 +172,17 @@ def evolution(given: argparse.Namespace, paths: list[Path]) -> None:
     name = hard_maps.chosen_map(run, known, given.map)
     maps = {name: known[name], "loss": known["loss"]}
     place = figure_runs.place_of(data, given.split, given.image)
-    _start(data, methods, list(maps.values()), None, device)
+    _start(data, methods, list(known.values()), None, device)
     batch, steps = hardness_rows.evolution(run, method, maps, data, place, given.split, epochs)
     hardness_tables.show_evolution(steps, batch["name"][0], known[name].title)
     truth = batch["label"][0].cpu().numpy()
+    true: Any = batch.get("hardness")
     present = {int(c) for labels in (truth, *(step.pred for step in steps)) for c in set(labels.flat)}
     title = f"{run.label}: {known[name].title} on {batch['name'][0]} of {options.about(given, [run])}"
     figure = evolution_chart(
         steps, unnormalize(batch["image"][0], data.info), truth, data.info,
         title=title, map_title=known[name].title, entries=class_entries(present, data.info),
+        true=None if true is None else np.where(truth == data.info.ignore_index, np.nan, true[0].cpu().numpy()),
     )  # fmt: skip
     save.save_chart(figure, paths)
     header = ("epoch", "iteration", "map", "spearman", "wrong")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hardpix.metrics import ErrorRanking, HardnessGroups
+from hardpix.metrics.hardness import rank_edges
 from hardpix.ops.hard_map import HardMap, rank_correlation
 from hardpix.ops.ssim import mean_ssim, ssim_map
 from hardpix.report.hardness_charts import Pair, Ranked, Step
@@ -18,7 +19,12 @@ from hardpix.run.figure_runs import FigureRun, batches
 from hardpix.run.hard_maps import frames, labelled, maps_of, seen
 from hardpix.run.panels import unnormalize
 
+FOR_GROUPS, FOR_RANKING = 8192, 2048  # intervals of hardness, besides those of a grid
+SAMPLE, PIXELS = 16, 1 << 18  # frames that the intervals are chosen on, and at most so many pixels of each
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hardpix.data import DataModule
     from hardpix.methods import Method
     from hardpix.metrics.hardness import Group
@@ -42,7 +48,10 @@ def deciles(
     pairs = [(run, first) for run in methods] + [(run, run) for run in rankings if run != first]
     device = methods[first].device
     classes = data.info.num_classes
-    counts = {pair: HardnessGroups(classes, rankings[pair[1]].bounded).to(device) for pair in pairs}
+    edges = _edges(
+        methods, {run: {name: about} for run, about in rankings.items()}, FOR_GROUPS, data, split, limit
+    )
+    counts = {pair: HardnessGroups(classes, edges[pair[1], name]).to(device) for pair in pairs}
     for batch in frames(data, split, limit, device):
         valid = labelled(batch["label"], data)
         found = {
@@ -64,11 +73,8 @@ def ranking(
 ) -> list[Ranked]:
     """For every run and each of its ``maps`` how well it ranks the run's errors, and how it goes with the truth."""
     device = next(iter(methods.values())).device
-    counts = {
-        (run, name): ErrorRanking(about.bounded).to(device)
-        for run, own in maps.items()
-        for name, about in own.items()
-    }
+    edges = _edges(methods, maps, FOR_RANKING, data, split, limit)
+    counts = {key: ErrorRanking(cuts).to(device) for key, cuts in edges.items()}
     for batch in frames(data, split, limit, device):
         valid = labelled(batch["label"], data)
         for run, method in methods.items():
@@ -80,6 +86,31 @@ def ranking(
         Ranked(run, name, maps[run][name].title, bool(maps[run][name].needs), **count.compute())
         for (run, name), count in counts.items()
     ]
+
+
+def _edges(
+    methods: Mapping[str, Method],
+    maps: Mapping[str, Mapping[str, HardMap]],
+    count: int,
+    data: DataModule,
+    split: str,
+    limit: int | None,
+) -> dict[tuple[str, str], Tensor]:
+    """Of (run, map) the edges that its values on a few frames of the split suggest."""
+    device = next(iter(methods.values())).device
+    values: dict[tuple[str, str], list[Tensor]] = {
+        (run, name): [] for run, own in maps.items() for name in own
+    }
+    for batch in frames(data, split, min(SAMPLE, limit or SAMPLE), device):
+        valid = labelled(batch["label"], data)
+        for run, own in maps.items():
+            for name, found in maps_of(methods[run], batch, own, valid, run).items():
+                flat = found.flatten()
+                values[run, name].append(flat[:: -(-len(flat) // PIXELS)])
+    return {
+        (run, name): rank_edges(torch.cat(parts), maps[run][name].bounded, count)
+        for (run, name), parts in values.items()
+    }
 
 
 @torch.inference_mode()

@@ -72,6 +72,15 @@ def test_equals_torchmetrics_inside(size):
     )
 
 
+def test_narrow_maps_keep_their_digits():
+    """As hardness maps at the start of a training are: variances of 1e-6 beside a mean of 0.5."""
+    a, b = maps(5)
+    a, b = 0.5 + 1e-3 * a, 0.5 + 1e-3 * b
+    assert ssim_map(*both(a, b))[0].numpy() == pytest.approx(slow(a, b), abs=1e-6)
+    one, _ = both(a, b)
+    assert mean_ssim(ssim_map(one, one)).item() == pytest.approx(1, abs=1e-6)
+
+
 def test_equal_maps_have_one_and_too_small_ones_none():
     a, _ = both(*maps(4))
     assert mean_ssim(ssim_map(a, a)).item() == pytest.approx(1, abs=1e-6)
