@@ -20,6 +20,7 @@ from hardpix.report.effort import FRAMES, Experiment
 from hardpix.report.layout import layout
 from hardpix.report.reproduction import comparison
 from hardpix.run.config import compose, compose_group, conf_dir, validate
+from hardpix.run.evaluate import override
 from hardpix.run.rundir import plain
 
 FOLDER = conf_dir() / "experiment/hl"
@@ -168,6 +169,15 @@ def test_all_losses_are_divided_by_every_pixel_and_all_rows_are_normalised_as_re
         assert own.get("loss.reduction", "all") == "all", name
         assert own.get("method.normalize_over", "batch") == "batch", name
         assert own.get("method.void_in_normalizer", True) is True, name
+
+
+@pytest.mark.parametrize("name", ["gtav_deeplabv3plus_r101", "gtav_deeplabv3plus_r101_hl"])
+def test_the_evaluation_of_table_11_is_what_its_command_makes_of_the_run(name):
+    evaluated = flatten(plain(override(composed(name), ["data=cityscapes"])))
+    wanted = factors(f"{name}_on_cityscapes")
+    assert {k for k in evaluated.keys() | wanted.keys() if evaluated.get(k) != wanted.get(k)} == {
+        "reproduces"
+    }
 
 
 def record(name, score, tmp_path, seed=0):
