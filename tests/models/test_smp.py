@@ -57,7 +57,8 @@ def test_shapes_are_known_and_every_size_works(smp: ModuleType, decoder: str) ->
     options, stride, _ = DECODERS[decoder]
     head = build(PYRAMID, decoder, options)
     assert [spec.stride for spec in head.features] == [stride]
-    for height, width in ((256, 288), (257, 321)):
+    least = 256 if decoder == "PAN" else 64
+    for height, width in ((least, 96 + least), (least + 1, least + 33)):
         ends = [-(-side // 4) * 4 for side in (height, width)]
         out = head.train()(maps(PYRAMID, height, width))
         size = tuple(-(-side // stride) for side in ends)
@@ -66,7 +67,7 @@ def test_shapes_are_known_and_every_size_works(smp: ModuleType, decoder: str) ->
     out.outputs["label"].square().sum().backward()
     assert all(p.grad is not None for p in head.parameters())
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        assert torch.isfinite(head(maps(PYRAMID, 256, 256)).outputs["label"]).all()
+        assert torch.isfinite(head(maps(PYRAMID, least, least)).outputs["label"]).all()
 
 
 @pytest.mark.parametrize("specs", [DILATED, SIXTEENTH], ids=["8", "16"])
@@ -79,8 +80,8 @@ def test_dilated_levels_run_or_are_refused(smp: ModuleType, decoder: str, specs)
         return
     head = build(specs, decoder, options)
     stride = head.features[0].stride
-    out = head(maps(specs, 128, 160))
-    assert out.outputs["label"].shape == (2, 3, 128 // stride, 160 // stride)
+    out = head(maps(specs, 128, 144))
+    assert out.outputs["label"].shape == (2, 3, 128 // stride, 144 // stride)
 
 
 @pytest.mark.parametrize("decoder", ["DeepLabV3", "DeepLabV3Plus"])
@@ -95,19 +96,20 @@ def test_deeplab_needs_dilated_levels_and_learns_their_stride(smp: ModuleType, d
         build(PYRAMID, decoder, options)
 
 
-@pytest.mark.parametrize("decoder", ["Unet", "FPN", "MAnet", "Linknet"])
+@pytest.mark.parametrize("decoder", ["Unet", "FPN"])
 def test_values_are_smps_own(smp: ModuleType, decoder: str) -> None:
     """On the levels of one of smp's encoders from stride 2 on, with its decoder's weights."""
-    model = getattr(smp, decoder)("resnet18", encoder_weights=None).eval()
+    options = DECODERS[decoder][0]
+    model = getattr(smp, decoder)("resnet18", encoder_weights=None, **options).eval()
     specs = tuple(map(FeatureSpec, (2, 4, 8, 16, 32), model.encoder.out_channels[1:]))
-    head = build(specs, decoder).eval()
+    head = build(specs, decoder, options).eval()
     head.decoder.load_state_dict(model.decoder.state_dict())
     head.classifiers.convs["label"] = model.segmentation_head[0]
-    image = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
         expected = model(image)
         found = head(model.encoder(image)[1:]).outputs["label"]
-        zoom = 64 // found.shape[-2]
+        zoom = 32 // found.shape[-2]
         found = F.interpolate(found, scale_factor=zoom, mode="bilinear", align_corners=True)
     torch.testing.assert_close(found, expected)
 
@@ -119,7 +121,7 @@ def test_a_pyramid_without_stride_2_is_what_smps_transformers_give(smp: ModuleTy
     head = build(specs, "Unet", NARROW).eval()
     head.decoder.load_state_dict(model.decoder.state_dict())
     head.classifiers.convs["label"] = model.segmentation_head[0]
-    image = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
         torch.testing.assert_close(head(model.encoder(image)[2:]).outputs["label"], model(image))
 
@@ -131,7 +133,7 @@ def test_the_classifier_has_smps_kernel(smp: ModuleType) -> None:
 
 def test_two_heads_share_nothing_and_smp_forgets_them(smp: ModuleType) -> None:
     before = list(smp.encoders.encoders)
-    a, b = build(), build()
+    a, b = build(options=NARROW), build(options=NARROW)
     assert not {id(p) for p in a.parameters()} & {id(p) for p in b.parameters()}
     assert list(smp.encoders.encoders) == before
 
