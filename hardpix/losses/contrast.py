@@ -88,7 +88,8 @@ def pixels_of(
 class BankContrast(nn.Module):
     """InfoNCE of reliable pixels; the negatives come from a bank of unreliable ones, first in, first out.
 
-    The bank consists of buffers: a resumed run goes on with it. Under DDP each process feeds and draws its own.
+    The bank consists of buffers: a resumed run goes on with it. Under DDP it is that of the first process, as every
+    buffer is.
     """
 
     rows: Tensor
