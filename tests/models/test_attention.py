@@ -191,6 +191,8 @@ def test_the_global_mean_is_one_in_bfloat16() -> None:
 def test_modules_in_half_precision(name: str) -> None:
     block = shaken(BLOCKS[name]())
     x = torch.randn(2, 6, 5, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(x.bfloat16()).dtype == torch.bfloat16  # not widened by weights in float32
     half = block.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert torch.isfinite(half).all()
@@ -205,6 +207,7 @@ def test_a_head_is_fcn_with_the_block_inside(name: str) -> None:
     head = shaken(head_of(name))
     pyramid = [torch.randn(2, s.channels, 128 // s.stride, 96 // s.stride) for s in SPECS]
     first, block, second = head.convs
+    assert isinstance(block, type(BLOCKS[name]()))
     x = pyramid[3]
     inside = block(first(x))
     assert (inside - first(x)).abs().amin(1).max() > 1e-3
