@@ -157,8 +157,10 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     missing = re.match(r"Could not override '([\w.]+)'", text)
     if missing is None:
         return text
-    path = missing.group(1)
-    return f"{path}: no such key{nearest(path.rpartition('.')[2], _siblings(path, arguments))}"
+    path, siblings = missing.group(1), _siblings(missing.group(1), arguments)
+    if path.rpartition(".")[2] in siblings:
+        return f"{path}: entries that it does not have yet are added one by one, +{path}.KEY=VALUE"
+    return f"{path}: no such key{nearest(path.rpartition('.')[2], siblings)}"
 
 
 def _unparsed(override: str) -> str:

@@ -193,7 +193,8 @@ def _check_length(before: record.RunRecord, cfg: DictConfig, method: Method) -> 
             )
         if old != new and method.depends_on_length:
             raise ConfigError(
-                f"trainer.{key}: {old} -> {new}, but {method.length_setting} was made for the old length; start a new run"
+                f"trainer.{key}: {old} -> {new}, but {method.length_setting} was made for the old length; "
+                "start a new run"
             )
 
 

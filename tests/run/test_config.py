@@ -201,3 +201,9 @@ def test_a_map_of_label_values_is_a_setting():
     cfg = compose(["data=folder", *NEEDED["data=folder"], "data.source.label_map={7: 0, 8: 255}"])
     validate(cfg)
     assert dict(cfg.data.source.label_map) == {7: 0, 8: 255}
+
+
+def test_entries_of_an_open_mapping_are_added_one_by_one():
+    with pytest.raises(ConfigError, match=r"backbone\.options: entries .* \+backbone\.options\.KEY=VALUE"):
+        compose(["backbone.options={drop_path_rate: 0.1}"])
+    assert compose(["+backbone.options.drop_path_rate=0.1"]).backbone.options == {"drop_path_rate": 0.1}
