@@ -77,8 +77,9 @@ def table(
     """Aggregate comparable ``runs`` (see :func:`hardpix.report.compare.group`, which refuses others).
 
     Columns are metrics as in the records, with ``*`` as wildcard, ``:x`` for the ratio of means to the
-    over common seeds, and ``=Title`` to rename. ``relative_to`` names that row as ``factor=value`` (several separated by
-    commas) or by its label.
+    reference row (its deviation is that of the seeds' own ratios), ``:delta`` for the mean difference from it, both
+    over common seeds, and ``=Title`` to rename. ``relative_to`` names that row as ``factor=value`` (several separated
+    by commas) or by its label.
     """
     groups = compare.group(runs, rows, ignore)
     notes: list[str] = []
