@@ -63,7 +63,9 @@ def tiny(tmp_path):
 def compose_tiny(runs_dir, overrides):
     given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
     kept = [o for o in TINY if o.split("=")[0] not in given]
-    if any(o.startswith(("head=refinenet", "head=segnet", "head=smp")) for o in overrides):  # of widths of their own
+    if any(
+        o.startswith(("head=refinenet", "head=segnet", "head=smp")) for o in overrides
+    ):  # of widths of their own
         kept.remove("head.channels=8")
     if "backbone=segnet" in overrides:
         kept[kept.index("backbone.name=test_resnet")] = "backbone.widths=[4,4,4,4,4]"

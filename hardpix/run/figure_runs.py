@@ -156,7 +156,8 @@ def place_of(data: DataModule, split: str, image: str) -> int:
 
 def spread(total: int, count: int) -> list[int]:
     """``count`` places of ``total`` (all, if they are fewer), evenly spaced from the first to the last."""
-    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(min(count, total))})
+    count = min(count, total)
+    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(count)})
 
 
 def choose(

@@ -11,6 +11,7 @@ from torch import Tensor
 from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.report.figures import panel
+from hardpix.run.figure_runs import spread
 from hardpix.types import Batch, DatasetInfo
 
 
@@ -21,13 +22,8 @@ def write_panels(method: Method, data: DataModule, folder: Path, *, split: str, 
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _write_one(method, data.evaluation_batch(split, index), data.info, folder)
-        for index in _spread(data, split, count)
+        for index in spread(len(data.evaluation_dataset(split)), count)
     ]
-
-
-def _spread(data: DataModule, split: str, count: int) -> list[int]:
-    total = len(data.evaluation_dataset(split))
-    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(min(count, total))})
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ LINE = (
     "data.source.test_frames=3", "data.train_transform.crop=[32,48]", "data.batch_size=4", "data.num_workers=0",
     "data.eval_batch_size=2", "backbone.name=test_resnet", "trainer.accelerator=cpu", "trainer.devices=1",
     "trainer.max_steps=4", "trainer.sanity_steps=0", "callbacks.progress=none", "logger=csv", "panels=0",
-    "optimizer.lr=1e-2", "head.channels=8", "study=h",
+    "optimizer.lr=0.3", "head.channels=8", "study=h",  # so that maps are wider than the rounding of float32
 )  # fmt: skip
 SINGLY = "data.eval_batch_size=1"  # a network's values differ by rounding between sizes of batches
 LWM = (
@@ -110,7 +110,7 @@ def test_deciles_of_two_runs_equal_a_sort_of_all_pixels(runs, tmp_path, capsys):
         assert [int(r["group"]) for r in rows] == list(range(1, 11))
         for row, scores in zip(rows, expected, strict=True):
             assert float(row["pixels"]) == pytest.approx(len(z) / 10)
-            assert (float(row["miou"]), float(row["pixel_acc"])) == pytest.approx(scores, abs=0.03)
+            assert (float(row["miou"]), float(row["pixel_acc"])) == pytest.approx(scores, abs=1e-6)
     rows = [r for r in found if r["run"] == "hl0"]
     total = sum(float(r["pixel_acc"]) * float(r["pixels"]) for r in rows) / len(z)
     assert total == pytest.approx((logits.argmax(0) == label).mean(), abs=1e-6)
@@ -158,9 +158,9 @@ def test_ranking_equals_comparing_pooled_pixels(runs, tmp_path, capsys):
         row = found["hl0", name]
         assert float(row["pixels"]) == len(label)
         assert float(row["error_rate"]) == pytest.approx(wrong.mean())
-        assert float(row["auroc"]) == pytest.approx(mann_whitney(values, wrong), abs=1e-2), name
-        expected = spearman(values, truth)
-        assert float(row["spearman"]) == pytest.approx(expected, abs=1e-2) or name == "true"
+        assert float(row["auroc"]) == pytest.approx(mann_whitney(values, wrong), abs=1e-3), name
+        expected = spearman(values, np.round(truth * 255))  # in as many levels as the metric tells apart
+        assert float(row["spearman"]) == pytest.approx(expected, abs=1e-3) or name == "true"
     assert math.isnan(float(found["hl0", "true"]["spearman"]))
 
 
