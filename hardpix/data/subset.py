@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
+from hardpix.data.files import FileSource
 from hardpix.data.sampling import generator
 from hardpix.data.statistics import LABEL, LabelFrames, class_counts
 from hardpix.types import ClassCounts, ConfigError, DataError
@@ -117,9 +118,17 @@ class LabeledSplit:
         return self._labeled is None
 
     def frames(self, keys: frozenset[str]) -> Frames:
-        """Those with labels."""
-        frames = self._source.frames(self._split, keys)
-        return frames if self._labeled is None else chosen(frames, self._indices)
+        """Those with labels; the others need no label file."""
+        source = self._source
+        if self._labeled is None:
+            return source.frames(self._split, keys)
+        if isinstance(source, FileSource) and type(source).frames is FileSource.frames:
+            files = source.files(self._split)
+            kept = [files[index] for index in self._indices]
+            for one in kept:
+                source.refuse(one)
+            return source.open(self._split, kept, keys)
+        return chosen(source.frames(self._split, keys), self._indices)
 
     def without_labels(self) -> Frames:
         """The images of the others."""

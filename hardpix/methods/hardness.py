@@ -43,29 +43,38 @@ class HardnessLevel(Method):
         self.normalize_over, self.void_in_normalizer = normalize_over, void_in_normalizer
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        label, ignore_index = batch["label"], self.info.ignore_index
-        valid = label != ignore_index
+        label, valid = batch["label"], batch["label"] != self.info.ignore_index
         pyramid = self.model.backbone(batch["image"])
         out = self.model.decode(pyramid)
-        weight = hardness_weight(
-            self.hardness_logits(pyramid, label.shape),
-            valid,
-            c=self.c,
-            normalize_over=self.normalize_over,
-            void_in_normalizer=self.void_in_normalizer,
+        weight = self.weight(self.hardness_logits(pyramid, label.shape), valid, void=self.void_in_normalizer)
+        logits = self.enlarge(out.outputs["label"], label.shape)
+        losses = self.game("segmentation", "hardness", weight, logits, label, valid)
+        losses |= self.stage_losses(out, label, lambda x: self.weighted(weight, x, label, valid))
+        return losses | self.aux_losses(out, label)
+
+    def weight(self, hardness: Tensor, valid: Tensor, *, void: bool) -> Tensor:
+        """H ``[B, H, W]`` of the logits D ``[B, 1, H, W]``; ``void``: whether pixels not ``valid`` are in the sum."""
+        return hardness_weight(
+            hardness, valid, c=self.c, normalize_over=self.normalize_over, void_in_normalizer=void
         )
 
-        # A min-max game in one backward pass: each player sees the other's map as a constant.
-        def weighted(logits: Tensor) -> Tensor:
-            error = pixel_cross_entropy(logits, label, ignore_index)
-            return weighted_loss(weight.detach(), error, valid, self.normalize_over)
+    def weighted(self, weight: Tensor, logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+        """(2.4): cross-entropy of ``logits`` at label size, weighted by a map that it does not train."""
+        error = pixel_cross_entropy(logits, label, self.info.ignore_index)
+        return weighted_loss(weight.detach(), error, valid, self.normalize_over)
 
-        logits = self.enlarge(out.outputs["label"], label.shape)
-        error = pixel_cross_entropy(logits, label, ignore_index)
-        hardness = -weighted_loss(weight, error.detach(), valid, self.normalize_over)
-        losses = {"segmentation": weighted_loss(weight.detach(), error, valid, self.normalize_over)}
-        losses["hardness"] = self.alpha * hardness
-        return losses | self.stage_losses(out, label, weighted) | self.aux_losses(out, label)
+    def game(
+        self, ours: str, theirs: str, weight: Tensor, logits: Tensor, label: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """(2.4) named ``ours`` and alpha times (2.5) named ``theirs``: one backward pass plays the min-max game.
+
+        Each player sees the other's map as a constant.
+        """
+        error = pixel_cross_entropy(logits, label, self.info.ignore_index)
+        return {
+            ours: weighted_loss(weight.detach(), error, valid, self.normalize_over),
+            theirs: -self.alpha * weighted_loss(weight, error.detach(), valid, self.normalize_over),
+        }
 
     def hardness_logits(self, pyramid: Pyramid, size: tuple[int, ...]) -> Tensor:
         """D ``[B, 1, H, W]``: enlarged before the sigmoid; no gradient leaves towards the backbone."""

@@ -11,7 +11,6 @@ from hardpix.methods.semi import MeanTeacher, first
 from hardpix.models import Pyramid
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.semi import reliable_loss
-from hardpix.ops.weight import hardness_weight, weighted_loss
 from hardpix.types import SegOutput
 
 
@@ -59,11 +58,6 @@ class U2PLHardness(MeanTeacher, HardnessLevel):
         seen = pyramid if self.hl_on_unlabeled else head_of(pyramid, count)
         hardness = self.hardness_logits(seen, label.shape)
         weight = self.weight(hardness[:count], valid, void=self.void_in_normalizer)
-
-        def weighted(logits: Tensor) -> Tensor:
-            error = pixel_cross_entropy(logits, label, self.info.ignore_index)
-            return weighted_loss(weight.detach(), error, valid, self.normalize_over)
-
         logits = self.enlarge(out.outputs["label"], label.shape)
         losses = self.game("segmentation", "hardness", weight, logits[:count], label, valid)
         if self.hl_on_unlabeled:
@@ -72,22 +66,8 @@ class U2PLHardness(MeanTeacher, HardnessLevel):
         else:
             error = pixel_cross_entropy(logits[count:], pseudo, self.info.ignore_index)
             losses["unsupervised"] = reliable_loss(error, kept)
-        return losses | self.stage_losses(first(out, count), label, weighted)
-
-    def weight(self, hardness: Tensor, valid: Tensor, *, void: bool) -> Tensor:
-        return hardness_weight(
-            hardness, valid, c=self.c, normalize_over=self.normalize_over, void_in_normalizer=void
-        )
-
-    def game(
-        self, ours: str, theirs: str, weight: Tensor, logits: Tensor, label: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        """(2.4) under the name ``ours`` and alpha times (2.5) under ``theirs``: each sees the other's map detached."""
-        error = pixel_cross_entropy(logits, label, self.info.ignore_index)
-        return {
-            ours: weighted_loss(weight.detach(), error, valid, self.normalize_over),
-            theirs: -self.alpha * weighted_loss(weight, error.detach(), valid, self.normalize_over),
-        }
+        stage = self.stage_losses(first(out, count), label, lambda x: self.weighted(weight, x, label, valid))
+        return losses | stage
 
 
 def head_of(pyramid: Pyramid, count: int) -> Pyramid:

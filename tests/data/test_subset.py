@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import nn
 
-from hardpix.data import DataModule, TestTransform, TrainTransform
+from hardpix.data import Cityscapes, DataModule, TestTransform, TrainTransform
 from hardpix.data.sampling import SemiSampler
-from hardpix.data.subset import Chosen, ChosenLabels, choose_labeled, chosen, listed
+from hardpix.data.subset import Chosen, ChosenLabels, LabeledSplit, choose_labeled, chosen, listed
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 INFO = DatasetInfo(name="tiny", classes=("a", "b", "c"), palette=((1, 1, 1), (2, 2, 2), (3, 3, 3)))
@@ -363,3 +364,25 @@ def test_processes_share_both_kinds(world, drop_last):
     assert 23 - len(unlabeled) < (3 if drop_last else 1) * world
     times = np.bincount([d[1] for d in own if d[1] < 5], minlength=5)
     assert times.max() - times.min() <= 1
+
+
+def test_the_others_need_no_label_files(tmp_path):
+    """Cityscapes with two of four labels; a labelled frame whose file is missing is still told."""
+    names = [f"aachen_{i:06d}_000019" for i in range(4)]
+    for i, name in enumerate(names):
+        kinds = [("leftImg8bit", "leftImg8bit", (5, 7, 3))] + [("gtFine", "gtFine_labelIds", (5, 7))] * (
+            i % 2
+        )
+        for folder, ending, shape in kinds:
+            path = tmp_path / folder / "train" / "aachen" / f"{name}_{ending}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full(shape, 7, np.uint8)).save(path)
+    split = LabeledSplit(Cityscapes(root=str(tmp_path)), "train", str(written(tmp_path, *names[1::2])), 0)
+    frames = split.frames(frozenset({"image", "label"}))
+    assert [frames.name(i) for i in range(len(frames))] == names[1::2]
+    assert set(frames.load(0)["label"].flatten().tolist()) == {0}
+    assert [split.without_labels().name(i) for i in range(2)] == names[::2]
+    assert int(split.counts().pixels[0]) == 2 * 35
+    wrong = LabeledSplit(Cityscapes(root=str(tmp_path)), "train", str(written(tmp_path, *names[:2])), 0)
+    with pytest.raises(DataError, match=r"aachen_000000_000019.*no such file"):
+        wrong.frames(frozenset({"image", "label"}))

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hardpix.losses.contrast import pixels_of
 from hardpix.ops.semi import cut_mix, cut_mix_rectangle
 from hardpix.run.build import build
 from hardpix.types import ConfigError, SegOutput
@@ -93,12 +95,15 @@ def test_losses_are_the_equations(made, monkeypatch, epoch, percent):
     assert losses["aux_enc2"] == pytest.approx(0.4 * float(labeled_aux), rel=1e-4)
 
 
-@pytest.mark.parametrize("normalize_over", ["image", "batch"])
-@pytest.mark.parametrize("on_unlabeled", [True, False])
-def test_hardness_weighs_both_kinds_of_pixels(made, normalize_over, on_unlabeled):
+@pytest.mark.parametrize(
+    ("normalize_over", "on_unlabeled", "void"),
+    [("image", True, False), ("image", False, False), ("batch", True, True), ("batch", False, False)],
+)
+def test_hardness_weighs_both_kinds_of_pixels(made, normalize_over, on_unlabeled, void):
+    """``void``: weights of labelled images are normalised over all pixels, those of the others over the survivors."""
     method, batch = made(
         "method=u2pl_hl", *STILL, "method.cutmix=0", "method.alpha=0.3", f"method.normalize_over={normalize_over}",
-        f"method.hl_on_unlabeled={on_unlabeled}",
+        f"method.hl_on_unlabeled={on_unlabeled}", f"method.void_in_normalizer={void}",
     )  # fmt: skip
     for p in method.hardness.parameters():
         if p.ndim == 4:
@@ -116,7 +121,8 @@ def test_hardness_weighs_both_kinds_of_pixels(made, normalize_over, on_unlabeled
     for name, mask, ce, weight in masks:
         assert weight[mask].std() > 0.01
         if normalize_over == "batch":
-            found[name] = (weight * ce)[mask].sum() / weight[mask].sum()
+            among = np.ones_like(mask) if void and name == "segmentation" else mask
+            found[name] = (weight * ce)[mask].sum() / weight[among].sum()
         else:
             found[name] = np.mean(
                 [(w * e)[m].sum() / w[m].sum() for w, e, m in zip(weight, ce, mask, strict=True)]
@@ -269,6 +275,83 @@ def test_heads_of_other_kinds(made, case, head):
     losses = method.losses(batch)
     assert float(sum(losses.values()).detach()) > 0
     sum(losses.values()).backward()
+
+
+def test_the_first_stage_does_not_move_the_hardness_head(made):
+    method, batch = made("method=u2pl_hl", *STILL, "head=ocr", "model.aux_level=null", "head.ocr_channels=4")
+    losses = method.losses(batch)
+    own = [p for p in method.hardness.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(losses["stage_coarse"], own, allow_unused=True, retain_graph=True)
+    assert all(g is None or not g.any() for g in gradients)
+    assert any(
+        g.any() for g in torch.autograd.grad(losses["hardness"], own, allow_unused=True) if g is not None
+    )
+
+
+def test_contrast_is_of_what_the_teacher_says(made, monkeypatch):
+    method, batch = made("method=u2pl", *STILL, "method.contrastive=true", "method.cutmix=0")
+    method.epochs = 4
+    taught, given = [], []
+    teach = method.teach
+    monkeypatch.setattr(method, "teach", lambda image: taught.append(teach(image)) or taught[-1])
+
+    def spy(*values):
+        given.append(values)
+        return pixels_of(*values)
+
+    monkeypatch.setattr("hardpix.methods.semi.pixels_of", spy)
+    assert float(method.losses(batch)["contrastive"].detach()) > 0
+    student, teacher, probability, label, _, percent, ignore_index = given[0]
+    logits, representation = taught[0]
+    assert student.requires_grad
+    assert torch.equal(teacher, representation)
+    size = student.shape[-2:]
+    expected = F.interpolate(logits, size, mode="bilinear", align_corners=False).softmax(1)
+    torch.testing.assert_close(probability, expected)
+    assert torch.equal(label[:2], batch["label"])
+    assert (percent, ignore_index) == (20, 255)
+
+
+def test_the_representation_head_follows_too(made):
+    method, _ = made("method=u2pl", "method.contrastive=true")
+    own, other = method.representation, method.teacher_representation
+    for p in own.parameters():
+        nn.init.normal_(p)
+    wanted = [(a + b) / 2 for a, b in zip(own.parameters(), other.parameters(), strict=True)]
+    method.update_teacher(1)
+    assert any(p.ndim == 4 for p in wanted)
+    for a, b in zip(wanted, other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class Watch(pl.Callback):
+    """The student's and the teacher's parameters after every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        vectors = (
+            nn.utils.parameters_to_vector(m.parameters()) for m in (pl_module.model, pl_module.teacher)
+        )
+        self.seen.append([v.detach().clone() for v in vectors])
+
+
+def test_the_teacher_is_the_mean_of_the_students_after_their_steps(tiny):
+    """Decays 0, 1/2, 2/3: after step k the mean of k students, none of which is the one before the first step."""
+    data, method = build(tiny("method=u2pl", *SMALL, "scheduler=constant", "trainer.max_steps=3"))
+    watch = Watch()
+    trainer = pl.Trainer(
+        max_steps=3, callbacks=[watch], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(method, data)
+    students = torch.stack([student for student, _ in watch.seen])
+    assert len(students.unique(dim=0)) == 3
+    for step, (_, teacher) in enumerate(watch.seen):
+        torch.testing.assert_close(teacher, students[: step + 1].mean(0))
+    assert method.epochs == 3  # of one step each: as many frames without labels as fit into a batch
 
 
 def test_what_labelled_images_cost_is_the_loss_of_the_configuration(made):
