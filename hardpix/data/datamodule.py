@@ -122,6 +122,10 @@ class DataModule(pl.LightningDataModule):
             )
         self._keys, self._semi = ALWAYS | with_validity(keys - UNLABELED), keys >= UNLABELED
 
+    def unlabeled_frames(self) -> dict[str, int]:
+        """``{"unlabeled": n}``: how many images without labels an epoch shows; empty where the method sees none."""
+        return {"unlabeled": len(self._train.without_labels())} if self._semi else {}
+
     @property
     def class_counts(self) -> Callable[[], ClassCounts]:
         """Call it for the pixel statistics of the training labels, before any augmentation; kept on disk.

@@ -26,7 +26,7 @@ FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
 # Factors of a run that was scored on another data set than it was trained on: those of its training.
 TRAINED_ON = "trained."
 
-TRAINED, SCORED = "training frames", "scored frames"
+TRAINED, SCORED, WITHOUT_LABELS = "training frames", "scored frames", "training frames without labels"
 
 # Frames of whole data sets, by the split's name.
 FRAMES: dict[str, dict[str, int]] = {
@@ -81,6 +81,8 @@ class Use:
             TRAINED: ("train", self.train_frames or full.get("train")),
             SCORED: (self.role, full.get(self.split)),
         }
+        if self.train_frames and "train" in full:
+            wanted[WITHOUT_LABELS] = ("unlabeled", full["train"] - self.train_frames)
         return {
             name: (counts[key], whole)
             for name, (role, whole) in wanted.items()
@@ -188,7 +190,7 @@ def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
     """The value in a run, None where the key does not concern it: it varies by design, or nobody has it."""
     if covers(use.free, key):
         return None
-    if key in (TRAINED, SCORED):
+    if key in (TRAINED, SCORED, WITHOUT_LABELS):
         return use.frames()[key][:1] if key in use.frames() else None
     if key in departed.keys:  # possibly absent: something was switched off
         return departed.keys[key][:1]

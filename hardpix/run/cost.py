@@ -97,7 +97,7 @@ class Cost(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.counts["train"].end(pl_module, len(batch["image"]))
+        self.counts["train"].end(pl_module, len(batch["image"]) + len(batch.get("unlabeled", ())))
         self.seen += 1
         if self.seen == self.SETTLED and not self._cuda:
             self.baseline = _settle()

@@ -168,7 +168,8 @@ def _run(job: Job) -> dict[str, float]:
 
 def frame_counts(data: DataModule, splits: Sequence[str] = ("train", "val", "test")) -> dict[str, int]:
     """``{"nyuv2/train": 795, ...}``: a partial copy of a data set must show in what is made of the record."""
-    return {f"{data.info.name}/{split}": len(data.evaluation_dataset(split)) for split in splits}
+    counts = {split: len(data.evaluation_dataset(split)) for split in splits} | data.unlabeled_frames()
+    return {f"{data.info.name}/{kind}": count for kind, count in counts.items()}
 
 
 def _complete(before: record.RunRecord, cfg: DictConfig) -> bool:

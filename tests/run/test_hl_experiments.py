@@ -180,7 +180,7 @@ def test_the_evaluation_of_table_11_is_what_its_command_makes_of_the_run(name):
     }
 
 
-def record(name, score, tmp_path, seed=0):
+def record(name, score, tmp_path, seed=0, fewer=0):
     """A finished run that followed the file ``name``."""
     own = factors(name) | {"seed": seed, "run": name}
     dataset = own["data.source._target_"].rpartition(".")[2].lower()
@@ -188,7 +188,8 @@ def record(name, score, tmp_path, seed=0):
     frames = dict(FRAMES.get(dataset, {}))
     frames["test"] = frames.get(split, 10)
     if isinstance(own["data.labeled"], float):
-        frames["train"] = int(frames["train"] * own["data.labeled"] + 0.5)
+        share = int(frames["train"] * own["data.labeled"] + 0.5)
+        frames |= {"train": share, "unlabeled": frames["train"] - share - fewer}
     memory = 1100.0 if "Hardness" in own["method._target_"] else 1000.0
     metrics = {"test/miou": score, "test/fg_iou": score, "cost/peak_memory_mb": memory + seed}
     made = RunRecord(
@@ -236,3 +237,15 @@ def test_runs_that_follow_the_files_fill_every_table(table, tmp_path):
                 else:
                     hl = column.id == "hl" or any(word in line.row.id for word in ("hl", "c_", "alpha_"))
                     assert entry.cell.mean == pytest.approx(61 if hl else 51), where
+
+
+def test_fewer_frames_without_labels_are_told(tmp_path):
+    for name in ("u2pl_1_8", "u2pl_1_8_hl"):
+        record(name, 0.5, tmp_path, fewer=7)
+    known = [
+        Experiment(name, tuple(content(name)["reproduces"]), factors(name))
+        for name in ("u2pl_1_8", "u2pl_1_8_hl")
+    ]
+    one = layout(published.tables("hl/10")[0], conf_dir() / "table")
+    notes = str(comparison(one, collect([tmp_path]), known).our_notes)
+    assert "2596 of 2603 training frames without labels" in notes

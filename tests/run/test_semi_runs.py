@@ -40,6 +40,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny, tmp_path):
     given = ("method=u2pl_hl", "trainer.max_steps=8", "scheduler=constant", *SEMI)
     whole = train(tiny(*given, "run=whole"))
     assert whole.frames["synthetic/train"] == 2
+    assert whole.frames["synthetic/unlabeled"] == 6
     half = tiny(*given, "run=half", "callbacks.checkpoint_every_steps=7")
 
     class Stopped(Exception):
