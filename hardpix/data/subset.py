@@ -33,7 +33,7 @@ def choose_labeled(labeled: str | float, seed: int, names: Sequence[str]) -> lis
         return sorted(listed(Path(labeled), names))
     if isinstance(labeled, bool) or not 0 < labeled < 1:
         raise ConfigError(
-            f"data.labeled={labeled}: must be a share between 0 and 1, the path of a list of frames, or null for all"
+            f"data.labeled={labeled}: must be a share above 0 and below 1, the path of a list, or null for all"
         )
     count = max(1, int(len(names) * labeled + 0.5))
     order = torch.randperm(len(names), generator=generator(seed, len(names)))

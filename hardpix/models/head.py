@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ class Head(nn.Module):
     head that gathers context by class needs it whatever its outputs are.
     """
 
+    decides_twice: ClassVar[bool] = False  # its output has ``stages``, in the place of an auxiliary head
     features: tuple[FeatureSpec, ...]
     classifiers: Classifiers
 

@@ -71,6 +71,8 @@ class OCRHead(Head):
         dropout: of channels, before either stage's classifier.
     """
 
+    decides_twice = True
+
     def __init__(
         self,
         specs: tuple[FeatureSpec, ...],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hardpix.types import DatasetInfo
 
+FLAT = 0.03  # SSIM's constant beside the deviations of two maps on [0, 1]: below it, it decides
 TRUTH = "*"  # behind the name of a map that is made of the truth
 
 
@@ -86,9 +87,8 @@ def decile_chart(lines: Mapping[tuple[str, str], Sequence[Any]], *, title: str, 
             plot.set_xticks(places)
             plot.set_title(f"{name} (%)")
             plot.set_xlabel("tenth of the pixels, 1 the hardest")
-        if len(lines) > 1:
-            handles, labels = plots[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(lines)))
+        handles, labels = plots[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(lines)))
         figure.suptitle(f"{title}\nranked by {ranked_by}", fontsize=11)
         return figure
 
@@ -155,6 +155,11 @@ def similarity_rows(pairs: Sequence[Pair], labels: Sequence[str], title: str) ->
             ]
         )
     return rows
+
+
+def flat(pairs: Sequence[Pair]) -> bool:
+    """Whether in all pairs a map deviates from its mean so little that SSIM says next to nothing."""
+    return all(min(np.nanstd(pair.a), np.nanstd(pair.b)) < FLAT for pair in pairs)
 
 
 def common_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:

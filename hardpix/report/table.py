@@ -106,7 +106,7 @@ def table(
         for i in order
     )
     notes += compare.warnings(runs, ignore)
-    reference = "" if first is None else ", ".join(names[first])
+    reference = "" if first is None else ", ".join(name for name in names[first] if name != "-")
     return Table(titles(rows), tuple(chosen), made, tuple(notes), reference)
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.report.layout import pattern_problem
+from hardpix.run.choices import missing_choice
 from hardpix.run.signatures import Signature, expected, find_signature
 from hardpix.types import ConfigError
 
@@ -154,6 +155,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     unwanted = ("Set the environment variable", "To append to your", "Config search path", "provider=")
     text = " ".join(line for line in lines if not line.startswith(unwanted)).replace("\t", "")
+    if absent := missing_choice(text, conf_dir()):
+        return f"{absent[0]}={absent[1]}: there is no such file{nearest(*absent[1:])}"
     missing = re.match(r"Could not override '([\w.]+)'", text)
     if missing is None:
         return text

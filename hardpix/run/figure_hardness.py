@@ -77,7 +77,7 @@ def deciles(given: argparse.Namespace, paths: list[Path]) -> None:
     name = hard_maps.chosen_map(runs[0], known[runs[0].label], given.map)
     rankings = {label: maps[name] for label, maps in known.items() if name in maps}
     for run in runs[1:]:
-        if name not in rankings:
+        if run.label not in rankings:
             print(f"note: {run.label} has no map {name}, so it is drawn over that of {runs[0].label} alone")
     _start(data, methods, list(rankings.values()), given, device)
     found = hardness_rows.deciles(methods, rankings, name, data, given.split, given.limit)
@@ -123,7 +123,7 @@ def ssim(given: argparse.Namespace, paths: list[Path]) -> None:
     device = options.device(given.device)
 
     from hardpix.report.grid import grid
-    from hardpix.report.hardness_charts import similarity_rows
+    from hardpix.report.hardness_charts import FLAT, flat, similarity_rows
     from hardpix.run import hardness_rows, hardness_tables, similarity_record
 
     if given.record is not None:
@@ -142,6 +142,11 @@ def ssim(given: argparse.Namespace, paths: list[Path]) -> None:
         methods, abouts, labels, name, data, given.split, given.limit, shown
     )
     mean = hardness_tables.show_similarities(values, labels, abouts[0].title)
+    if flat(pairs):
+        print(
+            f"note: a map varies by less than {FLAT:g} of its range within each frame drawn: SSIM then is near 1 "
+            "whatever it shows"
+        )
     picture = grid(
         similarity_rows(pairs, labels, abouts[0].title),
         title=f"SSIM of {abouts[0].title}: {mean:.4f} on {options.about(given, runs)}, {len(values)} frames",

@@ -17,4 +17,14 @@ def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
     optimizer = method.parts.build_optimizer(method.parameter_groups())
     new = [line for line in method.optimizer_remarks(optimizer) if line not in _told]
     _told.update(new)
-    return (*data.remarks(), *(of_loss(data.info.classes) if of_loss else ()), *new)
+    return (*data.remarks(), *(of_loss(data.info.classes) if of_loss else ()), *_of_stages(method), *new)
+
+
+def _of_stages(method: Method) -> tuple[str, ...]:
+    model = method.model
+    if not (model.head.decides_twice and len(model.aux_head)):
+        return ()
+    return (
+        "the head's first stage stands for an auxiliary head, and one trains besides; as published it is "
+        "model.aux_level=null",
+    )

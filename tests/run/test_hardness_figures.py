@@ -116,8 +116,9 @@ def test_deciles_of_two_runs_equal_a_sort_of_all_pixels(runs, tmp_path, capsys):
     assert total == pytest.approx((logits.argmax(0) == label).mean(), abs=1e-6)
 
 
-def test_deciles_of_two_runs_with_the_map_and_of_the_loss(runs, tmp_path):
+def test_deciles_of_two_runs_with_the_map_and_of_the_loss(runs, tmp_path, capsys):
     assert figure("deciles", runs / "hl0", runs / "hl1", "--out", tmp_path / "a.png") == 0
+    assert "has no map" not in capsys.readouterr().out
     pairs = [(r["run"], r["ranked_by"]) for r in numbers(tmp_path / "a.csv")]
     assert list(dict.fromkeys(pairs)) == [("hl0", "hl0"), ("hl1", "hl0"), ("hl1", "hl1")]
     words = ("deciles", runs / "plain", "--map", "loss", "--limit", "2", "--out", tmp_path / "b.png")

@@ -48,3 +48,10 @@ def test_what_the_remark_says_is_so(tiny, optimizer, factor):
         made.step()
         ways.append((torch.cat([p.detach().flatten() for p in method.hardness.parameters()]) - before).norm())
     assert float(ways[1] / ways[0]) == pytest.approx(factor, rel=0.1)
+
+
+def test_an_auxiliary_head_beside_a_first_stage_is_told(tiny):
+    given = ("head=ocr", "head.ocr_channels=4")
+    for aux, told in ((), True), (("model.aux_level=null",), False):
+        data, method = build(tiny(*given, *aux))
+        assert any("model.aux_level=null" in line for line in remarks.start_remarks(data, method)) is told
