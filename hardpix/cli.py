@@ -25,6 +25,7 @@ usage: hardpix COMMAND [ARGUMENTS]
              look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
              pack it for fast loading:   hardpix data pack data=NAME --out DIR
              heights and normals:        hardpix data hn-labels data=NAME --out DIR
+  list       what can be chosen:         hardpix list methods, hardpix list experiments hl
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
 hardpix COMMAND --help says more; hardpix --version prints the version.
@@ -134,6 +135,12 @@ def _data(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _list(arguments: list[str]) -> int:
+    from hardpix.run.list_command import main
+
+    return main(arguments)
+
+
 def _demo(arguments: list[str]) -> int:
     from hardpix.run.demo import main
 
@@ -148,6 +155,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "table": _table,
     "figure": _figure,
     "data": _data,
+    "list": _list,
     "demo": _demo,
 }
 

@@ -21,11 +21,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.report.layout import pattern_problem
+from hardpix.run.catalog import conf_dir as conf_dir
 from hardpix.run.choices import missing_choice
 from hardpix.run.signatures import Signature, expected, find_signature
 from hardpix.types import ConfigError
-
-PACKAGE = Path(__file__).resolve().parent.parent
 
 # What the builder passes itself, by the first part of the dotted path: never a configuration key.
 SUPPLIED: dict[str, frozenset[str]] = {
@@ -85,16 +84,6 @@ class Root:
     panels: int = 4
     trusted: list[str] = field(default_factory=list)
     reproduces: list[str] = field(default_factory=list)
-
-
-def conf_dir() -> Path:
-    """The folder of configuration files: beside the package in a checkout, inside it in a wheel."""
-    for candidate in (PACKAGE.parent / "conf", PACKAGE / "conf"):
-        if (candidate / "train.yaml").is_file():
-            return candidate
-    raise ConfigError(
-        f"no conf/ folder beside or inside {PACKAGE}: the installation is incomplete, install again"
-    )
 
 
 def compose(

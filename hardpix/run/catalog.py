@@ -1,0 +1,142 @@
+"""What there is to choose from: the files of ``conf/``, each told by the first sentence of its first comment.
+
+Standard library only: a list, or a completion on a key press, must not wait for Hydra.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+# How a file is asked for, where it is not `hardpix train GROUP=NAME`.
+USES = {
+    "chain": "hardpix chain NAME",
+    "pipeline": "a part of the files of conf/data",
+    "sweep": "hardpix sweep NAME",
+    "table": "hardpix table --published NAME",
+}
+ALSO_CALLED = {"datasets": "data"}
+
+COMMAND = re.compile(r"hardpix (train|chain|evaluate) \S")
+SENTENCE_END = re.compile(r"(?<!\beq)(?<!\bal)[.!?](?=\n| +[^a-z ]|$)")
+
+
+class Entry(NamedTuple):
+    """One file of a group: ``name`` is what is written behind ``GROUP=``."""
+
+    group: str
+    name: str
+    path: Path
+
+    @property
+    def about(self) -> str:
+        return first_sentence(self.path.read_text(encoding="utf-8"))
+
+    @property
+    def use(self) -> str:
+        """What to type: the command in the file's own comment, else its group's."""
+        told = [line for line in first_comment(self.path.read_text(encoding="utf-8")) if COMMAND.match(line)]
+        return told[0] if told else use(self.group, self.name)
+
+
+def conf_dir() -> Path:
+    """The folder of configuration files: beside the package in a checkout, inside it in a wheel."""
+    for candidate in (PACKAGE.parent / "conf", PACKAGE / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise refusal(
+        f"no conf/ folder beside or inside {PACKAGE}: the installation is incomplete, install again"
+    )
+
+
+def groups(folder: Path | None = None) -> list[str]:
+    """The folders of ``conf/``."""
+    return sorted(path.name for path in (folder or conf_dir()).iterdir() if path.is_dir())
+
+
+def called(group: str) -> str:
+    """A group's name in a list of several: ``methods``."""
+    for name, own in ALSO_CALLED.items():
+        if own == group:
+            return name
+    if group.endswith("ss"):
+        return f"{group}es"
+    return group if group.endswith("s") else f"{group}s"
+
+
+def use(group: str, name: str = "NAME") -> str:
+    """What to type for a file of a group."""
+    return USES.get(group, f"hardpix train {group}=NAME").replace("NAME", name)
+
+
+def group_called(word: str, known: list[str]) -> str:
+    """The group meant by ``method``, ``methods`` or ``datasets``; ConfigError with the nearest one."""
+    names = {called(group): group for group in known} | {group: group for group in known}
+    if word in names:
+        return names[word]
+    raise refusal(f"there is no list {word!r}{_nearest(word, [called(group) for group in known])}")
+
+
+def entries(group: str, folder: Path | None = None) -> list[Entry]:
+    """The files of a group by name; those that begin with an underscore are parts of others and left out."""
+    root = (folder or conf_dir()) / group
+    paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("_"))
+    found = (Entry(group, path.relative_to(root).with_suffix("").as_posix(), path) for path in paths)
+    return sorted(found, key=lambda entry: _in_order(entry.name))
+
+
+def matching(found: list[Entry], part: str) -> list[Entry]:
+    """Those whose name begins with ``part``, else those that contain it; ConfigError with the nearest name."""
+    small = part.lower()
+    hits = [e for e in found if e.name.lower().startswith(small)] or [
+        e for e in found if small in e.name.lower()
+    ]
+    if not hits:
+        group = found[0].group if found else ""
+        raise refusal(f"no name in conf/{group} contains {part!r}{_nearest(part, [e.name for e in found])}")
+    return hits
+
+
+def first_sentence(text: str) -> str:
+    """Of the first comment; empty where there is none."""
+    paragraph = "\n".join(first_comment(text))
+    end = SENTENCE_END.search(paragraph)
+    return (paragraph[: end.end()] if end else paragraph).replace("\n", " ")
+
+
+def first_comment(text: str) -> list[str]:
+    """Its lines, without the sign; only a comment above all content counts, and Hydra's ``@package`` is none."""
+    lines: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("# @package"):
+            continue
+        told = line[1:].strip() if line.startswith("#") else ""
+        if told:
+            lines.append(told)
+        elif line or lines:
+            break
+    return lines
+
+
+def _in_order(name: str) -> list[tuple[int, int, str]]:
+    """Numbers as numbers: 2 before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def refusal(text: str) -> Exception:
+    from hardpix.types import ConfigError  # a sixth of the time of a key press, for what rarely happens
+
+    return ConfigError(text)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    import difflib  # only where something is wrong
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(known)}" if len(known) <= 25 else ""

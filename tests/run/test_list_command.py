@@ -1,0 +1,125 @@
+"""``hardpix list``, and that every configuration file says what it is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hardpix.cli import main
+from hardpix.run import catalog
+from hardpix.types import ConfigError
+
+FILES = sorted(catalog.conf_dir().rglob("*.yaml"))
+
+
+def test_every_configuration_file_begins_with_a_sentence_about_it():
+    assert len(FILES) > 300
+    for path in FILES:
+        about = catalog.first_sentence(path.read_text(encoding="utf-8"))
+        assert 10 <= len(about) <= 280, (
+            f"{path}: its first comment should say in a sentence what it is: {about!r}"
+        )
+        assert not about.startswith("hardpix "), path
+
+
+def test_every_experiment_says_how_it_is_run():
+    for entry in catalog.entries("experiment"):
+        assert entry.use.startswith(("hardpix train ", "hardpix chain ", "hardpix evaluate RUN ")), entry.path
+    by_name = {entry.name: entry for entry in catalog.entries("experiment")}
+    assert by_name["hl/pspnet_r18"].use == "hardpix train experiment=hl/pspnet_r18 seed=0"
+    assert by_name["error_prediction/dpc_errors"].use == "hardpix chain error_prediction/dpc seed=0"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("# One.\n# Two.\nkey: 1\n", "One."),
+        ("# One that\n# goes on. Two.\n", "One that goes on."),
+        ("# @package _global_\n# Of 0.5, eq. (2); see x.y. After.\n", "Of 0.5, eq. (2); see x.y."),
+        ("\n# After a blank line\n\n# another comment\n", "After a blank line"),
+        ("key: 1   # not of the file\n# nor this\n", ""),
+        ("# @package _global_\nkey: 1\n", ""),
+    ],
+)
+def test_first_sentence(text, sentence):
+    assert catalog.first_sentence(text) == sentence
+
+
+def test_a_list_has_every_file_but_the_parts(capsys):
+    assert main(["list", "methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = sorted(path.stem for path in (catalog.conf_dir() / "method").glob("*.yaml"))
+    assert [line.split()[0] for line in lines] == names
+    assert any(line.split(maxsplit=1)[1].startswith("HL (Not All") for line in lines)
+    assert not [e.name for e in catalog.entries("experiment") if e.path.name.startswith("_")]
+
+
+def test_the_overview_counts(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if "  " in line}
+    heads = len(list((catalog.conf_dir() / "head").glob("*.yaml")))
+    assert counts["heads"] == [str(heads), "hardpix train head=NAME"]
+    assert counts["tables"][1] == "hardpix table --published NAME"
+    assert {"losses", "datasets", "callbacks", "chains"} <= set(counts)
+
+
+def test_json(capsys):
+    assert main(["list", "experiments", "hl/fcn_r101_hl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "name": "hl/fcn_r101_hl",
+            "group": "experiment",
+            "about": "Figure 5: FCN, ResNet-101 with HL.",
+            "use": "hardpix train experiment=hl/fcn_r101_hl seed=0",
+            "file": "conf/experiment/hl/fcn_r101_hl.yaml",
+        }
+    ]
+    assert main(["list", "--json"]) == 0
+    assert {"list": "methods", "group": "method", "use": "hardpix train method=NAME"}.items() <= next(
+        row for row in json.loads(capsys.readouterr().out) if row["list"] == "methods"
+    ).items()
+
+
+def test_a_filter_is_a_beginning_or_else_a_part():
+    found = catalog.entries("experiment")
+    begun = [e.name for e in catalog.matching(found, "HL")]
+    assert begun
+    assert all(name.startswith("hl/") for name in begun)
+    assert all("dupsampling" in e.name for e in catalog.matching(found, "dupsampling"))
+
+
+def test_numbers_are_in_order():
+    names = [e.name for e in catalog.entries("table")]
+    assert names.index("hl/2") < names.index("hl/10")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["metods"], "did you mean methods?"),
+        (["dataset"], "did you mean datasets?"),
+        (["heads", "dpcc"], "did you mean dpc?"),
+        (["zzzz"], "there are backbones, "),
+    ],
+)
+def test_what_does_not_exist_gets_the_nearest(arguments, told, capsys):
+    assert main(["list", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_groups_by_any_name():
+    known = catalog.groups()
+    assert [catalog.group_called(word, known) for word in ("loss", "losses", "data", "datasets")] == [
+        "loss", "loss", "data", "data",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError):
+        catalog.group_called("", known)
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys; from hardpix.cli import main; main(['list', 'experiments']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & {"torch", "hydra", "omegaconf", "yaml", "numpy"}
