@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from hardpix.methods.parts import Parts
 from hardpix.methods.steps import TrainingSteps
-from hardpix.metrics import SegmentationMetrics
+from hardpix.metrics import ImageScore, ImageScores, SegmentationMetrics
 from hardpix.models import Segmenter
 from hardpix.ops.hard_map import HardMap
 from hardpix.ops.resize import resize
@@ -46,6 +46,7 @@ class Method(TrainingSteps):
         self._frozen: list[nn.Module] = []
         sizes = parts.info.num_classes, parts.info.ignore_index
         self.metrics = nn.ModuleDict({split: SegmentationMetrics(*sizes) for split in ("val", "test")})
+        self.image_scores, self.images = ImageScores(), list[ImageScore]()  # of the last test
         # Of a method that predicts more than classes: {split: {name: metric whose compute() gives named scores}}.
         self.extra_metrics = nn.ModuleDict()
 
@@ -148,6 +149,8 @@ class Method(TrainingSteps):
         dense = self.enlarge(self.predict_dense(batch["image"]), batch["label"].shape)
         metric: Any = self.metrics[split]
         metric.update(self.decide(dense).argmax(1), batch["label"])
+        if split == "test":
+            self.image_scores.update(batch["name"], metric.latest)
         if split in self.extra_metrics:
             self.score_extra(self.extra_metrics[split], dense, batch)
 
@@ -158,6 +161,7 @@ class Method(TrainingSteps):
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
+        self.images = self.image_scores.compute()
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:

@@ -3,6 +3,7 @@
 from hardpix.metrics.depth import DepthMetrics
 from hardpix.metrics.error import ErrorMetrics, FusionMetrics
 from hardpix.metrics.hardness import ErrorRanking, HardnessGroups
+from hardpix.metrics.images import ImageScore, ImageScores
 from hardpix.metrics.members import MemberMetrics, ShareMetrics
 from hardpix.metrics.segmentation import SegmentationMetrics, scores
 
@@ -12,6 +13,8 @@ __all__ = [
     "ErrorRanking",
     "FusionMetrics",
     "HardnessGroups",
+    "ImageScore",
+    "ImageScores",
     "MemberMetrics",
     "SegmentationMetrics",
     "ShareMetrics",

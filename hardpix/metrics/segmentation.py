@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from hardpix.ops.confusion import confusion_counts
+from hardpix.ops.confusion import image_confusions
 
 
 def scores(confusion: Tensor) -> dict[str, Tensor]:
@@ -38,6 +38,7 @@ class SegmentationMetrics(Metric):
 
     full_state_update = False
     confusion: Tensor  # [C, C] int64, rows truth, columns prediction
+    latest: Tensor  # [B, C, C] of the images of the last batch
     invalid: Tensor  # int64 scalar
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
@@ -50,8 +51,8 @@ class SegmentationMetrics(Metric):
 
     def update(self, pred: Tensor, label: Tensor) -> None:
         """``pred`` ``[B, H, W]`` in ``0..C-1`` and ``label`` ``[B, H, W]``, any integer types."""
-        counts, invalid = confusion_counts(pred, label, self.num_classes, self.ignore_index)
-        self.confusion += counts
+        self.latest, invalid = image_confusions(pred, label, self.num_classes, self.ignore_index)
+        self.confusion += self.latest.sum(0)
         self.invalid += invalid
 
     def compute(self) -> dict[str, Tensor]:

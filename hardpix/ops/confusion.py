@@ -31,6 +31,25 @@ def confusion_counts(
     return counts[1:-1], counts[-1].sum()
 
 
+def image_confusions(
+    pred: Tensor, label: Tensor, num_classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """:func:`confusion_counts` of each image of a batch: ``[B, C, C]`` and the invalid labels of them all.
+
+    ``pred`` and ``label`` are ``[B, H, W]``.
+    """
+    if label.device.type == "cpu":  # one at a time stays in the cache and in int16
+        each = [confusion_counts(*pair, num_classes, ignore_index) for pair in zip(pred, label, strict=True)]
+        return torch.stack([counts for counts, _ in each]), torch.stack([bad for _, bad in each]).sum()
+    rows, batch = num_classes + 2, len(label)
+    row = _row(label.flatten(1), num_classes, ignore_index).long()
+    row += rows * torch.arange(batch, device=label.device)[:, None]
+    code = row * num_classes + pred.flatten(1)
+    counts = torch.bincount(code.flatten(), minlength=batch * rows * num_classes)
+    counts = counts.view(batch, rows, num_classes)
+    return counts[:, 1:-1], counts[:, -1].sum()
+
+
 def _row(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Row of each pixel: 0 void, ``1..C`` the classes, ``C + 1`` invalid."""
     if ignore_index == 255 and num_classes < 255:

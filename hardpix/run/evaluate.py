@@ -134,7 +134,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     )
     scores = trainer.test(method, data.evaluation_loader(split), verbose=False)[0]
     metrics = {k.replace("test/", f"{split}/"): v for k, v in scores.items() if k.startswith(TESTED)}
-    results.write(out, method.confusion.numpy(), data.info)
+    results.write(out, method.confusion.numpy(), data.info, method.images)
     results.show(
         method.confusion.numpy(), data.info, title=f"{run_dir.name}: {split} split, {weights} weights"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,18 @@ from rich.console import Console
 from rich.table import Table
 
 from hardpix.report.per_class import per_class_rows, write_per_class
+from hardpix.report.per_image import write_per_image
 from hardpix.types import DatasetInfo
 
 
-def write(folder: Path, confusion: np.ndarray, info: DatasetInfo) -> None:
-    """``per_class.csv`` and ``confusion.npy`` (int64 ``[C, C]``, rows truth, columns prediction)."""
+def write(
+    folder: Path, confusion: np.ndarray, info: DatasetInfo, images: Iterable[tuple[str, int, float, float]]
+) -> None:
+    """``per_class.csv``, ``per_image.csv`` and ``confusion.npy`` (int64 ``[C, C]``, rows truth, columns prediction)."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "confusion.npy", confusion)
     write_per_class(per_class_rows(confusion, info.classes), folder / "per_class.csv")
+    write_per_image(images, folder)
 
 
 def show(confusion: np.ndarray, info: DatasetInfo, *, title: str) -> None:

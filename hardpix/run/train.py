@@ -235,7 +235,7 @@ def _test(
     metrics |= trainer.test(method, datamodule=data, verbose=False, weights_only=True)[0]
     metrics = {k: v for k, v in metrics.items() if k.startswith(("val/", *TESTED))}
     if trainer.is_global_zero:
-        results.write(run_dir, method.confusion.numpy(), data.info)
+        results.write(run_dir, method.confusion.numpy(), data.info, method.images)
         results.show(method.confusion.numpy(), data.info, title=f"{run_dir.name}: test split")
     return metrics
 

@@ -253,6 +253,9 @@ def test_two_processes_train_one_run_and_score_every_frame_once(tmp_path):
     folder = tmp_path / "runs/default"
     assert sorted(p.name for p in folder.iterdir()) == ["one", "two"]
     assert np.array_equal(*(np.load(folder / n / "confusion.npy").sum(1) for n in ("one", "two")))
+    images = [[line.split(",")[:2] for line in (folder / n / "per_image.csv").open()] for n in ("one", "two")]
+    assert images[0] == images[1]  # each frame once, in the order of the split
+    assert len(images[0]) == 1 + 3
     found = record.read(folder / "two")
     assert found.status == "done"
     one, two = record.read(folder / "one").metrics, found.metrics

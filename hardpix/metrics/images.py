@@ -1,0 +1,62 @@
+"""Scores of each image of a split, for the table of the worst ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class ImageScore(NamedTuple):
+    """One image. Without a labelled pixel both scores are NaN."""
+
+    name: str
+    pixels: int  # labelled ones: void is never counted
+    pixel_acc: float
+    miou: float  # mean IoU of the classes that the image's labels hold
+
+
+def image_scores(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``[B, C, C]`` confusion matrices -> labelled pixels (int64), pixel accuracy and mIoU (float32), each ``[B]``.
+
+    The mean is over the classes that occur in the image's truth. One that is predicted only has no term of its
+    own (its pixels are misses of the others already), or a single stray pixel would halve an image's score.
+    """
+    hit, truth, predicted = confusion.diagonal(dim1=1, dim2=2), confusion.sum(2), confusion.sum(1)
+    pixels = truth.sum(1)
+    iou = hit.float() / (truth + predicted - hit).float()  # 0/0 for a class that is absent altogether
+    miou = iou.masked_fill(truth == 0, torch.nan).nanmean(1)
+    return pixels, hit.sum(1).float() / pixels.float(), miou
+
+
+class ImageScores:
+    """Collects the scores of a split image by image: three numbers each, no map is kept and no device waited for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def update(self, names: Sequence[str], confusion: Tensor) -> None:
+        """``confusion``: ``[B, C, C]``, that of each image."""
+        self.names += names
+        self.parts.append(image_scores(confusion))
+
+    def compute(self) -> list[ImageScore]:
+        """In the order of the split; over all processes, whose images alternate. Empties the collection."""
+        columns = [torch.cat(column).tolist() for column in zip(*self.parts, strict=True)]
+        own = [ImageScore(*row) for row in zip(self.names, *columns, strict=True)] if columns else []
+        self.__init__()  # type: ignore[misc]
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return own
+        shares: list[list[ImageScore]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(shares, own)
+        return merged(shares)
+
+
+def merged(shares: Sequence[Sequence[ImageScore]]) -> list[ImageScore]:
+    """Shares of a split that was dealt out one by one, put together as it was."""
+    return [score for score in chain.from_iterable(zip_longest(*shares)) if score is not None]
