@@ -20,6 +20,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   table      compare runs:               hardpix table RUNS... --rows method,loss
              with a paper's numbers:     hardpix table --published lwm/II RUNS...
+  compare    what runs differ in:        hardpix compare RUN RUN
   figure     draw from runs:             hardpix figure sweep RUNS... --x method.alpha --out FILE.pdf
   data       prepare a data set:         hardpix data prepare NAME --from FILES --to DIR
              look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
@@ -123,6 +124,12 @@ def _table(arguments: list[str]) -> int:
     return run(args)
 
 
+def _compare(arguments: list[str]) -> int:
+    from hardpix.run.compare_command import main
+
+    return main(arguments)
+
+
 def _figure(arguments: list[str]) -> int:
     from hardpix.run.figure_command import main
 
@@ -153,6 +160,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "table": _table,
+    "compare": _compare,
     "figure": _figure,
     "data": _data,
     "list": _list,
