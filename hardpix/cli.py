@@ -27,6 +27,7 @@ usage: hardpix COMMAND [ARGUMENTS]
              pack it for fast loading:   hardpix data pack data=NAME --out DIR
              heights and normals:        hardpix data hn-labels data=NAME --out DIR
   list       what can be chosen:         hardpix list methods, hardpix list experiments hl
+  completion TAB in your shell:          hardpix completion install
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 
 hardpix COMMAND --help says more; hardpix --version prints the version.
@@ -58,18 +59,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; a fault of the user becomes its own sentence, a traceback only with HYDRA_FULL_ERROR=1."""
-    from hardpix.types import HardpixError
-
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
         return command(arguments)
-    except HardpixError as error:
-        if full:
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        from hardpix.types import HardpixError  # only now: a completion must be quick
+
+        if full or not isinstance(error, HardpixError):
             raise
         print(f"hardpix: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 1
     except KeyboardInterrupt:
         print("hardpix: interrupted", file=sys.stderr)
         return 130
@@ -148,6 +149,12 @@ def _list(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _completion(arguments: list[str]) -> int:
+    from hardpix.run.completion_command import main
+
+    return main(arguments)
+
+
 def _demo(arguments: list[str]) -> int:
     from hardpix.run.demo import main
 
@@ -164,6 +171,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "figure": _figure,
     "data": _data,
     "list": _list,
+    "completion": _completion,
     "demo": _demo,
 }
 

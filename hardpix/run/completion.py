@@ -1,0 +1,239 @@
+"""What may follow on a command line. Answers a key press: standard library only, nothing of hardpix is imported.
+
+Commands and options are read from source text (``ast``), choices from the files of ``conf/``.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from hardpix.run import catalog, outline
+
+HYDRA = (
+    "--help",
+    "--hydra-help",
+    "--multirun",
+    "-m",
+    "--cfg",
+    "--config-dir",
+    "--info",
+    "--resolve",
+    "--package",
+)
+RUN_KEYS = ("parent", "init_from")
+REPLACEABLE = ("data", "inference", "trainer")  # where a trained run is used again
+NO_SPACE = ("=", ".", "/", ",")  # something follows at once
+SHOWN_RUNS = 50
+
+
+class Option(NamedTuple):
+    names: tuple[str, ...]  # () for a positional argument
+    dest: str
+    choices: tuple[str, ...]
+    takes_value: bool
+
+
+def candidates(words: Sequence[str], current: str) -> list[str]:
+    """Whole words that may stand for ``current`` after ``words`` (without the program's name), sorted.
+
+    Empty where only the shell's own file names make sense.
+    """
+    return sorted({word for word in _possible(list(words), current) if word.startswith(current)})
+
+
+def _possible(words: list[str], current: str) -> Iterator[str]:
+    commands = _commands()
+    if not words:
+        yield from (*commands, "--help", "--version")
+        return
+    if words[0] not in commands:
+        return
+    command, module = words[0], commands[words[0]]
+    branches = _branches(module)
+    if branches and len(words) == 1:
+        yield from (*branches, "--help")
+        return
+    options = _options(command, branches.get(words[1], module) if branches else module)
+    before = next((o for o in options if words[-1] in o.names), None)
+    if len(words) > 1 and before is not None and before.takes_value:
+        yield from before.choices
+        yield from _runs(current) if before.dest in ("depth_from",) else ()
+    elif current.startswith("-"):
+        yield from HYDRA if command == "train" else (*(n for o in options for n in o.names), "--help")
+    else:
+        yield from _positional(command, words[2:] if branches else words[1:], options, current)
+
+
+def _positional(command: str, words: list[str], options: list[Option], current: str) -> Iterator[str]:
+    wanted = {o.dest: o.choices for o in options if not o.names}
+    placed = [word for word in words if not word.startswith("-")]
+    for dest, choices in wanted.items():
+        if choices and dest == list(wanted)[min(len(placed), len(wanted) - 1)]:
+            yield from choices
+    if command == "list":
+        yield from _listed(placed)
+    if "name" in wanted and not placed and command in catalog.groups():  # a chain
+        yield from (entry.name for entry in catalog.entries(command))
+    if command == "completion" and not placed:
+        yield from ("install", "bash", "fish", "zsh")
+    if "runs" in wanted or ("run" in wanted and not placed):
+        yield from _runs(current)
+    if command == "train" or "overrides" in wanted:
+        again = REPLACEABLE if {"run", "runs"} & wanted.keys() else None  # None: every group
+        yield from _overrides(words, current, ("data",) if command == "data" else again)
+
+
+def _listed(placed: list[str]) -> Iterator[str]:
+    known = catalog.groups()
+    if not placed:
+        yield from map(catalog.called, known)
+    elif placed[0] in {*known, *map(catalog.called, known)}:
+        yield from (entry.name for entry in catalog.entries(catalog.group_called(placed[0], known)))
+
+
+def _overrides(words: list[str], current: str, only: tuple[str, ...] | None) -> Iterator[str]:
+    """Keys, or what may stand behind ``=``: of a list by commas its last one."""
+    match = re.match(r"(\w+:)?[+~]*", current)  # of a chain's stage; added, taken away
+    sign = match[0] if match else ""
+    key, equals, value = current[len(sign) :].partition("=")
+    files = outline.chosen(words)
+    groups = [group for group in files if only is None or group in only]
+    if equals:
+        head = current[: len(current) - len(value.rpartition(",")[2])]
+        yield from (head + choice for choice in _values(key, words, groups, value.rpartition(",")[2]))
+        return
+    top, *path = key.split(".")
+    if not path:
+        yield from (f"{sign}{group}=" for group in groups)
+        yield from (f"{sign}{group}." for group in groups if group != "experiment")
+        if only is None:
+            yield from (f"{sign}{name}=" for name in _root_keys())
+    elif top in groups:
+        found = list(_below(outline.keys(top, words), [top, *path]))
+        if not any(f"{sign}{name}".startswith(current) for name in found) and f"{top}=" not in " ".join(
+            words
+        ):
+            for entry in catalog.entries(top):  # a choice that may still be written
+                found += _below(outline.keys(top, [*words, f"{top}={entry.name}"]), [top, *path])
+        yield from (f"{sign}{name}" for name in found)
+
+
+def _below(node: object, path: list[str]) -> Iterator[str]:
+    """The keys beside the last one of ``path``, which begins with the group that ``node`` is."""
+    for part in path[1:-1]:
+        node = node.get(part) if isinstance(node, dict) else None
+    for name, inner in (node if isinstance(node, dict) else {}).items():
+        if name != "_target_":
+            yield f"{'.'.join(path[:-1])}.{name}{'.' if isinstance(inner, dict) and inner else '='}"
+
+
+def _values(key: str, words: list[str], groups: list[str], value: str) -> Iterator[str]:
+    if key in groups:
+        yield from (entry.name for entry in catalog.entries(key))
+    elif key in RUN_KEYS:
+        yield from _runs(value)
+    elif key in _root_keys():
+        yield from _switch(_root_keys()[key])
+    elif key.split(".")[0] in groups:
+        node: object = {key.split(".")[0]: outline.keys(key.split(".")[0], words)}
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        yield from _switch(node)
+
+
+def _switch(value: object) -> tuple[str, ...]:
+    return ("false", "true") if value in ("true", "false") else ()
+
+
+def _root_keys() -> outline.Outline:
+    return outline.outline((catalog.conf_dir() / "train.yaml").read_text(encoding="utf-8"))
+
+
+def _runs(current: str) -> Iterator[str]:
+    """Folders below the one that is being typed: a run whole, others with a slash; at first the runs of ``runs/``."""
+    folder = current[: current.rfind("/") + 1]
+    for path in _folders(folder):
+        yield path if os.path.isfile(os.path.join(path, "run.json")) else f"{path}/"
+    if not current:
+        found = [run for study in _folders("runs/") for run in _folders(f"{study}/")]
+        yield from [run for run in found if os.path.isfile(os.path.join(run, "run.json"))][-SHOWN_RUNS:]
+
+
+def _folders(below: str) -> list[str]:
+    """``below`` ends with a slash, or is empty; ``~`` is kept as it was typed."""
+    try:
+        with os.scandir(os.path.expanduser(below) or ".") as entries:
+            return sorted(below + e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _commands() -> dict[str, str]:
+    """The module behind each command: what its function in ``cli.py`` imports first of hardpix's."""
+    tree = _tree("hardpix.cli")
+    modules: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            imported = [i.module or "" for i in ast.walk(node) if isinstance(i, ast.ImportFrom)]
+            modules[node.name] = next((name for name in imported if name.startswith("hardpix.")), "")
+    return {name: modules.get(function, "") for name, function in _dictionary(tree, "COMMANDS").items()}
+
+
+def _branches(module: str) -> dict[str, str]:
+    """The module behind each sub-command of a command that has some (its own where they share one)."""
+    tree = _tree(module)
+    own = _dictionary(tree, "COMMANDS")
+    return {name: f"hardpix.run.{value}" for name, value in own.items()} or dict.fromkeys(
+        _dictionary(tree, "KINDS"), module
+    )
+
+
+def _dictionary(tree: ast.Module, name: str) -> dict[str, str]:
+    """A dictionary at a module's top level: text keys, and names as values."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        if getattr(targets[0], "id", "") == name and isinstance(value, ast.Dict):
+            return {
+                _text(key): getattr(one, "id", "") for key, one in zip(value.keys, value.values, strict=True)
+            }
+    return {}
+
+
+def _options(command: str, module: str) -> list[Option]:
+    """What a module gives to ``add_argument``; a command of several kinds has those of its further files too."""
+    names = [module]
+    if module == f"hardpix.run.{command}_command" and _branches(module):
+        folder = catalog.PACKAGE / "run"
+        names += [f"hardpix.run.{path.stem}" for path in sorted(folder.glob(f"{command}_*.py"))]
+    found: dict[tuple[str, ...] | str, Option] = {}
+    for name in dict.fromkeys(names):
+        for node in ast.walk(_tree(name)):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                option = _option(node)
+                found.setdefault(option.names or option.dest, option)
+    return list(found.values())
+
+
+def _option(call: ast.Call) -> Option:
+    given = [_text(argument) for argument in call.args]
+    keywords = {k.arg: k.value for k in call.keywords}
+    names = tuple(name for name in given if name.startswith("-"))
+    dest = given[0].lstrip("-").replace("-", "_") if given else ""
+    listed = keywords.get("choices")
+    choices = tuple(map(_text, listed.elts)) if isinstance(listed, ast.Tuple | ast.List) else ()
+    switch = _text(keywords.get("action")).startswith("store_")
+    return Option(names, dest, choices, bool(names) and not switch)
+
+
+def _text(node: ast.AST | None) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else ""
+
+
+def _tree(module: str) -> ast.Module:
+    path = catalog.PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
