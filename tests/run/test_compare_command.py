@@ -79,6 +79,14 @@ def test_an_older_configuration_has_the_defaults_of_today(tmp_path, capsys):
     assert {"key": "freeze", "values": [[], ["conv1"]], "absent": [], "matters": True} in rows
 
 
+def test_what_only_the_record_knows_is_compared(tmp_path, capsys):
+    a, b = made(tmp_path / "a"), made(tmp_path / "b")
+    found = record.read(b)
+    record.write(replace(found, factors=found.factors | {"evaluation.split": "val"}), b)
+    rows = {row["key"]: row for row in compared(capsys, a, b)["settings"]}
+    assert rows["evaluation.split"]["values"] == [None, "val"]
+
+
 def test_scores_are_subtracted_and_costs_divided(tmp_path, capsys):
     a = made(tmp_path / "a")
     b = made(tmp_path / "b", metrics={"test/miou": 0.45, "cost/step_seconds": 1.0, "val/miou": math.nan})
