@@ -15,6 +15,7 @@ usage: hardpix COMMAND [ARGUMENTS]
 
   train      train one run, or a sweep:  hardpix train method=hardness seed=1
                                          hardpix train -m loss=cross_entropy,ohem seed=0,1
+  sweep      a study that survives:      hardpix sweep NAME_OR_OVERRIDES, hardpix sweep status NAME_OR_OVERRIDES
   chain      runs that stand on each other:  hardpix chain error_prediction data=camvid seed=1
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
@@ -92,6 +93,12 @@ def _join(arguments: list[str]) -> int:
     return 0
 
 
+def _sweep(arguments: list[str]) -> int:
+    from hardpix.run.sweep.command import main
+
+    return main(arguments)
+
+
 def _chain(arguments: list[str]) -> int:
     from hardpix.run.chain_command import main
 
@@ -163,6 +170,7 @@ def _demo(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "sweep": _sweep,
     "chain": _chain,
     "evaluate": _evaluate,
     "predict": _predict,

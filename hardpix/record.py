@@ -41,6 +41,7 @@ class RunRecord:
     name: str = ""  # for people: the overrides, shortened
     study: str = ""  # runs of one sweep share it
     dataset: str = ""  # name of the data set that was scored
+    main_metric: str = "miou"  # what papers report on it: "val/miou" tells runs apart while a study goes on
     frames: dict[str, int] = field(
         default_factory=dict
     )  # "nyuv2/train": 795; train, val and test as they were used

@@ -26,7 +26,14 @@ ALLOWED = {
 
 THIRD_PARTY = {
     "pytorch_lightning": {"methods", "data/datamodule.py", "run"},
-    "hydra": {"run/config.py", "run/build.py", "run/launch.py", "run/evaluate.py"},
+    "hydra": {
+        "run/config.py",
+        "run/build.py",
+        "run/launch.py",
+        "run/evaluate.py",
+        "run/sweep/study.py",
+        "run/sweep/jobs.py",
+    },
     "omegaconf": {"run"},
     "timm": {"models/backbone.py"},
     "segmentation_models_pytorch": {"models/smp.py"},

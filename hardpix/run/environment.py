@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import hardpix
+from hardpix.run.rundir import process_began
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "hydra-core", "numpy")
 
@@ -40,6 +41,7 @@ def host_facts(accelerator: str, precision: str) -> dict[str, str]:
         "system": platform.system(),
         "hostname": platform.node(),
         "pid": str(os.getpid()),
+        "pid_began": process_began(os.getpid()),
     }
 
 

@@ -11,10 +11,11 @@ _NOT_TEXT = re.compile(r"null|true|false|nan|inf|[-+.\d_e]*", re.IGNORECASE)  # 
 
 def command_words(settings: Mapping[str, str]) -> str:
     """``key=value`` words, quoted for Hydra's grammar and the shell where they need it."""
-    return " ".join(shlex.quote(f"{key}={_value(value)}") for key, value in settings.items())
+    return " ".join(shlex.quote(f"{key}={quoted(value)}") for key, value in settings.items())
 
 
-def _value(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it back."""
     if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not _NOT_TEXT.fullmatch(text):
         return text
     # Backslashes count only before a quote: those there are doubled.

@@ -34,10 +34,13 @@ ADDED_TO: dict[str, dict[str, Any]] = {
     "hardpix.data.SyntheticRooms": {"style": "a"},
 }
 
+# Keys (or how they begin) without a bearing on what is trained and scored: no part of a run's identity in a sweep.
+NO_FACTOR = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
+             "data.pin_memory", "trainer.log_every_steps")  # fmt: skip
+
 # Keys that a resumed run may have otherwise than when it started.
-FREE_ON_RESUME = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
-                  "data.pin_memory", "trainer.max_steps", "trainer.max_epochs", "trainer.val_every",
-                  "trainer.log_every_steps", "trainer.limit_val", "trainer.limit_test", "test_weights")  # fmt: skip
+FREE_ON_RESUME = (*NO_FACTOR, "trainer.max_steps", "trainer.max_epochs", "trainer.val_every",
+                  "trainer.limit_val", "trainer.limit_test", "test_weights")  # fmt: skip
 
 
 def snapshot(run_dir: Path, epoch: int) -> Path:
@@ -98,7 +101,7 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     if not (run_dir / record.FILE_NAME).is_file():
         return None
     before = record.read(run_dir)
-    if before.status == "running" and _alive(before):
+    if before.status == "running" and alive(before):
         raise ConfigError(
             f"{run_dir}: process {before.host['pid']} is training this run; wait for it or stop it"
         )
@@ -112,8 +115,8 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     )
 
 
-def _alive(before: record.RunRecord) -> bool:
-    """Whether the process of a record lives, as far as this machine can tell."""
+def alive(before: record.RunRecord) -> bool:
+    """Whether another process trains the run of a record, as far as this machine can tell."""
     pid = int(before.host.get("pid", "0"))
     if before.host.get("hostname") != platform.node() or pid in (0, os.getpid()):
         return False
@@ -122,8 +125,21 @@ def _alive(before: record.RunRecord) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    began = before.host.get("pid_began")  # the number alone may have passed to another process
+    return began is None or process_began(pid) in ("", began)
+
+
+def process_began(pid: int) -> str:
+    """When a process began, in clock ticks since this boot, with the boot's id; empty where /proc does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        )  # the name may hold anything
+    except OSError:
+        return ""
+    return "ended" if fields[0] == "Z" else f"{fields[19]} {boot}"
 
 
 def claim(run_dir: Path) -> None:

@@ -70,13 +70,14 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
     if before is not None and _complete(before, cfg):
         print(f"{run_dir} is done: nothing to resume")
         return before
-    started = _new_record(cfg, run_dir, overrides, before)
+    started = new_record(cfg, run_dir, overrides, before)
     job = _assemble(cfg, run_dir, started)
     if before is not None:
         _check_length(before, cfg, job.method)
     if further:
         return replace(started, metrics=_run(job))
-    started = replace(started, dataset=job.data.info.name, frames=frame_counts(job.data))
+    info = job.data.info
+    started = replace(started, dataset=info.name, main_metric=info.main_metric, frames=frame_counts(job.data))
     rundir.claim(run_dir)
     rundir.write_config(run_dir, cfg)
     rundir.write_classes(run_dir, job.data.info.classes)
@@ -250,7 +251,7 @@ def _settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
         trainer.save_checkpoint(run_dir / rundir.BEST, weights_only=True)
 
 
-def _new_record(
+def new_record(
     cfg: DictConfig, run_dir: Path, overrides: Sequence[str], before: record.RunRecord | None
 ) -> record.RunRecord:
     # The run that this one started from may be gone by the time of a further leg.

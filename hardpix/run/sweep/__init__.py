@@ -1,0 +1,1 @@
+"""``hardpix sweep``: a study of many runs that can be killed and started again."""

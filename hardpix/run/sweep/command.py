@@ -1,0 +1,91 @@
+"""``hardpix sweep``: what its words mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from hardpix.run.sweep.execute import command, timed
+from hardpix.run.sweep.jobs import Job, counted, jobs_of
+from hardpix.run.sweep.state import ACTION, look
+from hardpix.run.sweep.study import Study, read_study
+
+DESCRIPTION = """\
+Train the runs of a study, conf/sweep/NAME.yaml or the product of the values on the command line
+(method=baseline,hardness seed=0,1,2). All are checked before the first one trains. Give the same command again after
+whatever has happened: what is done is skipped, what was interrupted goes on, what failed is tried once more."""
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["status"]:
+        return _status(arguments[1:])
+    parser = _parser("hardpix sweep", DESCRIPTION)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the jobs, what would be done with each, and why"
+    )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="resume also runs whose record says that they run on another machine, which cannot be seen from here",
+    )
+    given = parser.parse_intermixed_args(arguments)
+    study, jobs = _jobs(given)
+    if given.dry_run:
+        print(plan(jobs, given.config_dir, take_over=given.take_over))
+        return 0
+    return timed(study, jobs, take_over=given.take_over)
+
+
+def _status(arguments: list[str]) -> int:
+    parser = _parser("hardpix sweep status", "Where a study stands; name it as for the sweep itself.")
+    parser.add_argument("--watch", action="store_true", help="go on showing it, until all is done or Ctrl-C")
+    given = parser.parse_intermixed_args(arguments)
+    from hardpix.run.sweep.status import show
+
+    study, jobs = _jobs(given)
+    try:
+        show(
+            study.name or ", ".join(sorted({str(job.run_dir.parent) for job in jobs})),
+            jobs,
+            watch=given.watch,
+        )
+    except KeyboardInterrupt:
+        return 0 if given.watch else 130
+    return 0
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="NAME_OR_OVERRIDE",
+        help="a file of conf/sweep/ and settings for all its jobs, or settings alone; several values make an axis",
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, help="folder of further configuration files, sweep/ among them"
+    )
+    return parser
+
+
+def _jobs(given: argparse.Namespace) -> tuple[Study, list[Job]]:
+    study = read_study(given.words, given.config_dir)
+    jobs, twice = jobs_of(study, given.config_dir)
+    for line in twice:
+        print(line)
+    return study, jobs
+
+
+def plan(jobs: Sequence[Job], config_dir: Path | None, *, take_over: bool = False) -> str:
+    """What would be done with each job and why, with the command that trains it alone."""
+    states = [look(job.run_dir, take_over=take_over) for job in jobs]
+    counts = Counter(ACTION[state.kind] for state in states)
+    lines = [f"{len(jobs)} jobs: {counted({f'to {action}': counts[action] for action in ACTION.values()})}"]
+    for job, state in zip(jobs, states, strict=True):
+        lines.append(f"{job.number:4} {ACTION[state.kind]:<6}  {job.name}: {state.why}")
+        lines.append(f"      {command(job, state, config_dir)}")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""The jobs of a study, composed and checked before anything trains, each with the fingerprint that identifies it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from hardpix.record import flatten
+from hardpix.run.config import GROUPS, Root, conf_dir, explain, validate
+from hardpix.run.rundir import NO_FACTOR, choose, plain, short_name
+from hardpix.run.sweep.study import Study, key_of
+from hardpix.types import ConfigError
+
+SCALARS = {f.name for f in fields(Root)} - set(GROUPS)
+SHOWN = 80  # characters of a job's name in its directory
+TOLD = 5  # jobs that a problem names
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    number: int  # from 1
+    name: str  # the settings in which the study's jobs differ
+    overrides: tuple[str, ...]
+    fingerprint: str  # of the resolved configuration, without what has no bearing on the result
+    run_dir: Path
+    packed: bytes  # the composed configuration: an unpickled one is ready in a hundredth of composing's time
+
+    def config(self, *, resume: bool = False) -> DictConfig:
+        """What ``train`` is given: the configuration with this job's directory."""
+        cfg = pickle.loads(self.packed)
+        cfg.run, cfg.resume = self.run_dir.name, resume
+        return cfg
+
+
+def jobs_of(study: Study, config_dir: Path | None = None) -> tuple[list[Job], list[str]]:
+    """Every different job, and a line on each that is left out because it is one before it once more.
+
+    Raises ``ConfigError`` with all problems of all jobs.
+    """
+    varied = _varied(study.jobs)
+    jobs: dict[tuple[str, str], Job] = {}
+    problems: dict[str, list[str]] = {}
+    twice: list[str] = []
+    present: dict[Path, dict[str, str]] = {}
+    with composer(config_dir) as composed:
+        for number, overrides in enumerate(study.jobs, 1):
+            name = short_name([o for o in overrides if key_of(o) in varied])
+            try:
+                cfg = composed(overrides)
+                validate(cfg)
+                cfg.run = "run"  # a name that is right, for the check of the others
+                folder = choose(cfg, overrides).parent
+            except ConfigError as error:
+                problems.setdefault(str(error), []).append(f"job {number} ({name})")
+                continue
+            mark = fingerprint(cfg)
+            key = (str(folder), mark)
+            if key in jobs:
+                twice.append(f"job {number} ({name}) is job {jobs[key].number} once more: run once")
+                continue
+            if folder not in present:
+                present[folder] = _present(folder)
+            directory = present[folder].get(mark[:8], f"{name[:SHOWN]}-{mark[:8]}")
+            jobs[key] = Job(number, name, tuple(overrides), mark, folder / directory, pickle.dumps(cfg))
+    if problems:
+        raise ConfigError("\n".join(f"{_named(who)}: {text}" for text, who in problems.items()))
+    return list(jobs.values()), twice
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """The same for configurations that train and score the same, however they were written; 64 hex digits."""
+    flat = {key: value for key, value in flatten(plain(cfg)).items() if not key.startswith(NO_FACTOR)}
+    text = json.dumps(_numbers(flat), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _numbers(value: Any) -> Any:
+    """1.0 as 1: a setting typed either way is the same."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@contextmanager
+def composer(config_dir: Path | None = None) -> Iterator[Any]:
+    """A function from overrides to a configuration, for many of them: what chooses files is composed once.
+
+    Hydra reads and merges files for a tenth of a second; the values of a command line come last and take a
+    millisecond, in Hydra as here.
+    """
+    further = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    parser = OverridesParser.create()
+
+    def composed(overrides: Sequence[str]) -> DictConfig:
+        values = [o for o in overrides if _is_value(o)]
+        files = tuple(o for o in overrides if not _is_value(o))
+        try:
+            if files not in bases:
+                bases[files] = hydra_compose("train", overrides=[*files, *further])
+            cfg = copy.deepcopy(bases[files])
+            ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), cfg)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error, overrides)) from None
+        return cfg
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield composed
+
+
+def _is_value(override: str) -> bool:
+    """Whether an override sets a key, rather than choosing a file: names of groups have no dot."""
+    key = key_of(override)
+    return key in SCALARS or ("." in key and not set("/@") & set(key) and not key.startswith("hydra."))
+
+
+def _varied(jobs: Sequence[Sequence[str]]) -> set[str]:
+    """Keys that not all jobs have, or not with the same value."""
+    counts: dict[str, int] = {}
+    for text in (text for job in jobs for text in set(job)):
+        counts[text] = counts.get(text, 0) + 1
+    return {key_of(text) for text, count in counts.items() if count < len(jobs)}
+
+
+def _present(folder: Path) -> dict[str, str]:
+    """The directories of a study's folder by the mark at their end: names change with the axes, marks do not."""
+    if not folder.is_dir():
+        return {}
+    return {path.name.rpartition("-")[2]: path.name for path in sorted(folder.iterdir()) if path.is_dir()}
+
+
+def _named(who: Sequence[str]) -> str:
+    more = f" and {len(who) - TOLD} more" if len(who) > TOLD else ""
+    return ", ".join(who[:TOLD]) + more
+
+
+def counted(states: Mapping[str, int]) -> str:
+    """``3 done, 1 failed``; what there is none of is left out."""
+    return ", ".join(f"{count} {name}" for name, count in states.items() if count) or "nothing"

@@ -1,0 +1,237 @@
+"""What a sweep consists of: a file of ``conf/sweep/``, or the command line, as one list of overrides per job."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hardpix.run.config import conf_dir, explain, nearest
+from hardpix.run.overrides import quoted
+from hardpix.types import ConfigError
+
+KEYS = ("study", "overrides", "axes", "for", "rows", "seeds", "on_error", "retries")
+OWN = ("run", "resume")  # the sweep's own business
+
+OnError = Literal["continue", "retry", "stop"]
+Axes = dict[str, list[str]]  # key -> its overrides: {"method.alpha": ["method.alpha=0.1", ...]}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Jobs in the order in which they run, each a list of overrides without sweeps."""
+
+    name: str
+    jobs: tuple[tuple[str, ...], ...]
+    on_error: OnError = "continue"
+    retries: int = 1  # of a job that fails, with on_error=retry
+
+
+def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
+    """``NAME`` and overrides, or overrides alone; commas and ranges in them are axes, as with Hydra's ``-m``.
+
+    ``extra``: a folder of further configuration files, ``sweep/`` among them. A setting on the command line that the
+    file has as an axis replaces that axis wherever it stands; any other holds for all jobs.
+    """
+    named = bool(arguments) and "=" not in arguments[0] and arguments[0][:1] not in ("+", "~")
+    content = _content(*_read(arguments[0], extra)) if named else _Content("")
+    given: Axes = {}
+    for text in arguments[1:] if named else arguments:
+        key, choices = _choices(text)
+        if key in OWN:
+            raise ConfigError(f"{text}: a sweep names and resumes its runs itself")
+        given[key] = choices
+    if not named and not given:
+        raise ConfigError(
+            "a sweep needs the name of a file of conf/sweep/, or overrides: loss=cross_entropy,ohem"
+        )
+    name = content.name if "study" not in given else ""
+    if name:
+        given["study"] = [f"study={quoted(name)}"]
+    return Study(name, tuple(_expand(content, given)), content.on_error, content.retries)
+
+
+@dataclass(frozen=True)
+class _Content:
+    name: str
+    common: tuple[str, ...] = ()
+    axes: Axes = field(default_factory=dict)
+    own: dict[str, Axes] = field(default_factory=dict)  # by the choice that they exist for
+    rows: tuple[tuple[str, ...], ...] = ()
+    seeds: tuple[str, ...] = ()
+    on_error: OnError = "continue"
+    retries: int = 1
+
+
+def _expand(content: _Content, given: Axes) -> Iterator[tuple[str, ...]]:
+    """Seeds outermost, so that every setting has a first result early; then the product of axes, then the rows."""
+    axes, own = content.axes, content.own
+    known = {"seed", *axes, *(key for some in own.values() for key in some)}
+    rest = {key: choices for key, choices in given.items() if key not in known}
+    seeds = given.get("seed") or list(content.seeds)
+    cells: list[tuple[str, ...]] = []
+    if axes or own or not content.rows:
+        for choice in _product({k: given.get(k, v) for k, v in axes.items()}):
+            for more in _product(rest):
+                cells += _with_own(merged(content.common, choice, more), own, given)
+    for row in content.rows:
+        cells += [merged(content.common, row, more) for more in _product(rest)]
+    for chosen in [[seed] for seed in seeds] or [[]]:
+        for cell in cells:
+            yield merged(cell, chosen)
+
+
+def _with_own(cell: tuple[str, ...], own: Mapping[str, Axes], given: Axes) -> Iterator[tuple[str, ...]]:
+    """A cell for every combination of the axes that exist for its choices only."""
+    further: Axes = {}
+    for condition, axes in own.items():
+        if condition in cell:
+            further |= {key: given.get(key, choices) for key, choices in axes.items()}
+    return (merged(cell, more) for more in _product(further))
+
+
+def _product(axes: Mapping[str, list[str]]) -> Iterator[tuple[str, ...]]:
+    return itertools.product(*axes.values())
+
+
+def merged(*parts: Iterable[str]) -> tuple[str, ...]:
+    """All overrides, of those with the same key the last one: Hydra refuses a group that is chosen twice."""
+    found: dict[str, str] = {}
+    for text in itertools.chain(*parts):
+        found[key_of(text)] = text
+    return tuple(found.values())
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _choices(text: str) -> tuple[str, list[str]]:
+    """The key of an override and the overrides that it stands for; more than one for ``a=1,2`` or ``a=range(1,4)``."""
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+        if not parsed.is_sweep_override():
+            return key_of(text), [text]
+        if not parsed.is_discrete_sweep():
+            raise ConfigError(f"{text}: a sweep needs values one by one, as a=1,2,3 or a=range(1,4)")
+        key = parsed.get_key_element()
+        return key_of(text), [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+    except OverrideParseException as error:
+        raise ConfigError(explain(error, [text])) from None
+    except HydraException as error:  # glob(*): it would need the group's files
+        raise ConfigError(f"{text}: {error}; name the choices, as a=1,2,3") from None
+
+
+def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
+    folders = [conf_dir() / "sweep", *([] if extra is None else [extra / "sweep"])]
+    path = next((f / f"{name}.yaml" for f in reversed(folders) if (f / f"{name}.yaml").is_file()), None)
+    if path is None:
+        known = sorted(
+            p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml")
+        )
+        raise ConfigError(f"sweep {name}: no such file in {folders[-1]}{nearest(name, known)}")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))  # its reader takes 1e-3 for a number
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold a mapping with some of {', '.join(KEYS)}")
+    for key in map(str, content):
+        if key not in KEYS:
+            raise ConfigError(f"{path}: {key}: no such key{nearest(key, KEYS)}")
+    return path, name, content  # type: ignore[return-value]
+
+
+def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
+    """A study's file, its values as overrides; raises for whatever is not of its form."""
+    rows = content.get("rows") or []
+    own = content.get("for") or {}
+    if not isinstance(rows, list) or not isinstance(own, dict):
+        raise ConfigError(
+            f"{path}: rows must be a list of lists of settings, and for a mapping of choices to axes"
+        )
+    on_error, retries = content.get("on_error", "continue"), content.get("retries", 1)
+    if on_error not in get_args(OnError):
+        raise ConfigError(f"{path}: on_error={on_error}: must be one of {', '.join(get_args(OnError))}")
+    if type(retries) is not int or retries < 1:
+        raise ConfigError(f"{path}: retries={retries}: must be a whole number from 1")
+    seeds = content.get("seeds", [])
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise ConfigError(f"{path}: seeds={seeds}: must be a list of whole numbers")
+    found = _Content(
+        name=str(content.get("study") or name.replace("/", "-")),
+        common=_settings(path, "overrides", content.get("overrides") or []),
+        axes=_axes(path, "axes", content.get("axes") or {}),
+        own={str(key): _axes(path, f"for.{key}", axes) for key, axes in own.items()},
+        rows=tuple(_settings(path, f"rows.{index}", row) for index, row in enumerate(rows)),
+        seeds=tuple(f"seed={seed}" for seed in seeds),
+        on_error=on_error,
+        retries=retries,
+    )
+    possible = {*found.common, *(text for choices in found.axes.values() for text in choices)}
+    for condition in found.own:
+        if condition not in possible:
+            raise ConfigError(f"{path}: for.{condition}: neither overrides nor axes have that choice")
+    return found
+
+
+def _axes(path: Path, where: str, node: Any) -> Axes:
+    """Lists of values, or texts in Hydra's grammar: ``range(1,4)``."""
+    if not isinstance(node, dict):
+        raise ConfigError(f"{path}: {where} must be a mapping of keys to lists of values")
+    axes: Axes = {}
+    for key, values in node.items():
+        if isinstance(values, str):
+            axes[str(key)] = _choices(f"{key}={values}")[1]
+        elif isinstance(values, list) and values:
+            axes[str(key)] = [_override(key, value) for value in values]
+        else:
+            raise ConfigError(
+                f"{path}: {where}.{key}: must be a list of values, or a text such as range(1,4)"
+            )
+        _check_own(path, where, str(key))
+    return axes
+
+
+def _settings(path: Path, where: str, node: Any) -> tuple[str, ...]:
+    """Settings that a file gives as a list of overrides or as a mapping."""
+    if isinstance(node, dict):
+        texts = [_override(key, value) for key, value in node.items()]
+    elif isinstance(node, list) and all(isinstance(item, str) for item in node):
+        texts = list(node)
+    else:
+        raise ConfigError(f"{path}: {where}: must be a list of settings (key=value) or a mapping")
+    for text in texts:
+        key, choices = _choices(text)
+        _check_own(path, where, key)
+        if len(choices) > 1:
+            raise ConfigError(f"{path}: {where}: {text} has several values; that is an axis")
+    return tuple(texts)
+
+
+def _check_own(path: Path, where: str, key: str) -> None:
+    if key.lstrip("+~") in (*OWN, "study"):
+        raise ConfigError(f"{path}: {where}: {key}: a sweep names and resumes its runs itself")
+
+
+def _override(key: Any, value: Any) -> str:
+    return f"{key}={_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """A value of a YAML file in Hydra's grammar."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_value(inner)}" for key, inner in value.items()) + "}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
