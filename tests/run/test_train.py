@@ -17,6 +17,7 @@ from hardpix.cli import main
 from hardpix.methods import Method
 from hardpix.run.build import build
 from hardpix.run.checkpoint import load_weights
+from hardpix.run.rundir import process_began
 from hardpix.run.train import train
 from hardpix.types import ConfigError, DataError, HardpixError
 
@@ -173,7 +174,7 @@ def test_a_run_that_is_alive_is_not_resumed(tiny, tmp_path):
     train(tiny("run=a"), [])
     folder = tmp_path / "runs/default/a"
     found = record.read(folder)
-    alive = found.host | {"pid": str(os.getppid())}
+    alive = found.host | {"pid": str(os.getppid()), "pid_began": process_began(os.getppid())}
     record.write(replace(found, status="running", host=alive), folder)
     with pytest.raises(ConfigError, match=f"process {os.getppid()} is training this run"):
         train(tiny("run=a", "resume=true"), [])

@@ -85,16 +85,21 @@ def _attempt(job: Job, state: State, outcome: Outcome) -> str:
 
 
 def _train(cfg: DictConfig, job: Job) -> None:
-    import torch
-
     from hardpix.run import train
 
     try:
         train.train(cfg, job.overrides)
-    finally:  # a network refers to its trainer and back: the next job must not find it in memory
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.compiler.reset()
+    finally:
+        _clean_up()
+
+
+def _clean_up() -> None:
+    """A network refers to its trainer and back: the next job must not find it in memory."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.compiler.reset()
 
 
 def _leave_traces(job: Job, error: Exception) -> None:

@@ -6,14 +6,11 @@ import copy
 import hashlib
 import json
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -21,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.record import flatten
-from hardpix.run.config import GROUPS, Root, conf_dir, explain, validate
+from hardpix.run.config import GROUPS, Root, compose, explain, validate
 from hardpix.run.rundir import NO_FACTOR, choose, plain, short_name
 from hardpix.run.sweep.study import Study, key_of
 from hardpix.types import ConfigError
@@ -59,26 +56,26 @@ def jobs_of(study: Study, config_dir: Path | None = None) -> tuple[list[Job], li
     problems: dict[str, list[str]] = {}
     twice: list[str] = []
     present: dict[Path, dict[str, str]] = {}
-    with composer(config_dir) as composed:
-        for number, overrides in enumerate(study.jobs, 1):
-            name = short_name([o for o in overrides if key_of(o) in varied])
-            try:
-                cfg = composed(overrides)
-                validate(cfg)
-                cfg.run = "run"  # a name that is right, for the check of the others
-                folder = choose(cfg, overrides).parent
-            except ConfigError as error:
-                problems.setdefault(str(error), []).append(f"job {number} ({name})")
-                continue
-            mark = fingerprint(cfg)
-            key = (str(folder), mark)
-            if key in jobs:
-                twice.append(f"job {number} ({name}) is job {jobs[key].number} once more: run once")
-                continue
-            if folder not in present:
-                present[folder] = _present(folder)
-            directory = present[folder].get(mark[:8], f"{name[:SHOWN]}-{mark[:8]}")
-            jobs[key] = Job(number, name, tuple(overrides), mark, folder / directory, pickle.dumps(cfg))
+    composed = composer(config_dir)
+    for number, overrides in enumerate(study.jobs, 1):
+        name = short_name([o for o in overrides if key_of(o) in varied])
+        try:
+            cfg = composed(overrides)
+            validate(cfg)
+            cfg.run = "run"  # a name that is right, for the check of the others
+            folder = choose(cfg, overrides).parent
+        except ConfigError as error:
+            problems.setdefault(str(error), []).append(f"job {number} ({name})")
+            continue
+        mark = fingerprint(cfg)
+        key = (str(folder), mark)
+        if key in jobs:
+            twice.append(f"job {number} ({name}) is job {jobs[key].number} once more: run once")
+            continue
+        if folder not in present:
+            present[folder] = _present(folder)
+        directory = present[folder].get(mark[:8], f"{name[:SHOWN]}-{mark[:8]}")
+        jobs[key] = Job(number, name, tuple(overrides), mark, folder / directory, pickle.dumps(cfg))
     if problems:
         raise ConfigError("\n".join(f"{_named(who)}: {text}" for text, who in problems.items()))
     return list(jobs.values()), twice
@@ -100,31 +97,28 @@ def _numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-@contextmanager
-def composer(config_dir: Path | None = None) -> Iterator[Any]:
+def composer(config_dir: Path | None = None) -> Callable[[Sequence[str]], DictConfig]:
     """A function from overrides to a configuration, for many of them: what chooses files is composed once.
 
     Hydra reads and merges files for a tenth of a second; the values of a command line come last and take a
     millisecond, in Hydra as here.
     """
-    further = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     bases: dict[tuple[str, ...], DictConfig] = {}
     parser = OverridesParser.create()
 
     def composed(overrides: Sequence[str]) -> DictConfig:
-        values = [o for o in overrides if _is_value(o)]
         files = tuple(o for o in overrides if not _is_value(o))
+        if files not in bases:
+            bases[files] = compose(files, config_dir=config_dir)
+        cfg = copy.deepcopy(bases[files])
         try:
-            if files not in bases:
-                bases[files] = hydra_compose("train", overrides=[*files, *further])
-            cfg = copy.deepcopy(bases[files])
-            ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), cfg)
+            values = parser.parse_overrides([o for o in overrides if _is_value(o)])
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, overrides)) from None
         return cfg
 
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield composed
+    return composed
 
 
 def _is_value(override: str) -> bool:

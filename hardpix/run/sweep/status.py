@@ -43,11 +43,10 @@ def _rank(state: State) -> int:
 
 
 def rendered(title: str, jobs: Sequence[Job], states: Sequence[State]) -> Group:
-    """The table and, below it, counts, the best run so far and the time left."""
+    """The table and, below it, what failed, counts, the best run so far and the time left."""
     table = Table(title=escape(title), title_justify="left")
-    for column in ("job", "settings", "state", "score"):
+    for column in ("job", "settings", "state", "score", ""):
         table.add_column(column, overflow="fold", justify="right" if column in ("job", "score") else "left")
-    table.add_column("", no_wrap=True, overflow="ellipsis")
     for job, state in zip(jobs, states, strict=True):
         kind = SHOWN_AS.get(state.kind, state.kind)
         score = _score(state.record) if state.kind == "done" else None
@@ -63,7 +62,9 @@ def rendered(title: str, jobs: Sequence[Job], states: Sequence[State]) -> Group:
 
 def footer(jobs: Sequence[Job], states: Sequence[State]) -> list[str]:
     counts = Counter(SHOWN_AS.get(state.kind, state.kind) for state in states)
-    lines = [counted({kind: counts[kind] for kind in ("done", "running", "failed", "waiting")})]
+    failed = [(job, s.why) for job, s in zip(jobs, states, strict=True) if s.kind == "failed"]
+    lines = [f"job {job.number} {why}" for job, why in failed]
+    lines += [counted({kind: counts[kind] for kind in ("done", "running", "failed", "waiting")})]
     scored = [
         (_score(s.record), job, s.record) for job, s in zip(jobs, states, strict=True) if s.kind == "done"
     ]
@@ -92,7 +93,7 @@ def _detail(job: Job, state: State) -> str:
         return f"step {steps_done(job.run_dir)}" + (f" of {total}" if total else f", {epochs} epochs in all")
     if state.kind == "done" and state.record is not None:
         return duration(state.record.metrics.get("run/seconds", 0.0))
-    return "" if state.kind == "new" else state.why.removeprefix("failed: ")
+    return state.why if state.kind == "interrupted" else ""
 
 
 def seconds_left(jobs: Sequence[Job], states: Sequence[State]) -> float | None:

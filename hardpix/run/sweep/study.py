@@ -117,7 +117,7 @@ def key_of(override: str) -> str:
 def _choices(text: str) -> tuple[str, list[str]]:
     """The key of an override and the overrides that it stands for; more than one for ``a=1,2`` or ``a=range(1,4)``."""
     try:
-        parsed = OverridesParser.create().parse_override(text)
+        parsed = OverridesParser.create().parse_overrides([text])[0]
         if not parsed.is_sweep_override():
             return key_of(text), [text]
         if not parsed.is_discrete_sweep():

@@ -1,0 +1,73 @@
+"""A study whose process is killed and started again is the study that was never killed, bit for bit."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hardpix import record
+from hardpix.cli import main
+
+STEPS = 20
+STUDY = (
+    "method=baseline,hardness", "seed=0,1", "data.source.height=32", "data.source.width=48",
+    "data.source.train_frames=8", "data.source.val_frames=2", "data.source.test_frames=2",
+    "data.train_transform.crop=[32,48]", "data.batch_size=2", "data.num_workers=0", "backbone.name=test_resnet",
+    "head.channels=8", "model.aux_channels=8", "trainer.accelerator=cpu", "trainer.devices=1",
+    f"trainer.max_steps={STEPS}", "trainer.val_every_epochs=3", "trainer.log_every_steps=1", "trainer.sanity_steps=0",
+    "callbacks.progress=none", "callbacks.checkpoint_every_steps=3", "logger=csv", "panels=0",
+)  # fmt: skip
+
+
+def finished(folder):
+    return {p.parent.name: record.read(p.parent) for p in sorted(Path(folder).rglob("run.json"))}
+
+
+def weights(folder, name):
+    return torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    begin = [sys.executable, "-m", "hardpix.cli", "sweep", *STUDY, "study=killed"]
+    process = subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 300
+        while len(list(Path("runs/killed").glob("*/checkpoints/last.ckpt"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    before = finished("runs/killed")
+    assert sorted(r.status for r in before.values()) == ["done", "running"]
+    assert main(["sweep", "status", *STUDY, "study=killed"]) == 0
+    assert "1 done, 3 waiting" in capfd.readouterr().out
+    assert main(["sweep", *STUDY, "study=killed"]) == 0
+    assert "goes on from its last checkpoint" in capfd.readouterr().out
+    assert main(["sweep", *STUDY, "study=whole"]) == 0
+    killed, whole = finished("runs/killed"), finished("runs/whole")
+    assert len(killed) == 4
+    assert killed.keys() == whole.keys()
+    for name, found in killed.items():
+        scores = {k: v for k, v in found.metrics.items() if k.startswith(("val/", "test/"))}
+        assert scores == {k: v for k, v in whole[name].metrics.items() if k.startswith(("val/", "test/"))}
+        assert any(v == v and v > 0 for v in scores.values())
+        assert found.metrics["run/steps"] == STEPS
+        if name in before:
+            assert found.run_id == before[name].run_id
+        ours, theirs = (weights(Path("runs", study), name) for study in ("killed", "whole"))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
+        steps = [
+            int(row["step"]) for row in csv.DictReader((Path("runs/killed") / name / "metrics.csv").open())
+        ]
+        assert steps == sorted(set(steps))
+        assert set(range(STEPS)) <= set(steps)
