@@ -239,7 +239,8 @@ def composed_once(overrides, config_dir):
 def trained(monkeypatch):
     stub = Stub()
     monkeypatch.setattr("hardpix.run.train.train", stub)
-    monkeypatch.setattr("hardpix.run.sweep.execute._clean_up", lambda: None)  # takes a third of a second
+    for name in ("_settle", "_clean_up"):  # the collector looks at all modules for a third of a second
+        monkeypatch.setattr(f"hardpix.run.sweep.execute.{name}", lambda: None)
     return stub
 
 
@@ -337,6 +338,12 @@ def test_what_an_error_does_to_the_others(sweep, trained, written, capsys, on_er
     assert main(["sweep", "s", "--config-dir", str(folder)]) == 1
     assert [alpha for alpha, *_ in trained.calls] == calls
     assert ("waiting      alpha=2" in capsys.readouterr().out) == (on_error == "stop")
+
+
+def test_the_command_line_may_say_what_an_error_does(sweep, trained):
+    trained.fail(1, ValueError("no"))
+    assert sweep("--on-error", "stop") == 1
+    assert len(trained.calls) == 1
 
 
 def test_a_retry_that_succeeds_is_no_failure(sweep, trained, written):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from hardpix.run.sweep.execute import command, timed
 from hardpix.run.sweep.jobs import Job, counted, jobs_of
 from hardpix.run.sweep.state import ACTION, look
-from hardpix.run.sweep.study import Study, read_study
+from hardpix.run.sweep.study import OnError, Study, read_study
 
 DESCRIPTION = """\
 Train the runs of a study, conf/sweep/NAME.yaml or the product of the values on the command line
@@ -30,8 +32,13 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="resume also runs whose record says that they run on another machine, which cannot be seen from here",
     )
+    parser.add_argument(
+        "--on-error", choices=get_args(OnError), help="in place of the file's (default: continue)"
+    )
     given = parser.parse_intermixed_args(arguments)
     study, jobs = _jobs(given)
+    if given.on_error:
+        study = replace(study, on_error=given.on_error)
     if given.dry_run:
         print(plan(jobs, given.config_dir, take_over=given.take_over))
         return 0
