@@ -63,9 +63,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
     validate(cfg)
     cfg = inherit(cfg, overrides)
     run_dir = rundir.choose(cfg, overrides)
-    further = (
-        int(os.environ.get("RANK", "0")) > 0
-    )  # torchrun starts all processes alike: the first one writes
+    # torchrun starts all processes alike: the first one writes
+    further = int(os.environ.get("RANK", "0")) > 0
     before = None if further else rundir.inspect(run_dir, cfg)
     if before is not None and _complete(before, cfg):
         print(f"{run_dir} is done: nothing to resume")

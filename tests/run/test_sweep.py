@@ -531,3 +531,14 @@ def test_jobs_are_small_and_do_not_share_their_configuration():
     first.seed = 5
     assert again.seed == 0
     assert all(a.fingerprint != b.fingerprint for a, b in itertools.combinations(jobs, 2))
+
+
+def test_when_a_process_began():
+    ours = process_began(os.getpid())
+    assert ours.split()[0].isdigit()
+    assert ours == process_began(os.getpid()) != process_began(os.getppid())
+    assert process_began(999999999) == ""
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process_began(child.pid) == "ended"  # its number is not free yet
+    child.wait()
