@@ -82,7 +82,8 @@ def _number(cell: Cell, column: Column) -> str:
     if math.isnan(cell.mean):
         return ""
     if column.kind == "ratio":
-        deviation = "" if math.isnan(cell.std) else f" ± {cell.std:.2f}"
+        itself = cell.mean == 1 and cell.std == 0  # the reference row beside itself
+        deviation = "" if math.isnan(cell.std) or itself else f" ± {cell.std:.2f}"
         return f"{cell.mean:.2f}{deviation}{TIMES}"
     scale, form = (100.0, ".2f") if is_fraction(column.metric) else (1.0, ".4g")
     sign = "+" if column.kind == "difference" else ""

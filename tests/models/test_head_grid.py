@@ -52,6 +52,7 @@ BACKBONES = {
     "hrnet": ("hrnet_w18_small", {"feature_location": ""}, None),
     "vit": ("test_vit", {}, None),
 }
+KIN = ("dilated_convnext", "dilated_mobilenetv3", "stitched")  # like others here, and among the slow tests
 FAMILIES = (*BACKBONES, "segnet", "bisenetv2", "stitched")  # the latter two ResNets
 POOLS = (1, 2, 3, 6)
 HEADS = {
@@ -189,7 +190,10 @@ def test_heads_that_climb_refuse_a_last_level_finer_than_the_one_before(head: st
         segmenter(head, "bisenetv2")
 
 
-@pytest.mark.parametrize(("head", "family"), CASES)
+@pytest.mark.parametrize(
+    ("head", "family"),
+    [pytest.param(*case, marks=pytest.mark.slow) if case[1] in KIN else case for case in CASES],
+)
 def test_head_on_backbone(head: str, family: str) -> None:
     torch.manual_seed(0)
     model = segmenter(head, family).train()

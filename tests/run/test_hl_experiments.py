@@ -89,6 +89,7 @@ def test_no_file_builds_on_one_that_sets_what_it_exchanges_otherwise():
             found = overlay(found[0])
 
 
+@pytest.mark.slow  # a tenth of a second each
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_is_right(name):
     validate(composed(name))

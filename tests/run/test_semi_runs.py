@@ -23,6 +23,8 @@ from hardpix.run.config import conf_dir
 from hardpix.run.train import train
 from hardpix.types import ConfigError
 
+pytestmark = pytest.mark.slow  # trains runs
+
 SEMI = (
     "data.labeled=0.25", "data.batch_size=2", "data.unlabeled_batch_size=1", "method.contrastive=true",
     "method.contrast.channels=4", "method.contrast.bank=8", "method.contrast.bank_first=9",
