@@ -13,9 +13,9 @@ def nested(node):
 
 
 def test_every_file_has_the_keys_that_a_parser_finds():
-    """All of conf/ but tables and chains, of which no key can be set."""
+    """All of conf/ but tables, chains and studies, of which no key can be set."""
     for group in catalog.groups():
-        if group in ("table", "chain"):
+        if group in ("table", "chain", "sweep"):
             continue
         for path in (catalog.conf_dir() / group).rglob("*.yaml"):
             text = path.read_text(encoding="utf-8")
