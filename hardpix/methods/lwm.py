@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from hardpix.losses.reduction import check_choice, check_range, normalized_sum
 from hardpix.methods.base import Method, Parts
+from hardpix.methods.steps import epochs_of
 from hardpix.metrics import DepthMetrics
 from hardpix.ops.depth_hardness import (
     DEEPEST,
@@ -64,6 +64,7 @@ class LossWeightModule(Method):
 
     requires = frozenset({"image", "label", "depth"})
     class_tensors: ClassVar = ("side.",)
+    length_setting = "method.curriculum"
     other_losses = "method.hardness=none method.curriculum=false"
 
     def __init__(
@@ -160,8 +161,7 @@ class LossWeightModule(Method):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        self.epochs = max(1, math.ceil(self.trainer.estimated_stepping_batches / per_epoch))
+        self.epochs = epochs_of(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

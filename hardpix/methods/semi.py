@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from hardpix.losses.contrast import pixels_of
 from hardpix.losses.reduction import check_range
 from hardpix.methods.base import Method
 from hardpix.methods.parts import Parts
+from hardpix.methods.steps import epochs_of
 from hardpix.models import Pyramid
 from hardpix.models.representation import Representation
 from hardpix.ops.pixel import pixel_cross_entropy
@@ -157,8 +157,7 @@ class MeanTeacher(Method):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        self.epochs = max(1, math.ceil(self.trainer.estimated_stepping_batches / per_epoch))
+        self.epochs = epochs_of(self.trainer)
         if self.trainer.global_step == 0:  # whatever weights the student starts from
             self.teacher.load_state_dict(self.model.state_dict())
         self.teacher.get_submodule("backbone").freeze(self.model.backbone.frozen)  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -15,7 +16,7 @@ class TrainingSteps(pl.LightningModule):
     """Minimises the sum of ``losses``."""
 
     averages: ClassVar[bool] = False  # True: predicts with its own average of the weights, another is refused
-    length_setting: ClassVar[str] = "method.curriculum"  # of a method whose loss knows the last epoch
+    length_setting: ClassVar[str] = ""  # of a method whose loss knows the last epoch
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,3 +71,9 @@ class TrainingSteps(pl.LightningModule):
         if self._epoch_steps:
             self.log("train/loss_epoch", self._epoch_loss / self._epoch_steps, sync_dist=True)
         self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
+
+
+def epochs_of(trainer: pl.Trainer) -> int:
+    """Epochs that a fit will have seen at its end, whether its length was given in steps or in epochs; at least 1."""
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return max(1, math.ceil(trainer.estimated_stepping_batches / per_epoch))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
+from hardpix.methods.steps import epochs_of
 from hardpix.run import rundir
 from hardpix.types import ConfigError
 
@@ -34,8 +34,7 @@ class Snapshots(Checkpoint):
         self.run_dir, self.epochs, self.total = run_dir, frozenset(epochs), 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        self.total = max(1, math.ceil(trainer.estimated_stepping_batches / per_epoch))
+        self.total = epochs_of(trainer)
         late = sorted(epoch for epoch in self.epochs if epoch > self.total)
         if late and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise ConfigError(
