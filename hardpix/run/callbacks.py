@@ -6,12 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import (
     Callback,
-    Checkpoint,
     LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
@@ -19,6 +17,7 @@ from pytorch_lightning.callbacks import (
 
 from hardpix.run.branch_time import BranchTime
 from hardpix.run.cost import Cost
+from hardpix.run.last_checkpoint import Finish, LastCheckpoint
 from hardpix.run.snapshots import Snapshots
 from hardpix.types import ConfigError
 
@@ -49,6 +48,7 @@ def build_callbacks(
     )
     last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_steps)
     return [
+        Finish(last),
         best,
         *([Snapshots(run_dir, snapshots)] if snapshots else []),
         last,
@@ -68,51 +68,6 @@ def _progress(kind: str, refresh_every: int, monitor: str) -> list[Callback]:
     if kind == "rich":
         return [RichProgress(refresh_rate=refresh_every)]
     return [PlainProgress(monitor)] if kind == "plain" else []
-
-
-class LastCheckpoint(Checkpoint):
-    """``last.ckpt`` after every so many steps, or after every epoch, and after the last step.
-
-    At the end of an epoch Lightning's own hooks come too early or too late: before validation and the schedules
-    of epochs, or when its counters already say that an epoch is half done, so that a resumed run trains on other
-    frames than the uninterrupted one. Here the counters are those after the last batch, and all else is what it
-    is when the next epoch begins. (A ``Checkpoint`` runs after all other callbacks.)
-    """
-
-    def __init__(self, path: Path, every_steps: int | None) -> None:
-        if every_steps is not None and every_steps < 1:
-            raise ConfigError(f"callbacks.checkpoint_every_steps={every_steps}: must be 1 or above, or null")
-        self.path, self.every_steps, self.saved = path, every_steps, -1
-        self.counters: dict[str, Any] | None = None  # after the last batch of an epoch whose end is to come
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        epoch_ends = batch_idx + 1 == trainer.num_training_batches
-        over = step == trainer.max_steps or (epoch_ends and trainer.current_epoch + 1 == trainer.max_epochs)
-        due = epoch_ends if self.every_steps is None else step % self.every_steps == 0
-        if over or (due and not epoch_ends):
-            self._save(trainer)
-        elif due:
-            self.counters = trainer._checkpoint_connector._get_loops_state_dict()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.counters is not None:
-            self._save(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if self.counters is not None:
-            checkpoint["loops"] = self.counters
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step != self.saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path)
-            for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
-        self.saved, self.counters = trainer.global_step, None
 
 
 class ModelScalars(Callback):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hardpix.models import STREAMS
 from hardpix.run import rundir
+from hardpix.run.checkpoint_files import problem
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -21,6 +22,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content; a file that is missing, damaged or carries code is refused in one sentence."""
     if not path.is_file():
         raise HardpixError(f"{path} does not exist: the run has not saved this checkpoint")
+    if wrong := problem(path):
+        raise HardpixError(f"{path} is damaged: {wrong}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

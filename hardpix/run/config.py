@@ -74,7 +74,7 @@ class Root:
     runs_dir: str = "runs"
     study: str = "default"
     run: str | None = None
-    resume: bool = False
+    resume: Any = "auto"
     init_from: str | None = None
     freeze: list[str] = field(default_factory=list)
     parent: str | None = None
@@ -84,6 +84,13 @@ class Root:
     panels: int = 4
     trusted: list[str] = field(default_factory=list)
     reproduces: list[str] = field(default_factory=list)
+
+
+WORDS = {
+    "test_weights": ("last", "best"),
+    "parent_weights": ("last", "best"),
+    "resume": ("auto", True, False),
+}
 
 
 def compose(
@@ -189,9 +196,9 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     for key in map(str, cfg):
         if key not in known:
             yield f"{key}: no such key at the top level{nearest(key, known)}"
-    for key in ("test_weights", "parent_weights"):
-        if cfg.get(key, "last") not in ("last", "best"):
-            yield f"{key}={cfg.get(key)}: must be last or best"
+    for key, words in WORDS.items():
+        if cfg.get(key, words[0]) not in words:
+            yield f"{key}={cfg.get(key)}: must be {' or '.join(map(str, words)).lower()}"
     if isinstance(cfg.get("reproduces"), ListConfig):
         for pattern in cfg.reproduces:
             if problem := pattern_problem(str(pattern), conf_dir() / "table"):

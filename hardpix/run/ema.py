@@ -16,3 +16,10 @@ class EMA(EMAWeightAveraging):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self._average_model = None
+
+
+def settle(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """The average becomes the weights, where no training that would have ended did that (nothing was left to train)."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EMA) and callback._average_model is not None:
+            callback.on_train_end(trainer, module)

@@ -17,12 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
+from hardpix.atomic import write_text
 from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
 COMPOSED = "config_composed.yaml"
 CLASSES = "classes.json"
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+BEFORE = "checkpoints/previous.ckpt"  # the last but one, should the last be damaged
 SHOWN = 5  # settings that an error names
 
 # Keys at the top level that configurations written before they existed lack.
@@ -54,6 +56,11 @@ def snapshots(run_dir: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def resumable(run_dir: Path) -> bool:
+    """Whether a run has a checkpoint to go on from."""
+    return any((run_dir / name).is_file() for name in (LAST, BEFORE))
+
+
 def short_name(overrides: Sequence[str]) -> str:
     """A readable name from the command line: ``method=hardness,seed=1``; safe as a file name."""
     kept = [
@@ -73,7 +80,7 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """The run's directory: ``runs_dir/study/run``; without ``run`` a new name from time and overrides."""
     name = cfg.run
     if name is None:
-        if cfg.resume:
+        if cfg.resume is True:
             raise ConfigError(
                 "resume=true: say which run to continue, run=NAME (with its study=... if not default)"
             )
@@ -90,8 +97,9 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     """What lies in the directory, before anything is written: the record to continue when resuming, else None.
 
-    A directory that holds a run is refused unless ``resume=true``, or its run failed before its first
-    checkpoint; so is one whose run is alive in another process, and one that cannot be written.
+    ``resume=auto`` continues a run of the very same configuration, whatever became of it; ``true`` one that may be
+    longer by now. A directory that holds another run is refused, unless that one failed before its first checkpoint;
+    so is one whose run is alive in another process, and one that cannot be written.
     """
     parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -99,19 +107,39 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
             f"{run_dir}: {parent} is not a folder that can be written; choose another runs_dir="
         )
     if not (run_dir / record.FILE_NAME).is_file():
+        if resumable(run_dir):
+            raise ConfigError(
+                f"{run_dir} holds checkpoints but no {record.FILE_NAME}: another run= starts a new run"
+            )
         return None
     before = record.read(run_dir)
     if before.status == "running" and alive(before):
         raise ConfigError(
             f"{run_dir}: process {before.host['pid']} is training this run; wait for it or stop it"
         )
-    if cfg.resume:
-        _check_same(run_dir, cfg)
+    unfinished = before.status == "failed" and not resumable(run_dir)
+    if not cfg.resume:
+        if unfinished:
+            return None
+        raise ConfigError(
+            f"{run_dir} already holds a run ({before.status}): resume=auto continues it, another run= starts a new one"
+        )
+    free = FREE_ON_RESUME if cfg.resume is True else NO_FACTOR
+    differing = differences(run_dir, cfg, free)
+    if not differing:
         return before
-    if before.status == "failed" and not (run_dir / LAST).is_file():
+    if unfinished and cfg.resume is not True:
         return None
+    more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+    found = f"{'; '.join(differing[:SHOWN])}{more}"
+    if cfg.resume is not True and not differences(run_dir, cfg, FREE_ON_RESUME):
+        raise ConfigError(
+            f"{run_dir} already holds a run ({before.status}), {found}: resume=true continues it that way, "
+            "another run= starts a new one"
+        )
     raise ConfigError(
-        f"{run_dir} already holds a run ({before.status}): resume=true continues it, another run= starts a new one"
+        f"{run_dir} already holds a run ({before.status}) of another configuration ({found}); give the same settings "
+        "to continue it, or another run= for a new run"
     )
 
 
@@ -120,14 +148,20 @@ def alive(before: record.RunRecord) -> bool:
     pid = int(before.host.get("pid", "0"))
     if before.host.get("hostname") != platform.node() or pid in (0, os.getpid()):
         return False
+    if not lives(pid):
+        return False
+    began = before.host.get("pid_began")  # the number alone may have passed to another process
+    return began is None or process_began(pid) in ("", began)
+
+
+def lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    began = before.host.get("pid_began")  # the number alone may have passed to another process
-    return began is None or process_began(pid) in ("", began)
+    return True
 
 
 def process_began(pid: int) -> str:
@@ -151,19 +185,14 @@ def claim(run_dir: Path) -> None:
         ) from None
 
 
-def _check_same(run_dir: Path, cfg: DictConfig) -> None:
+def differences(run_dir: Path, cfg: DictConfig, free: tuple[str, ...]) -> list[str]:
+    """``key: old -> new`` for what is set otherwise than in the directory; keys that begin like ``free`` may be."""
     old, new = record.flatten(plain(read_config(run_dir))), record.flatten(plain(cfg))
-    differing = [
+    return [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if not key.startswith(FREE_ON_RESUME) and old.get(key) != new.get(key)
+        if not key.startswith(free) and old.get(key) != new.get(key)
     ]
-    if differing:
-        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        raise ConfigError(
-            f"resume=true: {run_dir} was started with another configuration ({'; '.join(differing[:SHOWN])}{more}); "
-            "give the same settings, or another run= for a new run"
-        )
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -206,13 +235,6 @@ def _apart(trained: Sequence[str], classes: Sequence[str], dataset: str) -> str:
     told = [f"{who} lacks {', '.join(names)}" for who, names in lacking.items() if names]
     moved = [f"{a} / {b}" for a, b in zip(trained, classes, strict=False) if a != b][:3]
     return "; ".join(told) or ", ".join(moved) or "in number"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_config(run_dir: Path) -> DictConfig:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from hardpix.atomic import replacing
 from hardpix.types import ConfigError
 
 
@@ -148,6 +149,9 @@ class MetricsCSV(Logger):
         self.path, self.rows = path, kept
         self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
         self.on_disk = 0  # rows that stand in the file as they are; 0: the file is to be written anew
+        self.promised = (
+            0  # rows that a checkpoint relies on: they stay in the file, also while the last one grows
+        )
 
     @property
     def name(self) -> str:
@@ -181,20 +185,23 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """A run resumed from here finds all rows up to here."""
-        self._write(len(self.rows))
+        self.promised = len(self.rows)
+        self._write(self.promised)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self._write(len(self.rows))
 
     def _write(self, count: int) -> None:
+        count = max(count, self.promised)
         if self.on_disk == 0:
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
+            with (
+                replacing(self.path) as unfinished,
+                open(unfinished, "w", newline="", encoding="utf-8") as file,
+            ):
                 writer = csv.DictWriter(file, self.columns)
                 writer.writeheader()
                 writer.writerows(self.rows[:count])
-            os.replace(temporary, self.path)
         elif count > self.on_disk:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns).writerows(self.rows[self.on_disk : count])

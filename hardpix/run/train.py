@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -19,18 +20,22 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hardpix import record
+from hardpix.atomic import remove_unfinished
 from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
-from hardpix.run import results, rundir, tracking
+from hardpix.run import results, resume, rundir, tracking
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
+from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
 from hardpix.run.fitting import fit_to_labels
+from hardpix.run.last_checkpoint import Stopped
+from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run
 from hardpix.run.remarks import start_remarks
@@ -66,39 +71,49 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
     # torchrun starts all processes alike: the first one writes
     further = int(os.environ.get("RANK", "0")) > 0
     before = None if further else rundir.inspect(run_dir, cfg)
-    if before is not None and _complete(before, cfg):
+    if before is not None and resume.is_complete(before, cfg):
         print(f"{run_dir} is done: nothing to resume")
         return before
     started = new_record(cfg, run_dir, overrides, before)
     job = _assemble(cfg, run_dir, started)
     if before is not None:
-        _check_length(before, cfg, job.method)
+        resume.check_length(before, cfg, job.method)
     if further:
         return replace(started, metrics=_run(job))
     info = job.data.info
     started = replace(started, dataset=info.name, main_metric=info.main_metric, frames=frame_counts(job.data))
-    rundir.claim(run_dir)
-    rundir.write_config(run_dir, cfg)
-    rundir.write_classes(run_dir, job.data.info.classes)
-    record.write(started, run_dir)
-    os.environ[JOB_VARIABLE] = str(run_dir)
+    with writing(run_dir):
+        if rundir.inspect(run_dir, cfg) != before:
+            raise ConfigError(
+                f"{run_dir}: another process has begun this run in the meantime; see what it does"
+            )
+        remove_unfinished(run_dir)
+        rundir.write_config(run_dir, cfg)
+        rundir.write_classes(run_dir, job.data.info.classes)
+        record.write(started, run_dir)
+        return _recorded(job, started, before)
+
+
+def _recorded(job: Job, started: record.RunRecord, before: record.RunRecord | None) -> record.RunRecord:
+    """Train, and write what became of it."""
+    os.environ[JOB_VARIABLE] = str(job.run_dir)
     begin = time.perf_counter()
     try:
         metrics = _run(job)
     except BaseException as error:
-        record.write(replace(started, status="failed", error=_described(error)), run_dir)
+        record.write(replace(started, status="failed", error=_described(error)), job.run_dir)
         status = _signal_status(error)
         if status:
             raise SystemExit(status) from error
         raise
     finally:
         os.environ.pop(JOB_VARIABLE, None)
-    metrics["run/seconds"] = time.perf_counter() - begin + _earlier(before)
+    metrics["run/seconds"] = time.perf_counter() - begin + resume.seconds(before)
     metrics |= {
-        k: v for k, v in _costs(before).items() if metrics[k] != metrics[k]
+        k: v for k, v in resume.costs(before).items() if metrics[k] != metrics[k]
     }  # too short a leg to measure
     done = replace(started, status="done", metrics=metrics)
-    record.write(done, run_dir)
+    record.write(done, job.run_dir)
     return done
 
 
@@ -112,7 +127,7 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
     data.train_dataloader()  # too few frames for a batch are told now
-    resume_path = run_dir / rundir.LAST if cfg.resume and (run_dir / rundir.LAST).is_file() else None
+    resume_path = resume.checkpoint(run_dir, cfg)
     if method.parts.parent is not None and resume_path is None:  # else its own checkpoint has all weights
         rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
@@ -149,6 +164,8 @@ def _run(job: Job) -> dict[str, float]:
         tracking.connect(job.loggers)
         trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
         _check_finite(method)
+        settle(trainer, method)
+        _settle_counters(trainer)
         metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
         if trainer.is_global_zero:
             paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
@@ -166,47 +183,19 @@ def _run(job: Job) -> dict[str, float]:
         tracking.close(job.loggers)
 
 
+def _settle_counters(trainer: pl.Trainer) -> None:
+    """What is logged from here on stands at the last step and epoch, also where there was nothing left to train."""
+    loop = trainer.fit_loop
+    loop.epoch_loop._batches_that_stepped = trainer.global_step
+    loop.epoch_progress.current.completed = math.ceil(
+        loop.epoch_loop.batch_progress.total.ready / trainer.num_training_batches
+    )
+
+
 def frame_counts(data: DataModule, splits: Sequence[str] = ("train", "val", "test")) -> dict[str, int]:
     """``{"nyuv2/train": 795, ...}``: a partial copy of a data set must show in what is made of the record."""
     counts = {split: len(data.evaluation_dataset(split)) for split in splits} | data.unlabeled_frames()
     return {f"{data.info.name}/{kind}": count for kind, count in counts.items()}
-
-
-def _complete(before: record.RunRecord, cfg: DictConfig) -> bool:
-    """Whether the run that is to be resumed has nothing left to train; refuses to make it shorter."""
-    lengths = {key: before.factors.get(f"trainer.{key}") for key in ("max_steps", "max_epochs")}
-    if cfg.trainer.max_steps is not None and cfg.trainer.max_steps < before.metrics.get("run/steps", 0):
-        raise ConfigError(
-            f"trainer.max_steps={cfg.trainer.max_steps}: the run has already made "
-            f"{before.metrics['run/steps']:.0f} steps; give as many or more"
-        )
-    return before.status == "done" and all(cfg.trainer[key] == value for key, value in lengths.items())
-
-
-def _check_length(before: record.RunRecord, cfg: DictConfig, method: Method) -> None:
-    """A schedule that ends with the training cannot be stretched: the record would tell of another run."""
-    for key in ("max_steps", "max_epochs"):
-        old, new = before.factors.get(f"trainer.{key}"), cfg.trainer[key]
-        if old != new and getattr(method.parts.build_scheduler, "depends_on_length", True):
-            raise ConfigError(
-                f"trainer.{key}: {old} -> {new}, but the schedule was made for the old length; start a new run "
-                "(only scheduler=constant and plateau can be trained longer)"
-            )
-        if old != new and method.depends_on_length:
-            raise ConfigError(
-                f"trainer.{key}: {old} -> {new}, but {method.length_setting} was made for the old length; "
-                "start a new run"
-            )
-
-
-def _earlier(before: record.RunRecord | None) -> float:
-    """Seconds that earlier legs of a resumed run took, as far as they were recorded."""
-    seconds = before.metrics.get("run/seconds", 0.0) if before else 0.0
-    return seconds if seconds == seconds else 0.0
-
-
-def _costs(before: record.RunRecord | None) -> dict[str, float]:
-    return {k: v for k, v in before.metrics.items() if k.startswith("cost/")} if before else {}
 
 
 def _described(error: BaseException) -> str:
@@ -217,7 +206,9 @@ def _described(error: BaseException) -> str:
 
 
 def _signal_status(error: BaseException) -> int:
-    """Exit status of a process that ends by a signal; 0 for any other error. Lightning hides both."""
+    """Exit status of a process that ends by a signal; 0 for any other error."""
+    if isinstance(error, Stopped):
+        return 128 + error.number
     if isinstance(error, SIGTERMException):
         return 143
     return 130 if isinstance(error, KeyboardInterrupt | SystemExit) else 0

@@ -9,8 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from hardpix.run.checkpoint_files import AtomicCheckpointIO
 from hardpix.run.ema import EMA
 from hardpix.types import ConfigError
 
@@ -78,8 +80,14 @@ def build_trainer(
     check_device(accelerator, str(precision))
     if ema_decay is not None:
         callbacks = [*callbacks, EMA(decay=ema_decay)]
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(
+            SLURMEnvironment(auto_requeue=False)
+        )  # last.ckpt is written on a signal, and one is enough
     return _made(
         pl.Trainer,
+        plugins=plugins,
         default_root_dir=run_dir,
         callbacks=callbacks,
         logger=loggers,

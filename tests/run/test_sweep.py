@@ -1,6 +1,5 @@
 """A study as a list of jobs, and what becomes of each whatever happened before: the trainer is a stub."""
 
-import fcntl
 import functools
 import io
 import itertools
@@ -395,15 +394,18 @@ def test_two_sweeps_share_the_jobs(sweep, trained, capsys):
     sweep(alphas="1")
     path = runs()[1][0]
     (path / "run.json").unlink()
-    handle = os.open(path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    holder = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, str(path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    other.stdout.readline()
     trained.calls.clear()
     try:
         assert sweep(alphas="1") == 0
         assert trained.calls == []
         assert "another sweep on this machine has it" in capsys.readouterr().out
     finally:
-        os.close(handle)
+        other.communicate()
     assert sweep(alphas="1") == 0
     assert len(trained.calls) == 1
 

@@ -200,10 +200,13 @@ def test_a_signal_ends_in_its_status_and_in_the_record(tiny, tmp_path, monkeypat
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(tiny):
     train(tiny("run=a"), [])
-    with pytest.raises(ConfigError, match="already holds a run \\(done\\): resume=true"):
-        train(tiny("run=a"), [])
-    with pytest.raises(ConfigError, match=r"another configuration \(optimizer\.lr: 0\.01 -> 0\.5\)"):
-        train(tiny("run=a", "resume=true", "optimizer.lr=0.5"), [])
+    with pytest.raises(ConfigError, match="already holds a run \\(done\\): resume=auto"):
+        train(tiny("run=a", "resume=false"), [])
+    for resume in ("true", "auto"):
+        with pytest.raises(ConfigError, match=r"another configuration \(optimizer\.lr: 0\.01 -> 0\.5\)"):
+            train(tiny("run=a", f"resume={resume}", "optimizer.lr=0.5"), [])
+    with pytest.raises(ConfigError, match=r"trainer\.max_steps: 4 -> 6: resume=true continues it that way"):
+        train(tiny("run=a", "trainer.max_steps=6"), [])
     with pytest.raises(ConfigError, match="which run to continue"):
         train(tiny("resume=true"), [])
 
@@ -412,6 +415,9 @@ def test_one_run_read_back(tiny, tmp_path):
         content = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
         content["state_dict"][key].fill_(number)
         torch.save(content, folder / f"checkpoints/{name}.ckpt")
+    with pytest.raises(HardpixError, match=r"last\.ckpt is damaged: "):
+        load_weights(method, folder, "last")
+    (folder / "checkpoints/manifest.json").unlink()
     for number, name in enumerate(("last", "best"), start=1):
         load_weights(method, folder, name)
         assert (method.state_dict()[key] == number).all()

@@ -19,9 +19,10 @@ from omegaconf import DictConfig
 
 from hardpix import record
 from hardpix.run import rundir
+from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep.jobs import Job, counted
-from hardpix.run.sweep.state import ACTION, ERROR, State, clear, held, look
+from hardpix.run.sweep.state import ACTION, ERROR, State, clear, look
 from hardpix.run.sweep.study import Study
 from hardpix.types import HardpixError
 
@@ -42,6 +43,11 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
     tries = 1 + (study.retries if study.on_error == "retry" else 0)
     with _terminable() as stopped, _thawed():
         for job in jobs:
+            state = look(job.run_dir)
+            if state.kind == "done":  # without a trace: also where one may only read
+                _announce(job, state, len(jobs))
+                outcome.ends[job.number] = state.kind
+                continue
             with held(job.run_dir) as free:
                 state = look(job.run_dir, take_over=take_over)
                 if not free and state.kind != "done":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -46,36 +44,10 @@ def look(run_dir: Path, *, take_over: bool = False) -> State:
             return State("running", f"running: {where}", found)
         if found.host.get("hostname") != platform.node() and not take_over:
             return State("running", f"running, as its record says: {where} (if not, --take-over)", found)
-    checkpoint = (run_dir / rundir.LAST).is_file()
+    checkpoint = rundir.resumable(run_dir)
     ended = "interrupted" if found.status == "failed" else "killed"
     how = "goes on from its last checkpoint" if checkpoint else "starts over: no checkpoint yet"
     return State("interrupted", f"{ended} at step {steps_done(run_dir)}, {how}", found)
-
-
-@contextmanager
-def held(run_dir: Path) -> Iterator[bool]:
-    """Whether this process alone may work on a run's directory until the block ends, or the process.
-
-    Two sweeps of one study on a machine share its jobs this way. A file system without locks counts as held.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield True
-        return
-    rundir.claim(run_dir)
-    handle = os.open(run_dir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass
-        yield True
-    finally:
-        os.close(handle)
 
 
 def clear(run_dir: Path) -> None:

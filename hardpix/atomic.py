@@ -1,0 +1,73 @@
+"""Files that are whole or not there: written beside their place, flushed, renamed. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = re.compile(r"\.(?P<stem>.+)\.(?P<pid>\d+)\.partial(\.\w+)?")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+    """A path in the same folder, with the same suffix, to write to; after the block the file stands at ``path``.
+
+    If the block or the writing fails, what was at ``path`` stays. ``sync`` makes file and name survive a power cut;
+    without it (for the thousands of files of a data set, of which a journal knows the finished ones) only the end
+    of the process. Not tempfile: its files are readable by their owner only, and colleagues read one's runs.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield unfinished
+        if sync:
+            flush(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if sync:
+        flush(path.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, sync: bool = True) -> None:
+    with (
+        replacing(path, sync=sync) as unfinished,
+        open(unfinished, "w", encoding="utf-8", newline="") as file,
+    ):
+        file.write(text)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; Windows cannot open folders and need not."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that does not flush folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(folder: Path) -> list[Path]:
+    """Delete what interrupted writers left in ``folder`` and below; returns what was there.
+
+    To be called by whoever has the folder for itself: a file of a writer at work would go too.
+    """
+    found = [p for p in folder.rglob(".*.partial*") if UNFINISHED.fullmatch(p.name) and p.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def free_space(path: Path) -> str:
+    """``12 MB free``, for a sentence on a disk that is full."""
+    folder = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB free"

@@ -1,0 +1,147 @@
+"""``last.ckpt``: when it is written, so that a run which goes on from it is the run that was never stopped."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from hardpix.types import ConfigError
+
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Stopped(SystemExit):
+    """A signal has ended the training; the exit status is 128 and the signal's number, as in a shell."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+class Finish(Callback):
+    """Must stand before the callback that averages weights: at the end of training that one puts the average in."""
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last = last
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.last.finish(trainer)
+
+
+class LastCheckpoint(Checkpoint):
+    """After every so many steps, or after every epoch; before every validation in training; after the last step.
+
+    Lightning's own hooks come too early or too late: before the schedules of epochs, or when its counters already say
+    that an epoch is half done, so that a resumed run trains on other frames or leaves a validation out. Here the
+    counters are those after the last batch, all else is what it is when the next step begins, and a checkpoint from
+    before a validation says that it is still to come. (A ``Checkpoint`` runs after all other callbacks.)
+
+    SIGINT, SIGTERM and SIGUSR1 end the training after the current step, with a checkpoint, by ``Stopped``; a second
+    signal ends it at once.
+    """
+
+    def __init__(self, path: Path, every_steps: int | None) -> None:
+        if every_steps is not None and every_steps < 1:
+            raise ConfigError(f"callbacks.checkpoint_every_steps={every_steps}: must be 1 or above, or null")
+        self.path, self.every_steps, self.saved = path, every_steps, -1
+        self.counters: dict[str, Any] | None = None  # instead of those at the time of saving
+        self.over = False  # after the last step
+        self.received = 0  # a signal
+        self.former: dict[int, Any] = {}  # handlers
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.received = 0
+        if threading.current_thread() is threading.main_thread():
+            self.former = {number: signal.signal(number, self._receive) for number in STOPPING}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, loop = trainer.global_step, trainer.fit_loop.epoch_loop
+        epoch_ends = batch_idx + 1 == trainer.num_training_batches
+        over = step == trainer.max_steps or (epoch_ends and trainer.current_epoch + 1 == trainer.max_epochs)
+        every = epoch_ends if self.every_steps is None else step % self.every_steps == 0
+        stop = self._told_to_stop(trainer) and not loop._should_accumulate()
+        validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        self.over = over
+        if over or (epoch_ends and (every or stop) and not validates):
+            self.counters = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
+        elif (every or stop) and not validates:
+            self._save(trainer)
+            self._raise(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.counters is not None:
+            self._save(trainer)
+        self._raise(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or self.over:
+            return
+        self.counters = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
+        progress = self.counters["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        done = progress["total"]["completed"]
+        progress["total"] |= {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+        progress["current"] |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        progress["is_last_batch"] = False
+        self._save(trainer)
+        self._raise(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit" and not self.over:
+            self._raise(trainer)
+
+    def finish(self, trainer: pl.Trainer) -> None:
+        """After the last validation: who resumes from here finds all rows of the training."""
+        if self.counters is not None:
+            self._save(trainer)
+        self._raise(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self.counters is not None:
+            checkpoint["loops"] = self.counters
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step != self.saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path)
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
+        self.saved, self.counters = trainer.global_step, None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise Stopped(number)
+        self.received = number
+        print(f"{signal.Signals(number).name}: saving after this step (once more: stop at once)", flush=True)
+
+    def _told_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether any process of the run has had a signal."""
+        if trainer.world_size == 1:
+            return bool(self.received)
+        return trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
+
+    def _raise(self, trainer: pl.Trainer) -> None:
+        if self._told_to_stop(trainer):
+            raise Stopped(self.received or signal.SIGTERM)
+
+    def _restore(self) -> None:
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+        self.former = {}
