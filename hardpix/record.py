@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hardpix.atomic import write_text
 from hardpix.types import HardpixError
 
 SCHEMA = 1
@@ -56,17 +57,7 @@ def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:
     content["metrics"] = {name: _encode(value) for name, value in record.metrics.items()}
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
     path = Path(run_dir) / FILE_NAME
-    # Not tempfile: its files are readable by their owner only, and colleagues make tables of one's runs.
-    temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    write_text(path, text)
     return path
 
 
@@ -139,14 +130,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise HardpixError(f"{path} is damaged: it holds a {type(content).__name__}, not a JSON object.")
     return content
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes the rename itself survive a power cut; Windows cannot open directories and does not need it."""
-    if os.name == "nt":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

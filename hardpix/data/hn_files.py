@@ -15,12 +15,12 @@ A frame is done when the listing has its line and the files that the line tells 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import hardpix
+from hardpix.atomic import UNFINISHED, write_text
 from hardpix.types import ConfigError, DataError
 
 FACTS, LISTING, LOG = "hn.json", "frames.jsonl", "hn.log"
@@ -35,7 +35,7 @@ def begin(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     path = out / FACTS
     if not path.is_file():
         if out.exists() and (
-            not out.is_dir() or any(not p.name.startswith(f".{FACTS}") for p in out.iterdir())
+            not out.is_dir() or any(not UNFINISHED.fullmatch(p.name) for p in out.iterdir())
         ):
             raise DataError(f"{out}: it holds other files; --out must be a new or an empty folder")
         return {"schema": SCHEMA, "hardpix": hardpix.__version__, **wanted, "splits": {}}
@@ -105,13 +105,6 @@ def write_listing(path: Path, entries: Iterable[Entry]) -> None:
 
 def line_of(entry: Entry) -> str:
     return json.dumps(entry) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def plain_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,8 +129,6 @@ def make_labels(
     faults: list[str] = []
     out.mkdir(parents=True, exist_ok=True)
     with alone(out):
-        for partial in out.rglob(".*.partial*"):
-            partial.unlink()
         for name, split in opened.items():
             indices = choice.indices(len(split.frames))
             tally = tallies[name] = Tally(len(indices))

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hardpix.atomic import replacing
 from hardpix.data.base import Frames
 from hardpix.types import ClassCounts, DatasetInfo
 
@@ -142,6 +143,5 @@ def _write_array(path: Path, array: NDArray) -> None:
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    write(partial)
-    os.replace(partial, path)
+    with replacing(path, sync=False) as unfinished:
+        write(unfinished)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from hardpix.atomic import replacing
+
 COLUMNS = ("class", "iou", "acc", "pixels")
 
 
@@ -29,7 +31,7 @@ def per_class_rows(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[s
 
 def write_per_class(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
     """A NaN is written ``nan``, never left blank."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

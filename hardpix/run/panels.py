@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardpix.atomic import replacing
 from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.report.figures import panel
@@ -41,7 +42,8 @@ def _write_one(method: Method, batch: Batch, info: DatasetInfo, folder: Path) ->
         maps,
     )
     path = folder / f"{Path(batch['name'][0]).name}.png"
-    picture.save(path)
+    with replacing(path, sync=False) as unfinished:
+        picture.save(unfinished)
     return path
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from hardpix.data.base import Source
 from hardpix.data.images import SUFFIXES, images_below
 from hardpix.run.evaluate import loaded
+from hardpix.run.sheets import save_picture
 from hardpix.types import ConfigError, DataError
 
 
@@ -155,12 +156,12 @@ def predict(
             maps = {k: v[0].float().cpu().numpy() for k, v in method.maps({"image": image}).items()}
         index = label.to(torch.uint8 if data.info.num_classes <= 256 else torch.int32).numpy()
         stored = index if table is None else table[index]
-        Image.fromarray(stored).save(out / "label" / f"{path.stem}.png")
+        save_picture(Image.fromarray(stored), out / "label" / f"{path.stem}.png")
         drawn = overlay(pixels.permute(1, 2, 0).numpy(), index, data.info.palette, data.info.ignore_index)
-        Image.fromarray(drawn).save(out / "overlay" / f"{path.stem}.png")
+        save_picture(Image.fromarray(drawn), out / "overlay" / f"{path.stem}.png")
         for name, shown in maps.items():
             (out / name).mkdir(exist_ok=True)
-            Image.fromarray(heatmap(shown)).save(out / name / f"{path.stem}.png")
+            save_picture(Image.fromarray(heatmap(shown)), out / name / f"{path.stem}.png")
     return faults
 
 

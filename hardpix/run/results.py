@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hardpix.atomic import replacing
 from hardpix.report.per_class import per_class_rows, write_per_class
 from hardpix.report.per_image import write_per_image
 from hardpix.types import DatasetInfo
@@ -19,7 +20,8 @@ def write(
 ) -> None:
     """``per_class.csv``, ``per_image.csv`` and ``confusion.npy`` (int64 ``[C, C]``, rows truth, columns prediction)."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "confusion.npy", confusion)
+    with replacing(folder / "confusion.npy") as unfinished:
+        np.save(unfinished, confusion)
     write_per_class(per_class_rows(confusion, info.classes), folder / "per_class.csv")
     write_per_image(images, folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from hardpix.atomic import replacing
 from hardpix.data.base import Sample
 from hardpix.report.contact import Frame
 from hardpix.run.panels import unnormalize
@@ -53,12 +53,8 @@ def make_folder(folder: Path) -> None:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write so that a reader sees the whole file or the former one."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-    try:
-        picture.save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, sync=False) as unfinished:
+        picture.save(unfinished)
 
 
 def _label_and_maps(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from hardpix.methods.steps import epochs_of
 from hardpix.run import rundir
+from hardpix.run.checkpoint_files import save
 from hardpix.types import ConfigError
 
 KEPT = ("state_dict", "global_step", "pytorch-lightning_version")
@@ -55,7 +54,4 @@ class Snapshots(Checkpoint):
         if not trainer.is_global_zero:
             return
         path = rundir.snapshot(self.run_dir, epoch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        torch.save({k: whole[k] for k in KEPT} | {"epoch": epoch, "epochs": self.total}, partial)
-        os.replace(partial, path)
+        save({k: whole[k] for k in KEPT} | {"epoch": epoch, "epochs": self.total}, path)

@@ -115,8 +115,6 @@ def run(plan: Plan, journal: Journal, workers: int, bar: Bar) -> Journal:
     out = plan.out
     out.mkdir(parents=True, exist_ok=True)
     with journals.alone(out):
-        for partial in out.rglob(".*.partial*"):
-            partial.unlink()
         journal.status = "running"
         journals.write(out, journal)
         _check_inputs(plan, journal, bar)

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hardpix.atomic import UNFINISHED, remove_unfinished, write_text
 from hardpix.types import DataError
 
 NAME = "prepare.json"
-PARTIAL = f".{NAME}.partial"
 
 
 @dataclass
@@ -45,9 +45,7 @@ def read(folder: Path) -> Journal | None:
 
 
 def write(folder: Path, journal: Journal) -> None:
-    partial = folder / PARTIAL
-    partial.write_text(json.dumps(asdict(journal), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / NAME)
+    write_text(folder / NAME, json.dumps(asdict(journal), indent=2) + "\n")
 
 
 def begin(folder: Path, journal: Journal) -> Journal:
@@ -60,11 +58,11 @@ def begin(folder: Path, journal: Journal) -> Journal:
         raise DataError(f"{folder}: this is a file; --to must be a folder")
     before = read(folder)
     if before is None:
-        if folder.is_dir() and any(path.name != PARTIAL for path in folder.iterdir()):
+        if folder.is_dir() and any(not UNFINISHED.fullmatch(path.name) for path in folder.iterdir()):
             raise DataError(f"{folder}: it holds other files; --to must be a new or an empty folder")
         return journal
     same = (before.recipe, before.options) == (journal.recipe, journal.options)
-    if not same and all(path.name in (NAME, PARTIAL) for path in folder.iterdir()):
+    if not same and all(path.name == NAME or UNFINISHED.fullmatch(path.name) for path in folder.iterdir()):
         return journal  # that command stopped before it made anything
     if before.recipe != journal.recipe:
         raise DataError(f"{folder}: {before.recipe} is prepared there; give another --to")
@@ -79,7 +77,7 @@ def begin(folder: Path, journal: Journal) -> Journal:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Holds ``folder``; ``DataError`` where another process does."""
+    """Holds ``folder``, in which files that were never finished go; ``DataError`` where another process does."""
     try:
         import fcntl
     except ImportError:  # a system without it
@@ -94,6 +92,7 @@ def alone(folder: Path) -> Iterator[None]:
     except OSError:  # a network file system without locks
         pass
     try:
+        remove_unfinished(folder)
         yield
     finally:
         os.close(handle)

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import ClassVar, Protocol, TypeVar
 
+from hardpix.atomic import replacing
 from hardpix.types import DataError
 
 T = TypeVar("T")
@@ -183,12 +184,8 @@ def write_once(path: Path, write: Callable[[Path], None]) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, sync=False) as unfinished:
+        write(unfinished)
 
 
 def link_or_copy(source: Path, path: Path) -> None:
