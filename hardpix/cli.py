@@ -37,7 +37,8 @@ Settings are Hydra overrides (group=choice, key.sub=value); hardpix train --cfg 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0 done, 1 a run failed, 2 the request was wrong)."""
+    """Run the command line; returns the exit status (0 done, 1 a run failed, 2 the request was wrong,
+    3 the training diverged, 128 + n a signal)."""
     arguments = sys.argv[1:] if argv is None else argv
     if os.environ.get("HARDPIX_JOB") and os.environ.get("LOCAL_RANK", "0") != "0":
         return _reported(_join, arguments)
@@ -71,7 +72,7 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         if full or not isinstance(error, HardpixError):
             raise
         print(f"hardpix: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("hardpix: interrupted", file=sys.stderr)
         return 130

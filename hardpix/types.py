@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class HardpixError(Exception):
     """A fault the user can mend. Its message is one sentence: what, where, what would be right."""
 
+    status: ClassVar[int] = 2  # of the process that ends with it
+
 
 class ConfigError(HardpixError):
     """The configuration asks for something that does not exist or does not fit together."""
@@ -24,6 +26,12 @@ class ConfigError(HardpixError):
 
 class DataError(HardpixError):
     """A file of a dataset is missing, unreadable or contradicts another one."""
+
+
+class Diverged(HardpixError):
+    """The loss or a gradient is no longer a number."""
+
+    status: ClassVar[int] = 3
 
 
 class Batch(TypedDict):

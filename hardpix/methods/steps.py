@@ -22,6 +22,7 @@ class TrainingSteps(pl.LightningModule):
         super().__init__()
         self._resumed_rng: dict[str, Any] | None = None
         self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
+        self.last_losses: dict[str, Tensor] = {}  # of the newest batch
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars; their sum is minimised."""
@@ -30,6 +31,7 @@ class TrainingSteps(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         total = torch.stack([x.float() for x in losses.values()]).sum()
+        self.last_losses = {name: x.detach() for name, x in ({"loss": total} | losses).items()}
         self._epoch_loss = self._epoch_loss.to(total.device) + total.detach()
         self._epoch_steps += 1
         last_of_step = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0

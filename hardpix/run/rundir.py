@@ -30,6 +30,9 @@ SHOWN = 5  # settings that an error names
 # Keys at the top level that configurations written before they existed lack.
 ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
 
+# The same of groups of plain values.
+ADDED_GROUPS: dict[str, dict[str, Any]] = {"trainer": {"nan": "stop", "max_skip": 10}}
+
 # The same of constructors, by their name.
 ADDED_TO: dict[str, dict[str, Any]] = {
     "hardpix.data.DataModule": {"labeled": None, "labeled_seed": 0, "unlabeled_batch_size": None},
@@ -255,6 +258,9 @@ def read_config(run_dir: Path) -> DictConfig:
 def _complete(cfg: DictConfig) -> None:
     for key, value in ADDED.items():
         cfg.setdefault(key, value)
+    for group, values in ADDED_GROUPS.items():
+        for key, value in values.items() if group in cfg else ():
+            cfg[group].setdefault(key, value)
     for node in (cfg.get("data"), OmegaConf.select(cfg, "data.source")):
         for key, value in ADDED_TO.get(node.get("_target_"), {}).items() if node else ():
             node.setdefault(key, value)

@@ -40,7 +40,7 @@ from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run
 from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model
-from hardpix.types import ConfigError, HardpixError
+from hardpix.types import ConfigError, Diverged
 
 JOB_VARIABLE = "HARDPIX_JOB"  # run directory, for the processes that Lightning starts for DDP
 
@@ -271,7 +271,7 @@ def _parent(source: str | None) -> str | None:
 def _check_finite(method: Method) -> None:
     bad = [name for name, p in method.named_parameters() if not torch.isfinite(p).all()]
     if bad:
-        raise HardpixError(
+        raise Diverged(
             f"training diverged: {bad[0]} (and {len(bad) - 1} more) is not finite; lower optimizer.lr, "
             "set trainer.clip_norm, or use trainer.precision=32"
         )

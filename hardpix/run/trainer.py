@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hardpix.run.checkpoint_files import AtomicCheckpointIO
+from hardpix.run.divergence import Divergence
 from hardpix.run.ema import EMA
 from hardpix.types import ConfigError
 
@@ -47,11 +48,13 @@ def build_trainer(
     limit_val_batches: int | float,
     limit_test_batches: int | float,
     sanity_steps: int,
+    nan: str,
+    max_skip: int,
 ) -> pl.Trainer:
     """A trainer from the configuration; impossible combinations raise ``ConfigError`` here, before data load.
 
     ``max_steps`` counts optimiser steps. Exactly one of ``max_steps`` and ``max_epochs`` is given, and at most
-    one of ``val_every_steps`` and ``val_every_epochs``. ``compile`` and
+    one of ``val_every_steps`` and ``val_every_epochs``. ``nan`` and ``max_skip``: see ``Divergence``. ``compile`` and
     ``sync_batchnorm`` change the network and are applied by the caller.
     """
     check_length(max_steps, max_epochs)
@@ -80,6 +83,7 @@ def build_trainer(
     check_device(accelerator, str(precision))
     if ema_decay is not None:
         callbacks = [*callbacks, EMA(decay=ema_decay)]
+    callbacks = [Divergence(run_dir, nan, max_skip), *callbacks]
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(

@@ -1,0 +1,90 @@
+"""A loss or a gradient that is no number ends the training at that step, and says on which images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from hardpix.atomic import write_text
+from hardpix.types import ConfigError, Diverged
+
+FILE_NAME = "diverged.json"
+TOLD = 10  # parameters in the file
+
+
+class Divergence(Callback):
+    """Before every optimiser step: are the loss and all gradients finite?
+
+    ``nan="skip"`` leaves such a step out, at most ``max_skip`` times in a run, and stops at the next. With float16
+    infinite gradients are what the scaler lowers its scale by; there the loss alone decides.
+    """
+
+    def __init__(self, run_dir: Path, nan: str, max_skip: int) -> None:
+        if nan not in ("stop", "skip"):
+            raise ConfigError(f"trainer.nan={nan}: must be stop or skip")
+        if max_skip < 0:
+            raise ConfigError(f"trainer.max_skip={max_skip}: must be 0 or above")
+        self.run_dir, self.left = run_dir, max_skip if nan == "skip" else 0
+        self.skipped = 0
+        self.names: list[str] = []  # of the images since the last step
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.names = []
+        self.names += batch.get("name", [])
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        losses: dict[str, torch.Tensor] = pl_module.last_losses  # type: ignore[assignment]
+        gradients = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
+        checked = [loss.detach().float() for loss in losses.values()]
+        if trainer.precision != "16-mixed" and gradients:
+            checked += torch._foreach_norm(list(gradients.values()))
+        bad = not bool(torch.isfinite(torch.stack([x.float() for x in checked])).all()) if checked else False
+        if trainer.world_size > 1:
+            bad = trainer.strategy.reduce_boolean_decision(bad, all=False)
+        if not bad:
+            return
+        self._tell(trainer, losses, gradients)
+        if self.skipped >= self.left:
+            raise Diverged(self._sentence(trainer, losses))
+        self.skipped += 1
+        optimizer.zero_grad(set_to_none=True)
+        print(f"{self._sentence(trainer, losses)}: left out ({self.skipped} of {self.left})", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+    def _sentence(self, trainer: pl.Trainer, losses: dict[str, torch.Tensor]) -> str:
+        what = ", ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items())
+        images = ", ".join(self.names[:4]) + (", ..." if len(self.names) > 4 else "")
+        return (
+            f"training diverged at step {trainer.global_step}: losses {what}, or a gradient, not finite on {images} "
+            f"({self.run_dir / FILE_NAME}); lower optimizer.lr, set trainer.clip_norm, or trainer.precision=32"
+        )
+
+    def _tell(
+        self, trainer: pl.Trainer, losses: dict[str, torch.Tensor], gradients: dict[str, torch.Tensor]
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
+        content = {
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "losses": {name: str(float(loss)) for name, loss in losses.items()},
+            "images": self.names,
+            "gradients": bad[:TOLD],
+        }
+        write_text(self.run_dir / FILE_NAME, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,103 @@
+"""A loss or a gradient that is no number: the step at which a run stops, what it says and what it keeps."""
+
+import json
+
+import pytest
+import torch
+
+from hardpix import record
+from hardpix.methods import Baseline
+from hardpix.run.train import train
+from hardpix.types import ConfigError, Diverged
+
+FIXED = ("scheduler=constant", "callbacks.checkpoint_every_steps=1", "trainer.max_steps=5")
+
+
+def state(run_dir):
+    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """``spoil({2}, "loss")``: at those steps the loss, or the gradient alone, is no number; returns the images seen."""
+    seen = {}
+    inner = Baseline.losses
+
+    def at(steps, what):
+        def losses(self, batch):
+            seen[self.global_step] = list(batch["name"])
+            found = inner(self, batch)
+            if self.global_step in steps:
+                key = next(iter(found))
+                if what == "loss":
+                    found[key] = found[key] * float("nan")
+                else:
+                    found[key].register_hook(lambda gradient: gradient * float("inf"))
+            return found
+
+        monkeypatch.setattr(Baseline, "losses", losses)
+        return seen
+
+    return at
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_it_stops_at_that_step_and_names_the_images(tiny, tmp_path, spoil, what):
+    seen = spoil({2}, what)
+    with pytest.raises(Diverged, match=r"at step 2: .* finite on "):
+        train(tiny("run=a", *FIXED), [])
+    run_dir = tmp_path / "runs/default/a"
+    found = record.read(run_dir)
+    assert found.status == "failed"
+    assert "diverged at step 2" in found.error
+    told = json.loads((run_dir / "diverged.json").read_text())
+    assert (told["step"], told["epoch"], told["images"]) == (2, 1, seen[2])
+    assert told["gradients"]
+    assert list(told["losses"])[0] == "loss"
+    assert (told["losses"]["loss"] == "nan") == (what == "loss")
+    kept = state(run_dir)
+    assert kept["global_step"] == 2
+    assert all(torch.isfinite(x).all() for x in kept["state_dict"].values())
+
+
+def test_all_images_of_an_accumulated_step_are_named(tiny, tmp_path, spoil):
+    spoil({1}, "loss")
+    with pytest.raises(Diverged):
+        train(tiny("run=a", *FIXED, "trainer.accumulate=2", "data.batch_size=2"), [])
+    assert len(json.loads((tmp_path / "runs/default/a/diverged.json").read_text())["images"]) == 4
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_skipped_step_leaves_weights_and_momentum(tiny, tmp_path, spoil, what):
+    spoil({4}, what)
+    train(tiny("run=skip", *FIXED, "trainer.nan=skip", "trainer.max_skip=1"), [])
+    spoil(set(), what)
+    train(tiny("run=short", *FIXED[:2], "trainer.max_steps=4"), [])
+    skipped, short = (state(tmp_path / f"runs/default/{name}") for name in ("skip", "short"))
+    assert (skipped["global_step"], short["global_step"]) == (5, 4)
+    learnt = [k for k in short["state_dict"] if k.endswith(("weight", "bias"))]
+    assert all(torch.equal(skipped["state_dict"][k], short["state_dict"][k]) for k in learnt)
+    moments = [s["optimizer_states"][0]["state"] for s in (skipped, short)]
+    assert all(
+        torch.equal(moments[0][i]["momentum_buffer"], moments[1][i]["momentum_buffer"]) for i in moments[1]
+    )
+
+
+def test_skipping_is_bounded(tiny, spoil):
+    spoil({1, 3}, "loss")
+    with pytest.raises(Diverged, match="at step 3"):
+        train(tiny("run=a", *FIXED, "trainer.nan=skip", "trainer.max_skip=1"), [])
+
+
+def test_a_resumed_run_has_no_more_skips_than_one(tiny, spoil):
+    spoil({1, 3}, "loss")
+    settings = ("run=a", *FIXED, "trainer.nan=skip", "trainer.max_skip=1")
+    for _ in range(2):
+        with pytest.raises(Diverged, match="at step 3"):
+            train(tiny(*settings), [])
+
+
+@pytest.mark.parametrize(("setting", "said"), [("nan=maybe", "stop or skip"), ("max_skip=-1", "0 or above")])
+def test_wrong_settings_are_told(tiny, setting, said):
+    with pytest.raises(ConfigError, match=said):
+        train(tiny("run=a", f"trainer.{setting}"), [])
