@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format faults bench clean
 .DEFAULT_GOAL := help
 
 help:           ## this list
@@ -36,6 +36,9 @@ lint: $(READY)   ## ruff (lint and format) and mypy
 format: $(READY) ## let ruff reformat
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+faults: $(READY) ## interrupt runs at every step and write, and at 500 random ones: the result must be the same
+	$(BIN)/python -m tests.faults
 
 bench: $(READY)  ## speed, side by side in one run, as ratios (brings OpenCV to measure against)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

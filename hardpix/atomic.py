@@ -28,6 +28,9 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
         if sync:
             flush(unfinished)
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write tells no name
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
     if sync:

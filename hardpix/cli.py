@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +35,14 @@ usage: hardpix COMMAND [ARGUMENTS]
 hardpix COMMAND --help says more; hardpix --version prints the version.
 Settings are Hydra overrides (group=choice, key.sub=value); hardpix train --cfg job shows them all.
 """
+
+
+# Disk full, quota, read-only, no rights, a fault of the disk, too many open files.
+UNWRITABLE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENAMETOOLONG")
+    if hasattr(errno, name)
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,6 +78,9 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except Exception as error:
         from hardpix.types import HardpixError  # only now: a completion must be quick
 
+        if not full and isinstance(error, OSError) and error.errno in UNWRITABLE:
+            print(f"hardpix: {_unwritten(error)}", file=sys.stderr)
+            return 2
         if full or not isinstance(error, HardpixError):
             raise
         print(f"hardpix: {error}", file=sys.stderr)
@@ -76,6 +88,18 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("hardpix: interrupted", file=sys.stderr)
         return 130
+
+
+def _unwritten(error: OSError) -> str:
+    from pathlib import Path
+
+    from hardpix.atomic import free_space
+
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path()
+    return (
+        f"{place}: {error.strerror} ({free_space(place)}); what was finished is kept: "
+        "mend that and give the same command again"
+    )
 
 
 def _train(arguments: list[str]) -> int:

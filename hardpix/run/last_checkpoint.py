@@ -54,20 +54,9 @@ class LastCheckpoint(Checkpoint):
         self.counters: dict[str, Any] | None = None  # instead of those at the time of saving
         self.over = False  # after the last step
         self.received = 0  # a signal
-        self.former: dict[int, Any] = {}  # handlers
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.received = 0
-        if threading.current_thread() is threading.main_thread():
-            self.former = {number: signal.signal(number, self._receive) for number in STOPPING}
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self._restore()
+        self._listen()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -91,7 +80,10 @@ class LastCheckpoint(Checkpoint):
         self._raise(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit" or self.over:
+        if trainer.sanity_checking or (trainer.state.fn == "fit" and self.over):
+            return
+        if trainer.state.fn != "fit":
+            self._listen()
             return
         self.counters = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
         progress = self.counters["fit_loop"]["epoch_loop.val_loop.batch_progress"]
@@ -103,8 +95,14 @@ class LastCheckpoint(Checkpoint):
         self._raise(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit" and not self.over:
+        if not trainer.sanity_checking and not (trainer.state.fn == "fit" and self.over):
             self._raise(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._listen()
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        self._raise(trainer)
 
     def finish(self, trainer: pl.Trainer) -> None:
         """After the last validation: who resumes from here finds all rows of the training."""
@@ -141,7 +139,8 @@ class LastCheckpoint(Checkpoint):
         if self._told_to_stop(trainer):
             raise Stopped(self.received or signal.SIGTERM)
 
-    def _restore(self) -> None:
-        for number, handler in self.former.items():
-            signal.signal(number, handler)
-        self.former = {}
+    def _listen(self) -> None:
+        """Lightning has set handlers of its own by now, and puts back the former ones at the end of each of its loops."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                signal.signal(number, self._receive)

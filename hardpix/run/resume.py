@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from hardpix import atomic, record
 from hardpix.methods import Method
 from hardpix.run import rundir
-from hardpix.run.checkpoint_files import MANIFEST, manifest, newest
+from hardpix.run.checkpoint_files import MANIFEST, manifest, newest, sha256
 from hardpix.types import ConfigError
 
 
@@ -25,12 +25,14 @@ def checkpoint(run_dir: Path, cfg: DictConfig) -> Path | None:
     if found == last:
         return last
     print(f"going on from {found.name}, the one before", flush=True)
-    found.replace(last)
     listed = manifest(last.parent)
-    if found.name in listed or last.name in listed:
-        # after a stop between renaming and listing, what is whole is listed under the other name
-        listed[last.name] = listed.pop(found.name, listed.get(last.name, {}))
-        atomic.write_text(last.parent / MANIFEST, json.dumps(listed, indent=1, sort_keys=True) + "\n")
+    digest = sha256(found)
+    entry = next((e for e in listed.values() if e.get("sha256") == digest), None)
+    found.replace(last)
+    if entry is not None:  # after a stop between renaming and listing it stands under the other name
+        others = {name: other for name, other in listed.items() if name not in (found.name, last.name)}
+        text = json.dumps(others | {last.name: entry}, indent=1, sort_keys=True) + "\n"
+        atomic.write_text(last.parent / MANIFEST, text)
     return last
 
 

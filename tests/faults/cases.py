@@ -1,0 +1,121 @@
+"""Runs to be interrupted, one a method, each with what makes resuming hard: averages, validations, accumulation."""
+
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import torch
+
+from hardpix.run.checkpoint_files import sha256
+from tests.conftest import TINY
+from tests.faults.harness import Killer, command, in_child, state_hash
+
+STEPS = ("trainer.max_steps=5", "callbacks.checkpoint_every_steps=2", "panels=1", "trainer.log_every_steps=1")
+SEMI = ("data.labeled=0.25", "data.batch_size=2", "data.unlabeled_batch_size=1", "head.dropout=0.1")
+# (settings, settings of the run below, of the run below that)
+CASES = {
+    "baseline": [("method=baseline", "trainer.accumulate=2", "data.batch_size=2", "data.num_workers=2")],
+    "plateau": [
+        ("scheduler=plateau", "scheduler.patience=0", "trainer.val_every_epochs=2", "callbacks.snapshots=[1]")
+    ],
+    "hardness": [
+        ("method=hardness", "trainer.ema_decay=0.9", "trainer.val_every_steps=1", "trainer.val_every_epochs=null")
+    ],
+    "hl_released": [("method=hl_released",)],
+    "lwm": [("method=lwm", "trainer.val_every_steps=2", "trainer.val_every_epochs=null")],
+    "u2pl": [("method=u2pl", *SEMI, "method.contrastive=true")],
+    "u2pl_hl": [("method=u2pl_hl", *SEMI, "method.contrastive=true")],
+    "layer_cascade": [("method=layer_cascade", "head=gau_decoder")],
+    "error_prediction": [
+        ("method=error_prediction", "method.channels=8"),
+        ("head=deeplabv3plus", "head.low_channels=4"),
+    ],
+    "detail": [
+        ("method=detail", "method.channels=8"),
+        ("method=error_prediction", "method.channels=8"),
+        ("head=deeplabv3plus", "head.low_channels=4"),
+    ],
+    "bagging": [
+        ("method=bagging", "method.channels=8"),
+        ("head=deeplabv3plus", "head.low_channels=4"),
+    ],
+}  # fmt: skip
+
+
+class Case:
+    """One method's run: the uninterrupted one is made at the beginning, and its steps and writes are counted."""
+
+    def __init__(self, name, folder):
+        torch.set_num_threads(1)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.log = Path(folder), Path(folder) / "log.txt"
+        *below, settings = reversed(CASES[name])
+        parent = None
+        for place, given in enumerate(below):
+            run = self._arguments(given, f"below{place}", parent)
+            assert in_child(command(run), self.log) == 0, self.log.read_text()
+            parent = self.run_dir(f"below{place}")
+        self.settings, self.parent = settings, parent
+        counter = Killer(folder)
+
+        def counted():
+            status = command(self._arguments(settings, "whole", parent), counter)()
+            (self.folder / "counts").write_text(f"{counter.counts['step']} {counter.counts['write']}")
+            return status
+
+        assert in_child(counted, self.log) == 0, self.log.read_text()
+        steps, writes = map(int, (self.folder / "counts").read_text().split())
+        self.counts = {"step": steps, "write": writes, "term": steps, "full": writes}
+        self.expected = state_hash(self.run_dir("whole"))
+
+    def run_dir(self, run):
+        return self.folder / "runs/default" / run
+
+    def points(self):
+        """Every point at which the run can be killed."""
+        return [(kind, n) for kind in ("step", "write") for n in range(1, self.counts[kind] + 1)]
+
+    def draw(self, dice: random.Random):
+        """One point of any kind, SIGTERM in a step and a full disk among them."""
+        kind = dice.choice(list(self.counts))
+        return kind, dice.randint(1, self.counts[kind])
+
+    def violation(self, kind, number):
+        """Interrupt there, give the same command again; what is wrong then, or None."""
+        run = f"{kind}{number}"
+        arguments = self._arguments(self.settings, run, self.parent)
+        run_dir = self.run_dir(run)
+        act, expected = {
+            "term": (lambda: os.kill(os.getpid(), signal.SIGTERM), (143,)),
+            "full": (_disk_full, (0, 1, 2)),
+        }.get(kind, (None, (-signal.SIGKILL,)))
+        counted = {"term": "step", "full": "write"}.get(kind, kind)
+        try:
+            status = in_child(command(arguments, Killer(self.folder, counted, number, act)), self.log)
+            if status not in expected:
+                return f"the interrupted command ended with {status}"
+            kept = {p: sha256(p) for p in self.run_dir("whole").rglob("*.ckpt")} if number == 1 else {}
+            if status and (status := in_child(command(arguments), self.log)):
+                return f"the same command again ended with {status}: {self.log.read_text()[-300:]}"
+            left = [p.name for p in run_dir.rglob("*") if ".partial" in p.name]
+            if left:
+                return f"left behind: {left}"
+            if any(sha256(p) != digest for p, digest in kept.items()):
+                return "another run was changed"
+            return None if state_hash(run_dir) == self.expected else "another result than uninterrupted"
+        except (AssertionError, OSError) as error:
+            return str(error)
+        finally:
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+    def _arguments(self, settings, run, parent):
+        given = {o.partition("=")[0] for o in (*settings, *STEPS)}
+        kept = [o for o in TINY if o.partition("=")[0] not in given]
+        link = [] if parent is None else [f"parent='{parent}'"]
+        return ["train", *kept, *STEPS, *settings, *link, f"runs_dir={self.folder}/runs", f"run={run}"]
+
+
+def _disk_full():
+    raise OSError(28, "No space left on device", "a file of the run")
