@@ -89,7 +89,7 @@ def _curve_chart(part: Part, metric: str, found: dict[str, dict[str, Curve]]) ->
         _mean_curve(
             chart, i, row, metric, [thin[r.directory] for r in row.done if r.directory in thin], scale
         )
-    return f"<figure>{chart.svg()}<figcaption>{attribute(title(metric))} over steps</figcaption></figure>"
+    return f"<figure><figcaption>{attribute(title(metric))} over steps</figcaption>{chart.svg()}</figure>"
 
 
 def _mean_curve(chart: Chart, i: int, row: Row, metric: str, members: list[Curve], scale: float) -> None:
@@ -139,4 +139,4 @@ def _cost_chart(part: Part, cost: str) -> str:
         tip = f"{row.label}: {name} {told(row.values(cost), cost)}, {told(row.values(part.metric), part.metric)}"
         chart.mark(x, y, i, tip, group)
     caption = f"{attribute(title(part.metric))} over {attribute(name)}, mean ± std over seeds"
-    return f'<figure data-choice="{attribute(name)}">{chart.svg()}<figcaption>{caption}</figcaption></figure>'
+    return f'<figure data-choice="{attribute(name)}"><figcaption>{caption}</figcaption>{chart.svg()}</figure>'

@@ -134,6 +134,8 @@ def _part(name: str, runs: list[Run], split: str, given: Sequence[str]) -> Part:
     try:
         groups = compare.group(runs, factors) if factors else []
     except HardpixError as error:
+        if given:
+            raise
         return Part(name, runs, factors, varied(runs), [], metric, None, str(error), notes)
     columns = zip(
         *(labels(factor, [g.values[i] for g in groups]) for i, factor in enumerate(factors)), strict=True
@@ -146,6 +148,8 @@ def _part(name: str, runs: list[Run], split: str, given: Sequence[str]) -> Part:
     try:
         made = table(runs, factors, _columns(runs, metric)) if factors else None
     except HardpixError as error:
+        if given:
+            raise
         return Part(name, runs, factors, varied(runs), rows, metric, None, str(error), notes)
     return Part(name, runs, factors, varied(runs), rows, metric, made, "", notes)
 
@@ -184,6 +188,8 @@ def curves(run: Run) -> dict[str, Curve]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
+                if any(text and key.startswith("test/") for key, text in line.items() if key):
+                    continue  # written after the training, with the last scores of the validation once more
                 for key, text in line.items():
                     if text and (key == "train/loss" or key.startswith("val/")) and line["step"]:
                         value = float(text)

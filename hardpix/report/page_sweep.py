@@ -46,17 +46,22 @@ def _lines(part: Part, factor: str) -> list[Line]:
     kept = {context: rows for context, rows in buckets.items() if len({r.factors[factor] for r in rows}) > 1}
     names = titles(others)
     telling = [i for i in range(len(others)) if len({context[i] for context in kept}) > 1]
-    return [
-        Line(
-            ", ".join(
-                f"{names[i]}={context[i].rpartition('.')[2] if 'target' in others[i] else context[i]}"
-                for i in telling
-            )
-            or titles([factor])[0],
-            tuple(sorted(((row.factors[factor], row) for row in rows), key=lambda p: p[0])),
-        )
-        for context, rows in sorted(kept.items())
-    ]
+    lines = []
+    for context, rows in sorted(kept.items()):
+        told_apart = [f"{names[i]}={_short(others[i], context[i])}" for i in telling]
+        points = tuple(sorted(((row.factors[factor], row) for row in rows), key=lambda point: point[0]))
+        lines.append(Line(", ".join(told_apart) or _owner(factor, rows[0]), points))
+    return lines
+
+
+def _short(key: str, value: str) -> str:
+    return value.rpartition(".")[2] if key.endswith("_target_") else value
+
+
+def _owner(factor: str, row: Row) -> str:
+    """The class that a setting belongs to, else the setting's own name."""
+    target = row.factors.get(f"{factor.partition('.')[0]}._target_")
+    return titles([factor])[0] if target is None else _short("_target_", str(target))
 
 
 def _is_number(value: object) -> bool:
@@ -81,36 +86,35 @@ def _sensitivity_chart(part: Part, factor: str, lines: Sequence[Line]) -> str:
     ends = [edge for mean, std in every for edge in (mean - std, mean + std)]
     chart = Chart(f"{metric} over {factor}", axis, linear(ends), factor, title(metric))
     entries = []
-    for i, line in enumerate(lines):
-        group = f'data-row="{i}"'
-        places = [float(values.index(v)) if kind == "even" and not line.level else v for v, _ in line.points]
-        pairs = [mean_std([scale * v for v in row.values(metric)]) for _, row in line.points]
-        if line.level:
-            mean, std = pairs[0]
-            chart.strip(mean - std, mean + std, i, group)
-            chart.level(mean, i, group)
-            middle = 10 ** ((axis.low + axis.high) / 2) if axis.log else (axis.low + axis.high) / 2
-            chart.mark(
-                middle,
-                mean,
-                i,
-                f"{line.label}: {told(line.points[0][1].values(metric), metric)}",
-                group,
-                True,
-            )
-        else:
-            chart.line(places, [mean for mean, _ in pairs], i, group)
-            for x, (mean, std), (value, row) in zip(places, pairs, line.points, strict=True):
-                if std:
-                    chart.whisker((x, x), (mean - std, mean + std), i, group)
-                chart.mark(x, mean, i, f"{line.label}, {value}: {told(row.values(metric), metric)}", group)
-        entries.append(button("row", i, i, line.label))
+    for place, line in enumerate(lines):
+        i = part.rows.index(line.points[0][1])  # looks as in the other charts
+        _draw(chart, line, i, f'data-row="{place}"', metric, values if kind == "even" else ())
+        entries.append(button("row", place, i, line.label))
     level = "; level lines: rows without this setting" if any(line.level for line in lines) else ""
+    about = f"{attribute(title(metric))} over {attribute(factor)}, mean ± std over seeds{level}"
     return (
-        f'<figure class="own">{chart.svg()}<div class="legend">{"".join(entries)}</div>'
-        f"<figcaption>{attribute(title(metric))} over {attribute(factor)}, mean ± std over seeds"
-        f"{level}</figcaption></figure>"
+        f'<figure class="own"><figcaption>{about}</figcaption>{chart.svg()}'
+        f'<div class="legend" role="group" aria-label="lines that are shown">{"".join(entries)}</div></figure>'
     )
+
+
+def _draw(chart: Chart, line: Line, i: int, group: str, metric: str, named: Sequence[float]) -> None:
+    """``named``: values that stand at 0, 1, .. of an axis with names."""
+    scale = 100.0 if is_fraction(metric) else 1.0
+    pairs = [mean_std([scale * v for v in row.values(metric)]) for _, row in line.points]
+    if line.level:
+        (mean, std), middle = pairs[0], (chart.x.low + chart.x.high) / 2
+        chart.strip(mean - std, mean + std, i, group)
+        chart.level(mean, i, group)
+        tip = f"{line.label}: {told(line.points[0][1].values(metric), metric)}"
+        chart.mark(10**middle if chart.x.log else middle, mean, i, tip, group, hidden=True)
+        return
+    places = [float(named.index(v)) if named else float(v) for v, _ in line.points]
+    chart.line(places, [mean for mean, _ in pairs], i, group)
+    for x, (mean, std), (value, row) in zip(places, pairs, line.points, strict=True):
+        if std:
+            chart.whisker((x, x), (mean - std, mean + std), i, group)
+        chart.mark(x, mean, i, f"{line.label}, {number(value)}: {told(row.values(metric), metric)}", group)
 
 
 def _x_axis(kind: str, values: Sequence[float]) -> Axis:

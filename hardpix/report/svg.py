@@ -32,7 +32,7 @@ def linear(values: Sequence[float], pad: float = 0.06) -> Axis:
     low, high = min(values, default=0.0), max(values, default=1.0)
     span = high - low or abs(high) * 0.2 or 1.0
     low, high = low - pad * span, high + pad * span
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next((m * power for m in (1, 2, 5) if m * power >= rough), 10 * power)
     first, last = math.ceil(low / step), math.floor(high / step)
@@ -170,36 +170,28 @@ class Chart:
         return f" d{i // STYLES % 4}" if i >= STYLES else ""
 
 
+# Corners of marks whose half width is 1; a plus has arms as wide as two thirds.
+THIRD = 1 / 3
+PLUS = (
+    *((-THIRD, -1), (THIRD, -1), (THIRD, -THIRD), (1, -THIRD), (1, THIRD), (THIRD, THIRD)),
+    *((THIRD, 1), (-THIRD, 1), (-THIRD, THIRD), (-1, THIRD), (-1, -THIRD), (-THIRD, -THIRD)),
+)
+CORNERS: dict[str, tuple[tuple[float, float], ...]] = {
+    "s": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+    "D": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+    "^": ((0, -1.2), (1.2, 0.9), (-1.2, 0.9)),
+    "v": ((0, 1.2), (1.2, -0.9), (-1.2, -0.9)),
+    "P": PLUS,
+    "X": tuple(((a - b) * 0.75, (a + b) * 0.75) for a, b in PLUS),
+}
+
+
 def shape(i: int, x: float, y: float, r: float = 4.5) -> str:
     """The path of a mark around (x, y): circle, square, diamond, two triangles, plus, cross."""
     kind = SHAPES[i % len(SHAPES)]
     if kind == "o":
         return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
-    t = r / 3
-    outlines = {
-        "s": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
-        "D": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
-        "^": [(0, -1.2), (1.2, 0.9), (-1.2, 0.9)],
-        "v": [(0, 1.2), (1.2, -0.9), (-1.2, -0.9)],
-    }
-    plus = [
-        (-t, -r),
-        (t, -r),
-        (t, -t),
-        (r, -t),
-        (r, t),
-        (t, t),
-        (t, r),
-        (-t, r),
-        (-t, t),
-        (-r, t),
-        (-r, -t),
-        (-t, -t),
-    ]
-    points = [(r * a, r * b) for a, b in outlines[kind]] if kind in outlines else plus
-    if kind == "X":
-        points = [((a - b) * 0.75, (a + b) * 0.75) for a, b in plus]
-    return "M" + "L".join(f"{x + a:.1f} {y + b:.1f}" for a, b in points) + "z"
+    return "M" + "L".join(f"{x + r * a:.1f} {y + r * b:.1f}" for a, b in CORNERS[kind]) + "z"
 
 
 def key(i: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,7 @@ from hardpix.types import HardpixError
 if TYPE_CHECKING:
     from hardpix.data import DataModule
     from hardpix.methods import Method
+    from hardpix.ops.hard_map import HardMap
     from hardpix.run.figure_runs import FigureRun
     from hardpix.types import Batch
 
@@ -80,28 +81,32 @@ def _explored(
     known = {label: hard_maps.known_maps(method, data) for label, method in methods.items()}
     hard_maps.use(data, list(methods.values()), [about for maps in known.values() for about in maps.values()])
     places, order = _worst(part.rows, data, split, count)
-    device = next(iter(methods.values())).device
-    frames = []
-    for place in places:
-        batch = data.evaluation_batch(split, place)
-        moved: Batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}  # type: ignore[assignment]
-        frames.append(_frame(data, methods, known, moved))
-    runs = [(label, [MapKind(n, about.title) for n, about in maps.items()]) for label, maps in known.items()]
-    return Explorer(data.info, split, runs, frames, notes, order)
+    batches = [data.evaluation_batch(split, place) for place in places]
+    views: dict[str, list[View]] = {}
+    for label, method in methods.items():
+        try:
+            views[label] = [_view(data, label, method, known[label], batch) for batch in batches]
+        except HardpixError as error:  # a training that diverged
+            notes.append(f"{label} is not in the explorer: {error}")
+    frames = [
+        Frame(
+            batch["name"][0],
+            unnormalize(batch["image"][0], data.info),
+            batch["label"][0].numpy(),
+            [own[i] for own in views.values()],
+        )
+        for i, batch in enumerate(batches)
+    ]
+    runs = [(label, [MapKind(n, about.title) for n, about in known[label].items()]) for label in views]
+    return Explorer(data.info, split, runs, frames if runs else [], notes, order)
 
 
-def _frame(
-    data: DataModule, methods: dict[str, Method], known: dict[str, dict[str, hard_maps.HardMap]], batch: Batch
-) -> Frame:
-    info, valid = data.info, hard_maps.labelled(batch["label"], data)
-    label = batch["label"][0].cpu().numpy()
-    views = []
-    for who, method in methods.items():
-        seen = hard_maps.seen(method, batch, known[who], valid, who)
-        prediction = seen.pred[0].cpu().numpy()
-        maps = {name: values[0].float().cpu().numpy() for name, values in seen.maps.items()}
-        views.append(View(prediction, maps, *score(label, prediction, info.ignore_index, info.num_classes)))
-    return Frame(batch["name"][0], unnormalize(batch["image"][0], info), label, views)
+def _view(data: DataModule, who: str, method: Method, maps: dict[str, HardMap], batch: Batch) -> View:
+    moved: Any = {k: v.to(method.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    seen = hard_maps.seen(method, moved, maps, hard_maps.labelled(moved["label"], data), who)
+    label, prediction = batch["label"][0].numpy(), seen.pred[0].cpu().numpy()
+    shown = {name: values[0].float().cpu().numpy() for name, values in seen.maps.items()}
+    return View(prediction, shown, *score(label, prediction, data.info.ignore_index, data.info.num_classes))
 
 
 def _worst(rows: Sequence[Row], data: DataModule, split: str, count: int) -> tuple[list[int], str]:

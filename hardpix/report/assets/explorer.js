@@ -62,12 +62,11 @@ const explore = (root) => {
       make("div", { class: "main" }, main, caption, readout),
       make("div", { class: "controls" },
         make("div", { class: "walk wide" }, back, picks.frame, on),
-        labelled("order of frames", picks.sort, "wide"),
-        labelled("run A", picks.a), labelled("run B", picks.b),
-        labelled("hardness map, of A", picks.map, "wide"),
+        labelled("hardness map, of run A", picks.map, "wide"),
         make("label", { class: "wide" }, words.share, share),
-        make("label", { class: "wide" }, words.opacity, opacity),
-        labelled("only pixels of", picks.of, "wide"))),
+        labelled("run A", picks.a), labelled("run B", picks.b),
+        labelled("only pixels of", picks.of), labelled("order of frames", picks.sort),
+        make("label", { class: "wide" }, words.opacity, opacity))),
     heads.a, tiles.a, heads.b, tiles.b);
   picks.frame.setAttribute("aria-label", "frame");
 
@@ -92,8 +91,9 @@ const explore = (root) => {
   const mapsOfA = () => {
     const wanted = picks.map.selectedIndex < 0 ? "" : picks.map.selectedOptions[0].textContent;
     const titles = data.runs[A()].maps.map((map) => map.title);
+    const loss = data.runs[A()].maps.findIndex((map) => map.name === "loss"); // of every run
     options(picks.map, titles);
-    picks.map.value = String(Math.max(0, titles.indexOf(wanted)));
+    picks.map.value = String(titles.includes(wanted) ? titles.indexOf(wanted) : Math.max(0, loss));
   };
 
   const load = async () => {
@@ -290,6 +290,9 @@ const explore = (root) => {
     go(step);
   });
 
+  const common = ["true", "loss", "entropy", "uncertainty"];
+  const own = data.runs.findIndex((run, i) => i > 0 && run.maps.some((map) => !common.includes(map.name)));
+  picks.b.value = String(own > 0 ? own + 1 : data.runs.length > 1 ? 2 : 0);
   mapsOfA();
   arrange(false);
   return load();

@@ -54,6 +54,7 @@ const sortable = (table) => {
 };
 
 for (const table of document.querySelectorAll(".sortable table")) sortable(table);
+for (const wide of document.querySelectorAll(".scroll")) wide.tabIndex = 0; // the arrow keys scroll it
 
 // --- Charts ----------------------------------------------------------------------------------------------------
 
@@ -173,6 +174,7 @@ for (const matrices of document.querySelectorAll(".matrices")) {
       cell.dataset.apart = apart.toFixed(2);
     }));
   };
+  matrices.before(make("div", { class: "pick" }, labelled("row", a), labelled("minus", b)), holder);
   cellTips(holder, (cell) => {
     const row = cell.parentNode;
     const table = row.closest("table");
@@ -182,7 +184,6 @@ for (const matrices of document.querySelectorAll(".matrices")) {
       : `, against ${Number(cell.dataset.other).toLocaleString("en")}: ${cell.dataset.apart} points`;
     return `${row.cells[0].textContent} predicted as ${predicted}: ${pixels} pixels${against}`;
   });
-  matrices.before(make("div", { class: "pick" }, labelled("row", a), labelled("minus", b)), holder, holder.nextSibling);
   matrices.hidden = true;
   [a, b].forEach((select) => select.addEventListener("change", show));
   show();
