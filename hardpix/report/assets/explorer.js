@@ -43,8 +43,8 @@ const explore = (root) => {
     map: make("select"),
     of: select(["all classes", ...data.classes]),
   };
-  const share = make("input", { type: "range", min: "0", max: "50", step: "0.5", value: "10" });
-  const opacity = make("input", { type: "range", min: "0", max: "100", step: "5", value: "75" });
+  const share = make("input", { type: "range", min: "0", max: "50", step: "0.5", value: "10", "aria-label": "hardest pixels" });
+  const opacity = make("input", { type: "range", min: "0", max: "100", step: "5", value: "75", "aria-label": "opacity of the marks" });
   const [back, on] = ["previous frame", "next frame"].map((name, i) =>
     make("button", { type: "button", "aria-label": name, class: i ? "next" : "previous" }, i ? "\u2192" : "\u2190"));
   const words = { share: document.createTextNode(""), opacity: document.createTextNode("") };
@@ -56,6 +56,7 @@ const explore = (root) => {
   const readout = make("p", { class: "readout", "aria-live": "polite" });
   const tiles = { a: make("div", { class: "tiles" }), b: make("div", { class: "tiles" }) };
   const heads = { a: make("h3"), b: make("h3") };
+  const classes = make("div", { class: "legend", role: "group", "aria-label": "only pixels of one class" });
   root.append(
     make("p", { class: "note" }, `${data.order} Left and right arrows or Page Up and Page Down change the frame.`),
     make("div", { class: "stage" },
@@ -67,7 +68,7 @@ const explore = (root) => {
         labelled("run A", picks.a), labelled("run B", picks.b),
         labelled("only pixels of", picks.of), labelled("order of frames", picks.sort),
         make("label", { class: "wide" }, words.opacity, opacity))),
-    heads.a, tiles.a, heads.b, tiles.b);
+    classes, heads.a, tiles.a, heads.b, tiles.b);
   picks.frame.setAttribute("aria-label", "frame");
 
   let order = [], shown = null, cursor = null, request = 0;
@@ -231,6 +232,24 @@ const explore = (root) => {
     drawMain();
   };
 
+  // The classes of this frame in their colours; a press leaves only the pixels of one.
+  const drawClasses = () => {
+    const present = [...new Set(shown.label)].filter((c) => c < data.classes.length).sort((x, y) => x - y);
+    const focused = present.findIndex((_, i) => classes.children[i] === document.activeElement);
+    classes.replaceChildren(...present.map((c) => {
+      const mark = make("span", { class: "swatch", "aria-hidden": "true" });
+      mark.style.background = `rgb(${ofClass(c).join(",")})`;
+      const button = make("button", { type: "button", "aria-pressed": String(kept() === c) }, mark, ` ${data.classes[c]}`);
+      button.addEventListener("click", () => {
+        picks.of.value = String(kept() === c ? 0 : c + 1);
+        draw();
+      });
+      return button;
+    }));
+    classes.classList.toggle("free", kept() < 0);
+    if (focused >= 0) classes.children[focused].focus();
+  };
+
   const draw = () => {
     drawMain();
     shown.views.forEach((view, k) => {
@@ -240,10 +259,12 @@ const explore = (root) => {
         ...(k ? [] : [tile("image", rgb), tile("truth", (i) => ofClass(shown.label[i]))]),
         tile("prediction", (i) => ofClass(view.prediction[i])),
         tile(`error, ${percent(score.wrong)}`, failing(view)),
-        ...data.runs[view.run].maps.map((about, m) => tile(about.title, (i) => heat(view.maps[m][i]), ramp(about))),
+        ...data.runs[view.run].maps.map((about, m) => (k && about.name === "true" ? "" // of the data, not of a run
+          : tile(about.title, (i) => heat(view.maps[m][i]), ramp(about)))),
       ];
       tiles[side].replaceChildren(...own);
     });
+    drawClasses();
     heads.b.hidden = tiles.b.hidden = shown.views.length < 2;
     root.dataset.frame = shown.frame.name; // what is drawn now
   };

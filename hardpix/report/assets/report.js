@@ -11,7 +11,10 @@ const make = (tag, attributes = {}, ...children) => {
   return node;
 };
 
-const labelled = (text, control, kind = "") => make("label", { class: kind }, text, control);
+const labelled = (text, control, kind = "") => {
+  control.setAttribute("aria-label", text); // else the name would have the choices in it
+  return make("label", { class: kind }, text, control);
+};
 
 const options = (select, names) => {
   select.replaceChildren(...names.map((name, i) => make("option", { value: String(i) }, name)));
