@@ -13,7 +13,7 @@ import pytest
 
 from hardpix.cli import main
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report import page_runs
+from hardpix.report import page_explorer, page_runs
 from hardpix.report.page import POLICY, asset
 from hardpix.report.page_charts import told
 from hardpix.report.page_explorer import Explorer, Frame, MapKind, View, _bytes, _content, _grid, score
@@ -335,3 +335,16 @@ def test_the_explorer_embeds_labels_as_they_are():
     assert decoded(own["runs"][0]["maps"][0])[1] == [0, 0, 65]  # the map ends at its 99.9th percentile
     assert content["runs"][0]["maps"][0]["low"] == 0
     assert len(bytes.fromhex(content["colors"])) == 3 * 256
+
+
+def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (90, 300, 3), np.uint8)
+    views = [View(np.zeros((90, 300), int), {"loss": noise[..., 0].astype(np.float32)}, 0.5, 0.5)]
+    info = DatasetInfo("x", ("a",), ((1, 2, 3),))
+    frame = Frame("f", noise, np.zeros((90, 300), int), views)
+    found = Explorer(info, "test", [("run", [MapKind("loss", "loss")])], [frame], [])
+    assert page_explorer._fitting(found)["frames"][0]["width"] == 300
+    monkeypatch.setattr(page_explorer, "BUDGET", 50_000)
+    own = page_explorer._fitting(found)["frames"][0]
+    assert (own["width"], own["height"]) == (240, 72)
+    assert sum(map(len, page_explorer._pictures(own))) <= 50_000

@@ -84,7 +84,9 @@ def test_frames_are_what_the_runs_predict(study, tmp_path):
 
 
 def test_fewer_frames_and_another_split(study, tmp_path):
+    _, everything = made(study, tmp_path / "all.html")
     _, data = made(study, tmp_path / "a.html", "--frames", "1")
+    assert [frame["name"] for frame in data["frames"]] == [everything["frames"][0]["name"]]
     assert data["order"] == "The 1 of 3 test frames with the lowest mean mIoU over all runs."
     text, data = made(study, tmp_path / "b.html", "--split", "val", "--frames", "2")
     assert data["order"] == "2 of 3 val frames, evenly spaced."

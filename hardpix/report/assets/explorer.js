@@ -124,7 +124,7 @@ const explore = (root) => {
     const only = kept();
     for (let i = 0; i < label.length; i++) {
       const [r, g, b] = color(i);
-      const faint = only >= 0 && label[i] !== only ? 0.22 : 1;
+      const faint = only >= 0 && label[i] !== only ? 0.28 : 1;
       picture.data.set([faint * r, faint * g, faint * b, 255], 4 * i);
     }
     context.putImageData(picture, 0, 0);
@@ -211,6 +211,7 @@ const explore = (root) => {
     views.forEach((view, k) => {
       parts.push(`; ${"AB"[k]}: `, swatch(view.prediction[i]), ` ${name(view.prediction[i])}`);
       data.runs[view.run].maps.forEach((about, m) => {
+        if (k && about.name === "true") return;
         const value = view.maps[m][i];
         parts.push(`, ${about.title} ${value === 0 ? "none" : number(decoded(about, value))}`);
       });

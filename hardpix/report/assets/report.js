@@ -171,7 +171,7 @@ for (const matrices of document.querySelectorAll(".matrices")) {
     [...table.tBodies[0].rows].forEach((row, i) => [...row.cells].slice(1).forEach((cell, j) => {
       const apart = 100 * (own[i][j] - its[i][j]);
       cell.textContent = Math.abs(apart) >= 0.5 ? `${apart > 0 ? "+" : "\u2212"}${Math.abs(apart).toFixed(0)}` : "";
-      cell.className = apart < 0 ? "cell less" : "cell";
+      cell.className = `cell${apart < 0 ? " less" : ""}${Math.abs(apart) > 22 ? " strong" : ""}`;
       cell.style.setProperty("--v", Math.min(1, Math.abs(apart) / 40).toFixed(2));
       cell.dataset.other = theirs[i][j];
       cell.dataset.apart = apart.toFixed(2);
