@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from hardpix.atomic import write_text
 from hardpix.report import page_tables
 from hardpix.report.html import STYLE
 from hardpix.report.page_charts import cost_quality, learning_curves
@@ -89,13 +89,8 @@ def asset(name: str) -> str:
 
 def write_page(text: str, path: Path) -> None:
     """Whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_text(path, text)
     except OSError as error:
         raise HardpixError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None

@@ -14,6 +14,7 @@ from PIL import Image
 from hardpix.cli import main
 from hardpix.report.per_image import read_per_image
 from hardpix.run import rundir
+from hardpix.run.checkpoint_files import save
 from hardpix.run.completion import candidates
 from hardpix.run.config import compose
 from hardpix.run.evaluate import loaded
@@ -136,7 +137,7 @@ def test_a_run_that_diverged_is_left_out_of_the_explorer(study, tmp_path):
     for value in content["state_dict"].values():
         if value.is_floating_point():
             value.fill_(float("nan"))
-    torch.save(content, path)
+    save(content, path)
     text, data = made(copy, tmp_path / "a.html")
     assert [run["label"] for run in data["runs"]] == ["HardnessLevel, seed 0"]
     assert "its training diverged" in text
