@@ -74,36 +74,44 @@ def _curve_chart(part: Part, metric: str, found: dict[str, dict[str, Curve]]) ->
     if not whole:
         return ""
     last = max(max(curve) for curve in whole.values())
-    thin = {directory: thinned(curve, last) for directory, curve in whole.items()}
     scale = 100.0 if is_fraction(metric) else 1.0
-    values = [scale * value for curve in thin.values() for value in curve.values()]
-    chart = Chart(f"{metric} over steps", linear([0, last], 0.02), linear(values), "step", title(metric))
-    for i, row in enumerate(part.rows):
+    thin = {
+        directory: {step: scale * value for step, value in thinned(curve, last).items()}
+        for directory, curve in whole.items()
+    }
+    means = [_over_seeds([thin[r.directory] for r in row.done if r.directory in thin]) for row in part.rows]
+    ends = [value for curve in thin.values() for value in curve.values()]
+    ends += [mean + sign * std for own in means for mean, std, _ in own.values() for sign in (-1, 1)]
+    chart = Chart(f"{metric} over steps", linear([0, last], 0.02), linear(ends), "step", title(metric))
+    for i, (row, own) in enumerate(zip(part.rows, means, strict=True)):
         for j, run in enumerate(row.runs):
             if run.directory in thin:
                 curve = thin[run.directory]
                 group = f'data-row="{i}" data-run="{i}-{j}"'
                 # Of a run that has no part in the mean, this is all that there is to see.
                 group += ' hidden=""' if run.record.status == "done" else ""
-                chart.line(list(curve), [scale * v for v in curve.values()], i, group, "one")
-        _mean_curve(
-            chart, i, row, metric, [thin[r.directory] for r in row.done if r.directory in thin], scale
-        )
+                chart.line(list(curve), list(curve.values()), i, group, "one")
+        if own:
+            _mean_curve(chart, i, f"{row.label}, step", own)
     return f"<figure><figcaption>{attribute(title(metric))} over steps</figcaption>{chart.svg()}</figure>"
 
 
-def _mean_curve(chart: Chart, i: int, row: Row, metric: str, members: list[Curve], scale: float) -> None:
+def _over_seeds(members: list[Curve]) -> dict[int, tuple[float, float, int]]:
+    """(mean, deviation, n) by step, of the runs that have it."""
     steps = sorted(set().union(*members))
-    if not steps:
-        return
-    each = [[curve[step] for curve in members if step in curve] for step in steps]
-    pairs = [mean_std([scale * v for v in values]) for values in each]
-    group = f'data-row="{i}"'
-    chart.band(steps, [m - s for m, s in pairs], [m + s for m, s in pairs], i, group)
-    chart.line(steps, [m for m, _ in pairs], i, group)
-    for step, values, (mean, _) in zip(steps, each, pairs, strict=True):
-        tip = f"{row.label}, step {step}: {told(values, metric)}"
-        chart.mark(step, mean, i, tip, group, hidden=len(steps) > 15)
+    each = {step: [curve[step] for curve in members if step in curve] for step in steps}
+    return {step: (*mean_std(values), len(values)) for step, values in each.items()}
+
+
+def _mean_curve(chart: Chart, i: int, label: str, own: dict[int, tuple[float, float, int]]) -> None:
+    steps, group = list(own), f'data-row="{i}"'
+    chart.band(steps, [m - s for m, s, _ in own.values()], [m + s for m, s, _ in own.values()], i, group)
+    chart.line(steps, [mean for mean, _, _ in own.values()], i, group)
+    for step, (mean, std, n) in own.items():
+        spread = f" ± {std:.4g}" if n > 1 else ""
+        chart.mark(
+            step, mean, i, f"{label} {step}: {mean:.4g}{spread} (n={n})", group, hidden=len(steps) > 15
+        )
 
 
 def cost_quality(part: Part) -> str:

@@ -185,11 +185,12 @@ def curves(run: Run) -> dict[str, Curve]:
     if not path.is_file():
         return {}
     found: dict[str, Curve] = {}
+    tested = -1
     try:
         with open(path, newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
                 if any(text and key.startswith("test/") for key, text in line.items() if key):
-                    continue  # written after the training, with the last scores of the validation once more
+                    tested = int(float(line["step"]))
                 for key, text in line.items():
                     if text and (key == "train/loss" or key.startswith("val/")) and line["step"]:
                         value = float(text)
@@ -197,6 +198,11 @@ def curves(run: Run) -> dict[str, Curve]:
                             found.setdefault(key, {})[int(float(line["step"]))] = value
     except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(f"{path} is damaged ({error}); its curves are left out.") from None
+    for curve in found.values():
+        if (
+            tested - 1 in curve
+        ):  # the line of the test, after the last step, has the last validation once more
+            curve.pop(tested, None)
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from hardpix.cli import main
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report import page_explorer, page_runs
+from hardpix.report import page_explorer, page_runs, svg
 from hardpix.report.page import POLICY, asset
 from hardpix.report.page_charts import told
 from hardpix.report.page_explorer import Explorer, Frame, MapKind, View, _bytes, _content, _grid, score
@@ -57,7 +57,7 @@ def made(
             "9,2.0,,",
             "19,nan,0.1,",
             "29,1.0,0.3,",
-            f"100,,0.3,{miou}",
+            f"30,,0.3,{miou}",
         ]
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
         np.save(folder / "confusion.npy", np.array([[30, 10, 0], [5, 5, 0], [0, 20, 0]]) * (seed + 1))
@@ -188,12 +188,15 @@ def test_curves_are_means_over_seeds(study):
         "val/miou": {19: 0.1, 29: 0.3},
     }  # no NaN, none of the test
     assert curves(part.rows[4].runs[0]) == {}
+    path = study / "later" / "metrics.csv"
+    path.write_text("step,val/miou,test/miou\n19,0.1,\n29,0.3,\n34,0.35,0.4\n")  # it ended within an epoch
+    assert curves(part.rows[4].runs[1])["val/miou"] == {19: 0.1, 29: 0.3, 34: 0.35}
     assert thinned({0: 1.0, 1: 3.0, 5: 4.0}, 5) == {0: 1.0, 1: 3.0, 5: 4.0}
     long = thinned({step: float(step) for step in range(0, 1000, 3)}, 999)
     assert len(long) <= page_runs.MAX_STEPS
     assert long[6] == statistics.fmean([0, 3, 6])  # steps 0 to 6
     text = text_of(study)
-    assert 'data-tip="Baseline, step 29: 30.00 ± 0.00 (n=2)"' in text
+    assert 'data-tip="Baseline, step 29: 30 ± 0 (n=2)"' in text
 
 
 def test_numbers_and_axes():
@@ -348,3 +351,24 @@ def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
     own = page_explorer._fitting(found)["frames"][0]
     assert (own["width"], own["height"]) == (240, 72)
     assert sum(map(len, page_explorer._pictures(own))) <= 50_000
+
+
+def test_bands_and_bars_stay_within_the_axes(tmp_path):
+    for seed in (0, 1):
+        own = made(tmp_path / "r" / f"a{seed}", seed=seed, miou=0.1 + 0.5 * seed, alpha=0.1)
+        (own / "metrics.csv").write_text(f"step,val/miou\n0,0.2\n9,{0.2 + 0.6 * seed}\n")
+        made(tmp_path / "r" / f"b{seed}", seed=seed, miou=0.3, alpha=0.2)
+    text = text_of(tmp_path / "r")
+    heights = [
+        float(y)
+        for points in re.findall(r'<polygon [^>]*points="([^"]*)"', text)
+        for y in re.findall(r",([-\d.]+)", points)
+    ]
+    whiskers = [
+        float(y)
+        for path in re.findall(r'class="whisker[^>]* d="([^"]*)"', text)
+        for y in re.findall(r" ([-\d.]+)", path)
+    ]
+    assert len(heights) > 4
+    assert len(whiskers) > 4
+    assert all(svg.TOP <= y <= svg.HEIGHT - svg.BOTTOM for y in heights + whiskers)
