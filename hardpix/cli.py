@@ -24,6 +24,7 @@ usage: hardpix COMMAND [ARGUMENTS]
              with a paper's numbers:     hardpix table --published lwm/II RUNS...
   compare    what runs differ in:        hardpix compare RUN RUN
   figure     draw from runs:             hardpix figure sweep RUNS... --x method.alpha --out FILE.pdf
+  report     one page of runs:           hardpix report RUNS... -o FILE.html
   data       prepare a data set:         hardpix data prepare NAME --from FILES --to DIR
              look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
              pack it for fast loading:   hardpix data pack data=NAME --out DIR
@@ -169,6 +170,12 @@ def _figure(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _report(arguments: list[str]) -> int:
+    from hardpix.run.report_command import main
+
+    return main(arguments)
+
+
 def _data(arguments: list[str]) -> int:
     from hardpix.run.data_command import main
 
@@ -202,6 +209,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "table": _table,
     "compare": _compare,
     "figure": _figure,
+    "report": _report,
     "data": _data,
     "list": _list,
     "completion": _completion,

@@ -25,7 +25,7 @@ def collect(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        directories = list(_run_directories(path))
+        directories = list(run_directories(path))
         if not directories:
             raise HardpixError(f"{path} holds no run: a directory with {FILE_NAME} at or below it is needed.")
         for directory in directories:
@@ -35,7 +35,8 @@ def collect(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     return sorted(Run(str(directory), read(directory)) for directory in found.values())
 
 
-def _run_directories(path: Path) -> Iterator[Path]:
+def run_directories(path: Path) -> Iterator[Path]:
+    """Those at or below ``path``, without the evaluations in them; nothing is read."""
     if path.is_file() and path.name == FILE_NAME:
         yield path.parent
         return

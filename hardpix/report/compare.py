@@ -23,7 +23,7 @@ IGNORED = (
 # Facts of the machine: they move a score by rounding and a cost by a lot, so they are told below the table.
 WARNED = ("trainer.accelerator",)
 # Parts of `host` and `code` that differ without a meaning.
-SILENT = ("hostname", "pid", "precision", "dirty")
+SILENT = ("hostname", "pid", "pid_began", "precision", "dirty")
 
 MAX_KEYS, MAX_VALUES = 8, 3
 

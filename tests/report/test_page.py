@@ -1,0 +1,374 @@
+"""``hardpix report`` without weights: rows, charts, tables, and what the page does with names and damage."""
+
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from hardpix.cli import main
+from hardpix.record import SCHEMA, RunRecord, write
+from hardpix.report import page_explorer, page_runs, svg
+from hardpix.report.page import POLICY, asset
+from hardpix.report.page_charts import told
+from hardpix.report.page_explorer import Explorer, Frame, MapKind, View, _bytes, _content, _grid, score
+from hardpix.report.page_runs import automatic_rows, curves, gather, parts, thinned
+from hardpix.report.page_sweep import swept
+from hardpix.report.svg import linear, logarithmic, number
+from hardpix.types import DatasetInfo
+
+EVIL = "<script>alert('x')</script>\"&"
+CLASSES = ["road", EVIL, "car"]
+
+
+def made(
+    folder,
+    method="Baseline",
+    seed=0,
+    miou=0.4,
+    status="done",
+    alpha=None,
+    *,
+    dataset="rooms",
+    files=True,
+    **more,
+):
+    """A run directory with all that a page reads, ``more``: factors (dots as two underscores)."""
+    factors = {"method._target_": f"hardpix.methods.{method}", "loss._target_": "hardpix.losses.CrossEntropy",
+               "trainer.max_steps": 100, "seed": seed, "run": folder.name}  # fmt: skip
+    factors |= {} if alpha is None else {"method.alpha": alpha}
+    factors |= {key.replace("__", "."): value for key, value in more.items()}
+    metrics = {"test/miou": miou, "test/pixel_acc": 0.8, "cost/step_seconds": 0.1 + seed, "run/seconds": 3.0}
+    folder.mkdir(parents=True)
+    record = RunRecord(
+        schema=SCHEMA, run_id=folder.name, status=status, factors=factors, metrics=metrics if status == "done" else {},
+        seed=seed, parent=None, code={"commit": "abc"}, host={}, started="", dataset=dataset, name=folder.name,
+        error="out of memory" if status == "failed" else None,
+    )  # fmt: skip
+    write(record, folder)
+    if files:
+        lines = [
+            "step,train/loss,val/miou,test/miou",
+            "9,2.0,,",
+            "19,nan,0.1,",
+            "29,1.0,0.3,",
+            f"30,,0.3,{miou}",
+        ]
+        (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+        np.save(folder / "confusion.npy", np.array([[30, 10, 0], [5, 5, 0], [0, 20, 0]]) * (seed + 1))
+        (folder / "classes.json").write_text(json.dumps(CLASSES))
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A baseline and a sweep of alpha, two seeds each; one run that failed, one that runs."""
+    for seed in (0, 1):
+        made(tmp_path / f"base-{seed}", seed=seed, miou=0.40 + 0.02 * seed)
+        for i, alpha in enumerate((0.01, 0.1, 1.0)):
+            made(tmp_path / f"hl-{i}-{seed}", "HardnessLevel", seed, 0.5 + 0.1 * i + 0.04 * seed, alpha=alpha)
+    made(tmp_path / "lost", "LossWeightModule", 0, status="failed", alpha=1.0, files=False)
+    made(tmp_path / "later", "LossWeightModule", 1, status="running", alpha=1.0, files=False)
+    return tmp_path
+
+
+def text_of(study, *arguments):
+    out = study.parent / f"{study.name}.html"
+    assert main(["report", str(study), "-o", str(out), "--no-explorer", *arguments]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """The elements, and whether each closes what was opened last."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "link", "br", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_rows_are_what_the_runs_differ_in(study, tmp_path):
+    runs, _ = gather([study])
+    assert automatic_rows(runs) == ["method"]
+    swept_only = [run for run in runs if "hl-" in run.directory]
+    assert automatic_rows(swept_only) == ["method.alpha"]
+    assert [row.label for row in parts(swept_only, "test")[0].rows] == [
+        "alpha=0.01",
+        "alpha=0.1",
+        "alpha=1.0",
+    ]
+    assert automatic_rows(swept_only[:1]) == ["method"]
+    (part,) = parts(runs, "test")
+    assert [(row.label, len(row.done)) for row in part.rows] == [
+        ("Baseline", 2), ("HardnessLevel (alpha=0.01)", 2), ("HardnessLevel (alpha=0.1)", 2),
+        ("HardnessLevel (alpha=1.0)", 2), ("LossWeightModule", 0),
+    ]  # fmt: skip
+    assert part.rows[3].values("test/miou") == [0.7, 0.74]
+    assert part.metric == "test/miou"
+    assert part.table.rows[0].cells[0].mean == pytest.approx(0.41)
+
+
+def test_a_swept_setting_has_a_line_and_rows_without_it_are_levels(study):
+    (part,) = parts(gather([study])[0], "test")
+    found = swept(part)
+    assert list(found) == ["method.alpha"]  # LossWeightModule's own alpha has one value
+    line, level = found["method.alpha"]
+    assert [(value, row.values("test/miou")) for value, row in line.points] == [
+        (0.01, [0.5, 0.54]), (0.1, [0.6, 0.64]), (1.0, [0.7, 0.74]),
+    ]  # fmt: skip
+    assert (line.label, line.level, level.label, level.level) == ("HardnessLevel", False, "Baseline", True)
+
+
+def test_two_swept_settings_have_lines_of_each_and_a_heat_map(tmp_path):
+    for i, (alpha, c) in enumerate([(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]):
+        made(tmp_path / "runs" / str(i), miou=0.1 * (i + 1), alpha=alpha, method__c=c)
+    (part,) = parts(gather([tmp_path / "runs"])[0], "test")
+    found = swept(part)
+    assert [line.label for line in found["method.alpha"]] == ["c=1", "c=2"]
+    assert [line.label for line in found["method.c"]] == ["alpha=0.1", "alpha=0.2"]
+    text = text_of(tmp_path / "runs")
+    cells = re.findall(r'<td class="cell[^"]*" style="--v:([\d.]+)" title="[^"]*">([\d.]+)</td>', text)
+    assert cells == [("0.08", "10.00"), ("0.39", "20.00"), ("0.69", "30.00"), ("1.00", "40.00")]
+
+
+def test_nothing_is_dropped_silently(study):
+    (study / "broken").mkdir()
+    (study / "broken" / "run.json").write_text("{")
+    (study / "base-0" / "metrics.csv").write_text("step,train/loss\n9,much\n")
+    (study / "base-1" / "confusion.npy").write_bytes(b"no array")
+    text = text_of(study)
+    assert re.search(r"<strong>failed</strong> \S*lost: out of memory", text)
+    assert re.search(r"<strong>running</strong> \S*later", text)
+    assert re.search(r"<strong>damaged</strong> \S*broken: ", text)
+    assert re.search(r"base-0/metrics\.csv is damaged", text)
+    assert re.search(r"base-1/confusion\.npy is damaged", text)
+    assert "failed (1 of 2), running (1 of 2)" in text
+
+
+def test_runs_that_share_no_table_are_told(study, capsys):
+    made(study / "again", seed=0, miou=0.1)
+    text = text_of(study)
+    assert "There is no common table of these runs." in text
+    assert "finished runs of the same row with the same seed 0" in text
+    assert main(["report", str(study), "-o", str(study / "x.html"), "--no-explorer", "--rows", "loss"]) == 2
+    assert "not comparable" in capsys.readouterr().err
+    assert not (study / "x.html").exists()
+
+
+def test_data_sets_have_parts_of_their_own(study):
+    made(study / "street", dataset="camvid")
+    found = parts(gather([study])[0], "test")
+    assert [(part.dataset, len(part.runs)) for part in found] == [("camvid", 1), ("rooms", 10)]
+    text = text_of(study)
+    assert "camvid: Scores" in text
+    assert "rooms: Scores" in text
+
+
+def test_curves_are_means_over_seeds(study):
+    (part,) = parts(gather([study])[0], "test")
+    own = curves(part.rows[0].runs[0])
+    assert own == {
+        "train/loss": {9: 2.0, 29: 1.0},
+        "val/miou": {19: 0.1, 29: 0.3},
+    }  # no NaN, none of the test
+    assert curves(part.rows[4].runs[0]) == {}
+    path = study / "later" / "metrics.csv"
+    path.write_text("step,val/miou,test/miou\n19,0.1,\n29,0.3,\n34,0.35,0.4\n")  # it ended within an epoch
+    assert curves(part.rows[4].runs[1])["val/miou"] == {19: 0.1, 29: 0.3, 34: 0.35}
+    assert thinned({0: 1.0, 1: 3.0, 5: 4.0}, 5) == {0: 1.0, 1: 3.0, 5: 4.0}
+    long = thinned({step: float(step) for step in range(0, 1000, 3)}, 999)
+    assert len(long) <= page_runs.MAX_STEPS
+    assert long[6] == statistics.fmean([0, 3, 6])  # steps 0 to 6
+    text = text_of(study)
+    assert 'data-tip="Baseline, step 29: 30 ± 0 (n=2)"' in text
+
+
+def test_numbers_and_axes():
+    assert told([0.4, 0.42], "test/miou") == "41.00 ± 1.41 (n=2)"
+    assert told([12345.0], "cost/parameters_train") == "12.35k (n=1)"
+    assert [number(x) for x in (0, 0.00012, 9999, 25_557_032, 4.1e9)] == [
+        "0",
+        "0.00012",
+        "9999",
+        "25.56M",
+        "4.1G",
+    ]
+    axis = linear([10, 20])
+    assert (axis.unit(axis.low), axis.unit(axis.high)) == (0, 1)
+    assert [label for _, label in axis.ticks] == ["10", "15", "20"]
+    log = logarithmic([0.01, 1], [0.01, 0.1, 1])
+    assert log.unit(0.1) == pytest.approx(0.5)
+    assert linear([3, 3]).low < 3 < linear([3, 3]).high
+
+
+def test_classes_and_confusion(study):
+    text = text_of(study)
+    # Both seeds: [[90, 30, 0], [15, 15, 0], [0, 60, 0]]; IoU of the first class 30 / 45.
+    first = re.search(r'<details class="confusion" data-label="Baseline".*?</details>', text, re.S)[0]
+    counts = [int(n) for n in re.findall(r'data-n="(\d+)"', first)]
+    assert counts == [90, 30, 0, 15, 15, 0, 0, 60, 0]
+    assert re.findall(r"--v:([\d.]+)", first) == [
+        "0.75",
+        "0.25",
+        "0.00",
+        "0.50",
+        "0.50",
+        "0.00",
+        "0.00",
+        "1.00",
+        "0.00",
+    ]
+    assert '<td class="number">66.67 ± 0.00</td>' in text
+
+
+def test_many_classes_are_folded():
+    from hardpix.report.page_tables import _frequent
+
+    matrix = np.diag(np.arange(40))
+    names, folded = _frequent([str(i) for i in range(40)], matrix)
+    assert names == [*map(str, range(11, 40)), "11 others"]
+    assert folded.sum() == matrix.sum()
+    assert folded[-1, -1] == sum(range(11))
+
+
+def test_the_page_needs_nothing_from_outside_and_names_do_no_harm(tmp_path):
+    made(tmp_path / "r" / "a", dataset=EVIL, method__note=EVIL)
+    made(tmp_path / "r" / "b", dataset=EVIL, method__note='\'" onmouseover=alert(1) x="')
+    text = text_of(tmp_path / "r", "--title", EVIL)
+    page = Reader(text)
+    assert page.open == []
+    scripts = [attributes for tag, attributes in page.seen if tag == "script"]
+    assert scripts == [{}]  # the page's own, and none of a name
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert not any(tag in ("link", "iframe", "object", "base", "form") for tag, _ in page.seen)
+    assert not any(name.startswith("on") for _, attributes in page.seen for name in attributes)
+    assert ("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}) in page.seen
+    for policy in ("default-src 'none'", "img-src data:"):
+        assert policy in POLICY
+    assert "</script" not in asset("report.js") + asset("explorer.js")
+
+
+def test_the_same_runs_give_the_same_bytes(study):
+    assert text_of(study) == text_of(study)
+
+
+def test_requests_that_cannot_be_met(study, capsys):
+    for arguments, told_ in [
+        ([str(study), "-o", "x.pdf"], "must be a file that ends in .html"),
+        ([str(study), "-o", "x.html", "--frames", "0"], "must be at least 1"),
+        ([str(study / "nowhere"), "-o", "x.html"], "holds no run"),
+        ([str(study), "-o", "x.html", "--no-explorer", "--rows", "methd"], "did you mean method"),
+        (["data.batch_size=1", "-o", "x.html"], "name at least one run"),
+        (
+            [str(study), "-o", str(study / "lost" / "run.json" / "x.html"), "--no-explorer"],
+            "choose another --out",
+        ),
+    ]:
+        assert main(["report", *arguments]) == 2
+        assert told_ in capsys.readouterr().err
+
+
+def test_a_page_without_explorer_needs_no_torch(study):
+    code = (
+        "import sys; sys.modules['torch'] = None; from hardpix.cli import main; "
+        f"sys.exit(main(['report', {str(study)!r}, '-o', {str(study / 'o.html')!r}, '--no-explorer']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "10 runs, swept: method.alpha" in done.stdout
+    assert list(study.glob(".*")) == []  # nothing unfinished
+
+
+def test_a_frame_scores_the_classes_of_its_labels():
+    label = np.array([[0, 0, 1, 1, 255, 7]])
+    prediction = np.array([[0, 1, 1, 2, 0, 0]])
+    miou, wrong = score(label, prediction, 255, 3)
+    assert miou == pytest.approx((1 / 2 + 1 / 3) / 2)  # class 2 is not in the labels
+    assert wrong == 0.5
+    assert all(map(math.isnan, score(np.full((1, 2), 255), np.zeros((1, 2)), 255, 3)))
+
+
+def test_maps_keep_their_order_and_their_holes():
+    values = np.array([[np.nan, 0.2, 0.4, 0.6, 9.0]])
+    assert _bytes(values, 0.2, 0.6).tolist() == [[0, 1, 128, 255, 255]]
+    assert _bytes(values, 0.2, 0.2).tolist() == [[0, 1, 1, 1, 1]]
+    rows, columns = _grid((4, 8), 4)
+    assert (rows.ravel().tolist(), columns.ravel().tolist()) == ([1, 3], [1, 3, 5, 7])
+    assert [part.size for part in _grid((4, 8), 480)] == [4, 8]
+
+
+def test_the_explorer_embeds_labels_as_they_are():
+    import base64
+    import io
+
+    from PIL import Image
+
+    label = np.array([[0, 1, 2], [255, -1, 1]])
+    maps = {"loss": np.array([[0.0, 1.0, 2.0], [np.nan, np.nan, 0.5]], np.float32)}
+    frame = Frame(
+        "f", np.zeros((2, 3, 3), np.uint8), label, [View(np.array([[0, 1, 1], [2, 2, 2]]), maps, 0.5, 0.25)]
+    )
+    info = DatasetInfo("x", ("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    found = Explorer(info, "test", [("run", [MapKind("loss", "loss")])], [frame], [])
+    content, _ = _content(found, 480)
+
+    def decoded(uri):
+        return np.array(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))).tolist()
+
+    own = content["frames"][0]
+    assert decoded(own["label"]) == [[0, 1, 2], [255, 255, 1]]
+    assert decoded(own["runs"][0]["prediction"]) == [[0, 1, 1], [2, 2, 2]]
+    assert decoded(own["runs"][0]["maps"][0])[0][0] == 1
+    assert decoded(own["runs"][0]["maps"][0])[1] == [0, 0, 65]  # the map ends at its 99.9th percentile
+    assert content["runs"][0]["maps"][0]["low"] == 0
+    assert len(bytes.fromhex(content["colors"])) == 3 * 256
+
+
+def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (90, 300, 3), np.uint8)
+    views = [View(np.zeros((90, 300), int), {"loss": noise[..., 0].astype(np.float32)}, 0.5, 0.5)]
+    info = DatasetInfo("x", ("a",), ((1, 2, 3),))
+    frame = Frame("f", noise, np.zeros((90, 300), int), views)
+    found = Explorer(info, "test", [("run", [MapKind("loss", "loss")])], [frame], [])
+    assert page_explorer._fitting(found)["frames"][0]["width"] == 300
+    monkeypatch.setattr(page_explorer, "BUDGET", 50_000)
+    own = page_explorer._fitting(found)["frames"][0]
+    assert (own["width"], own["height"]) == (240, 72)
+    assert sum(map(len, page_explorer._pictures(own))) <= 50_000
+
+
+def test_bands_and_bars_stay_within_the_axes(tmp_path):
+    for seed in (0, 1):
+        own = made(tmp_path / "r" / f"a{seed}", seed=seed, miou=0.1 + 0.5 * seed, alpha=0.1)
+        (own / "metrics.csv").write_text(f"step,val/miou\n0,0.2\n9,{0.2 + 0.6 * seed}\n")
+        made(tmp_path / "r" / f"b{seed}", seed=seed, miou=0.3, alpha=0.2)
+    text = text_of(tmp_path / "r")
+    heights = [
+        float(y)
+        for points in re.findall(r'<polygon [^>]*points="([^"]*)"', text)
+        for y in re.findall(r",([-\d.]+)", points)
+    ]
+    whiskers = [
+        float(y)
+        for path in re.findall(r'class="whisker[^>]* d="([^"]*)"', text)
+        for y in re.findall(r" ([-\d.]+)", path)
+    ]
+    assert len(heights) > 4
+    assert len(whiskers) > 4
+    assert all(svg.TOP <= y <= svg.HEIGHT - svg.BOTTOM for y in heights + whiskers)
