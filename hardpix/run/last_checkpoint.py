@@ -36,7 +36,7 @@ class Finish(Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """After every so many steps, or after every epoch; before every validation in training; after the last step.
+    """After every so many steps, or after every epoch; before validations in training; after the last step.
 
     Lightning's own hooks come too early or too late: before the schedules of epochs, or when its counters already say
     that an epoch is half done, so that a resumed run trains on other frames or leaves a validation out. Here the
@@ -52,7 +52,7 @@ class LastCheckpoint(Checkpoint):
             raise ConfigError(f"callbacks.checkpoint_every_steps={every_steps}: must be 1 or above, or null")
         self.path, self.every_steps, self.saved = path, every_steps, -1
         self.counters: dict[str, Any] | None = None  # instead of those at the time of saving
-        self.over = False  # after the last step
+        self.waits = False  # with saving, until the next epoch begins or the training ends
         self.received = 0  # a signal
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,14 +61,18 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # else Lightning takes the schedule that follows a score for one that a resumed epoch has had already
+        trainer.fit_loop._restarting = False
         step, loop = trainer.global_step, trainer.fit_loop.epoch_loop
         epoch_ends = batch_idx + 1 == trainer.num_training_batches
         over = step == trainer.max_steps or (epoch_ends and trainer.current_epoch + 1 == trainer.max_epochs)
         every = epoch_ends if self.every_steps is None else step % self.every_steps == 0
         stop = self._told_to_stop(trainer) and not loop._should_accumulate()
         validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        self.over = over
-        if over or (epoch_ends and (every or stop) and not validates):
+        # and leaves it out where a run goes on in the validation at the end of an epoch
+        follows = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+        self.waits = over or (epoch_ends and (not validates or follows))
+        if over or (self.waits and (every or stop)):
             self.counters = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
         elif (every or stop) and not validates:
             self._save(trainer)
@@ -80,10 +84,9 @@ class LastCheckpoint(Checkpoint):
         self._raise(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or (trainer.state.fn == "fit" and self.over):
-            return
         if trainer.state.fn != "fit":
             self._listen()
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self.waits:
             return
         self.counters = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
         progress = self.counters["fit_loop"]["epoch_loop.val_loop.batch_progress"]
@@ -95,7 +98,7 @@ class LastCheckpoint(Checkpoint):
         self._raise(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        if not trainer.sanity_checking and not (trainer.state.fn == "fit" and self.over):
+        if not trainer.sanity_checking and not (trainer.state.fn == "fit" and self.waits):
             self._raise(trainer)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
