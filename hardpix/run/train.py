@@ -259,6 +259,7 @@ def new_record(
         started=before.started if before else rundir.utc_now(),
         name=before.name if before else str(cfg.run or rundir.short_name(overrides)),
         study=cfg.study,
+        overrides=before.overrides if before else list(overrides),
     )
 
 
