@@ -67,6 +67,15 @@ def caution(example: Run) -> str:
     return "" if own.overrides else f"and the other settings of {example.directory}/config.yaml"
 
 
+def at_once(commands: Sequence[str]) -> tuple[str, ...]:
+    """Commands for one seed each, which differ in nothing else, as one for all of them."""
+    parts = [command.rpartition(" seed=") for command in commands]
+    if len(parts) < 2 or len({head for head, _, _ in parts}) > 1:
+        return tuple(commands)
+    head = parts[0][0].replace("hardpix train", "hardpix train -m", 1)
+    return (f"{head} seed={','.join(seed for _, _, seed in parts)}",)
+
+
 def reason(run: Run) -> str:
     """``failed: OutOfMemoryError: ... (runs/a)``: the first line of what a run ended with."""
     error = (run.record.error or "").strip().splitlines()

@@ -1,7 +1,8 @@
-"""The settings that say how large a training was, in a few words: crop, batch, length, weights it began with, frames."""
+"""The settings that say how large a training was, in a few words: crop, batch, length, start, frames."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from hardpix.report.collect import Run
 from hardpix.report.compare import ABSENT, covers, text
 
 Factors = Mapping[str, Any]
+BELOW = "parent_config."  # before the factors of the run that a run stands on
 
 
 def _size(value: Any) -> str:
@@ -76,20 +78,39 @@ def departures(
 
     ``own``: a run's factors. ``keys`` and ``frames``: where it departs, and the two values. Empty at the protocol.
     """
+    found: list[str] = []
+    unsaid = 0
+    for depth in sorted({_depth(key) for key in keys}):
+        below = BELOW * depth
+        mine = {key.removeprefix(below): value for key, value in own.items() if _depth(key) == depth}
+        differing = {key.removeprefix(below): pair for key, pair in keys.items() if _depth(key) == depth}
+        told, spoken = _told(mine, differing)
+        found += [f"{'stage below: ' if depth else ''}{words}" for words in told]
+        unsaid += len(differing) - spoken
+    found += [f"{count:,} {name} ({whole:,})" for name, (count, whole) in frames.items()]
+    if unsaid:
+        found.append(f"{'and ' if found else ''}{unsaid} other setting{'s' if unsaid > 1 else ''}")
+    return ", ".join(found)
+
+
+def _depth(key: str) -> int:
+    """How many runs below its own a factor belongs to."""
+    return len(re.match(rf"(?:{re.escape(BELOW)})*", key)[0]) // len(BELOW)  # type: ignore[index]
+
+
+def _told(own: Factors, keys: Mapping[str, tuple[Any, Any]]) -> tuple[list[str], int]:
+    """The phrases, and how many of the keys they speak for."""
     wanted = {key: value for key, value in own.items() if key not in keys}
     wanted |= {key: theirs for key, (_, theirs) in keys.items() if theirs is not ABSENT}
-    found, spoken = [], []
+    found: list[str] = []
+    spoken: list[str] = []
     for name, value, of in SETTINGS:
-        concerned = [key for key in keys if covers(of, key) and not covers(spoken, key)]
+        concerned = [key for key in keys if covers(of, key) and key not in spoken]
         here, there = value(own), value(wanted)
         if concerned and here != there:
             spoken += concerned
             found.append(_phrase(name, here or "none", there or "none"))
-    found += [f"{count:,} {name} ({whole:,})" for name, (count, whole) in frames.items()]
-    rest = sum(key not in spoken for key in keys)
-    if rest:
-        found.append(f"{'and ' if found else ''}{rest} other setting{'s' if rest > 1 else ''}")
-    return ", ".join(found)
+    return found, len(spoken)
 
 
 def _phrase(name: str, here: str, there: str) -> str:

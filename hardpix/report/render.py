@@ -1,4 +1,4 @@
-"""A table of runs as Markdown, LaTeX (booktabs), CSV, JSON and HTML. The only place that turns fractions into percent."""
+"""A table of runs as Markdown, LaTeX, CSV, JSON and HTML. The only place that turns fractions into percent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from hardpix.report import sheet
 from hardpix.report.columns import direction, is_fraction, title
-from hardpix.report.lacks import Lack
+from hardpix.report.lacks import Lack, at_once
 from hardpix.report.sheet import BEST, LACKING, SECOND, TIMES, Note, Sheet, Text
 from hardpix.report.significance import PairedTest
 from hardpix.report.table import Cell, Column, Row, Table
@@ -31,7 +31,9 @@ def cell_text(cell: Cell, column: Column) -> str:
     value = _number(cell, column)
     if value and cell.n < cell.total:
         value += f" (n={cell.n})"
-    return ", ".join(filter(None, [value, *state_words(cell)])) or ("-" if column.kind == "test" else "nan")
+    if column.kind == "test":  # the metric's own column says what is lacking
+        return value or "-"
+    return ", ".join(filter(None, [value, *state_words(cell)])) or "nan"
 
 
 def state_words(cell: Cell) -> list[str]:
@@ -120,13 +122,14 @@ def _sheet(table: Table) -> Sheet:
     ):
         line = list(labels)
         for i, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
-            style = LACKING if cell.states else BEST if r in rank[i][0] else SECOND if r in rank[i][1] else ""
+            lacking = LACKING if column.kind != "test" else ""
+            style = lacking if cell.states else BEST if r in rank[i][0] else SECOND if r in rank[i][1] else ""
             found = [lack for lack in row.lacks if concerns(lack, cell, column)]
             marked = [marks.setdefault((x.words, x.commands), str(len(marks) + 1)) for x in found]
             line.append(Text(cell_text(cell, column), tuple(marked), style))
         line += [Text(str(row.n)), *([Text(own[r])] if any(own) else [])]
         body.append(line)
-    notes = [Note(mark, words, commands) for (words, commands), mark in marks.items()]
+    notes = [Note(mark, words, at_once(commands)) for (words, commands), mark in marks.items()]
     notes += [Note("", words) for words in (*references(table), *filter(None, [common]), *table.notes)]
     heads += [("", "protocol")] * any(own)
     return Sheet("", heads, [("", body)], len(table.factors), notes, int(any(own)))
@@ -134,7 +137,7 @@ def _sheet(table: Table) -> Sheet:
 
 def concerns(lack: Lack, cell: Cell, column: Column) -> bool:
     """Whether a note about a row says why one of its cells is not complete."""
-    return lack.state in dict(cell.states) and lack.metric in ("", column.metric)
+    return lack.state in dict(cell.states) and lack.metric in ("", column.metric) and column.kind != "test"
 
 
 def references(table: Table) -> list[str]:

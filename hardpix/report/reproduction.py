@@ -16,8 +16,8 @@ from hardpix.report.layout import Column, Layout, Row
 from hardpix.report.our_cells import OurCells, Place
 from hardpix.report.printed import aside, remarks
 from hardpix.report.published import Value
-from hardpix.report.significance import Options, Tester
 from hardpix.report.sheet import Note
+from hardpix.report.significance import Options, Tester
 from hardpix.report.table import Cell
 from hardpix.report.uses import uses_of
 from hardpix.types import HardpixError
@@ -34,7 +34,7 @@ class Asked:
     against: str | None = None
     options: Options = field(default_factory=Options)
     per_class: bool = False
-    command: Callable[[str, Sequence[int]], tuple[str, ...]] = lambda cell, seeds: ()  # noqa: E731
+    command: Callable[[str, Sequence[int]], tuple[str, ...]] = lambda cell, seeds: ()
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ def comparison(
     runs: Sequence[Run],
     experiments: Sequence[Experiment] = (),
     ignore: Sequence[str] = (),
-    asked: Asked = Asked(),  # noqa: B008: it cannot be changed
+    asked: Asked | None = None,
 ) -> Comparison:
     """Set ``runs`` beside the printed numbers; raise when that would compare what is not comparable."""
+    asked = asked or Asked()
     runs = sorted(runs, key=lambda run: run.directory)
     notes: list[str] = []
     uses = uses_of(layout, runs, notes)

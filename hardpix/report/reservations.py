@@ -29,15 +29,15 @@ def about(
     if any(1 < count < FEW for count in counts):
         told = " or ".join(str(count) for count in counts if 1 < count < FEW)
         notes.append(
-            f"With {told} seeds the interval still understates how training varies, and p is about these very networks: "
-            "another seed may say otherwise."
+            f"With {told} seeds the interval still understates how training varies, and p is about these very "
+            "networks: another seed may say otherwise."
         )
     for why, labels in _collected(
         (test.why, label) for label, test in tests if test.seeds and test.why
     ).items():
         notes.append(f"{'; '.join(labels)}: without images, because {why}.")
     lacking = ((tuple(s for s in seeds if s not in test.seeds), label) for label, test in tests)
-    for left, labels in _collected((pair for pair in lacking if pair[0])).items():
+    for left, labels in _collected(pair for pair in lacking if pair[0]).items():
         named = f"seed{'s' if len(left) > 1 else ''} {', '.join(map(str, left))}"
         notes.append(f"{'; '.join(labels)}: {named} left out of the test, without a value on one side.")
     return notes
@@ -59,8 +59,8 @@ def _how(made: Sequence[PairedTest], against: str, options: Options) -> str:
             "p from swapping the rows seed by seed"
         )
     return (
-        f"Δ [{LEVEL} %], p: difference from {against}; {'; '.join(parts)}. Random numbers from {options.seed}; p is not "
-        f"corrected for {len(made)} comparison{'s' if len(made) > 1 else ''}."
+        f"Δ [{LEVEL} %], p: difference from {against}; {'; '.join(parts)}. Random numbers from {options.seed}; "
+        f"p is not corrected for {len(made)} comparison{'s' if len(made) > 1 else ''}."
     )
 
 

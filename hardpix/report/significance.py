@@ -79,7 +79,7 @@ class Tester:
         self.read: dict[str, Counts | str] = {}
 
     def test(self, own: Mapping[int, Run], base: Mapping[int, Run], metric: str) -> PairedTest:
-        """``own`` and ``base``: finished runs of two rows by seed. Raises nothing: ``why`` says what is not possible."""
+        """``own``, ``base``: runs of two rows by seed. Raises nothing: ``why`` says what is not possible."""
         import numpy as np
 
         seeds = sorted(seed for seed in own.keys() & base.keys() if _both(own[seed], base[seed], metric))

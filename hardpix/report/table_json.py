@@ -1,9 +1,10 @@
 """Tables as JSON, for programs: full precision, fractions as fractions, ``null`` where there is no number.
 
 ``schema`` grows by one when a key changes its meaning or goes; further keys may come without. Of both kinds:
-``notes`` (sentences below the table), and in each cell ``mean``, ``std``, ``n``, ``states`` (seeds without a value) and,
-where asked for, ``test`` with ``delta``, ``low``, ``high``, ``p``, ``p_images``, ``p_seeds``, ``seeds``, ``images`` and
-``why`` (without images). ``unit`` says what its numbers are: ``fraction``, ``percent`` or as the column's title says.
+``notes`` (sentences below the table), and in each cell ``mean``, ``std``, ``n``, ``states`` (seeds without a value)
+and, where asked for, ``test`` with ``delta``, ``low``, ``high``, ``p``, ``p_images``, ``p_seeds``, ``seeds``,
+``images`` and ``why`` (without images). A column's ``unit`` says what its numbers are: ``fraction``, ``ratio``,
+``percent``, or nothing where its metric says it.
 """
 
 from __future__ import annotations

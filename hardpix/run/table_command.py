@@ -29,8 +29,8 @@ NAME = re.compile(r"[a-z_]+(/\w+)?")  # lwm, lwm/II
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "hardpix table",
-        description="Compare runs in a table: mean, deviation and n over seeds, runs that differ in anything undeclared "
-        "refused. NAME RUN... is a published table with its numbers beside ours.",
+        description="Compare runs in a table: mean, deviation and n over seeds; runs that differ in anything "
+        "undeclared are refused. NAME RUN... is a published table with its numbers beside ours.",
     )
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(arguments)

@@ -234,7 +234,9 @@ def test_mean_deviation_and_difference_over_seeds(compared):
     assert float(line["std"]) == pytest.approx(2.0)
     assert float(line["difference"]) == pytest.approx(42.0 - 46.59)
     assert (line["n"], line["state"], line["notes"]) == ("3", "ok", "")
-    assert row_of(render([table], "md"), "Ls")[1:] == ["46.59", "42.00 ± 2.00 (n=3)", "-4.59"]
+    assert row_of(render([table], "md"), "Ls")[1:] == [
+        "46.59", "42.00 ± 2.00 (n=3)", "-4.59", "as published",
+    ]  # fmt: skip
     assert cells(table)["ls_ld/miou"]["state"] == "not run"
     assert "46.59 & 42.00 $\\pm$ 2.00 (n=3) & -4.59" in render([table], "latex")
     assert "<td class='number'>42.00 ± 2.00 (n=3)</td>" in render([table], "html")
@@ -262,10 +264,11 @@ def test_unfinished_runs_give_no_number(compared):
         made("e", "lwm/II/ls_ld_cl/miou", metrics={"val/miou": 0.9}),
     ]
     text = render([compared("lwm/II", runs)], "md")
-    assert row_of(text, "Ls")[2:] == ["40.00 (n=1), failed (1 of 2)", "-6.59"]
-    assert row_of(text, "Ls + Ld")[2:] == ["running", "-"]
-    assert row_of(text, "Ls + Ld + MS")[2:] == ["nan", "-"]
-    assert row_of(text, "Ls + Ld + CL")[2:] == ["missing", "-"]  # the score of another split is none
+    assert row_of(text, "Ls")[2:4] == ["40.00 (n=1), failed (1 of 2) [a]", "-6.59"]
+    assert row_of(text, "Ls + Ld")[2:4] == ["running [b]", "-"]
+    assert row_of(text, "Ls + Ld + MS")[2:4] == ["nan", "-"]
+    assert row_of(text, "Ls + Ld + CL")[2:4] == ["missing", "-"]  # the score of another split is none
+    assert "- a: seed 1 failed: boom (" in text
 
 
 def test_seeds_that_differ_otherwise_are_refused(compared):
@@ -521,7 +524,7 @@ def test_settings_stand_beside_printed_settings(compared):
     )  # fmt: skip
     text = render([compared("hl/1", [run], [experiment("hl/1/*/*", **run.factors)])], "md")
     assert row_of(text, "Cityscapes")[1:] == [
-        "8", "8", "same", "40000", "400", "differs", "769x769", "769x769", "same", "sliding", "sliding", "same",
+        "8", "8", "same", "40000", "400", "differs", "769x769", "769x769", "same", "sliding", "sliding", "same", "as published",
     ]  # fmt: skip
 
 
