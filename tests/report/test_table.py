@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import math
+import random
 import subprocess
 import sys
 import time
@@ -64,11 +65,17 @@ def golden_runs() -> list[Run]:
 
 GOLDEN = [
     ["loss", "test/miou (%)", "time/step_ms", "n"],
-    ["A¦B_%&", "missing (1 of 3), nan (1 of 3)", "11.67 ± 2.887", "3"],
+    ["A¦B_%&", "missing (1 of 3), nan (1 of 3) [1]", "**11.67 ± 2.887**", "3"],
     ["CrossEntropy", "42.00 ± 2.00", "12 ± 2", "3"],
-    ["Focal", "50.00 (n=1), failed (2 of 3)", "10 (n=1), failed (2 of 3)", "1"],
-    ["OHEM", *["missing (1 of 3), running (2 of 3)"] * 2, "0"],
+    ["Focal", "50.00 (n=1), failed (2 of 3) [2]", "10 (n=1), failed (2 of 3) [2]", "1"],
+    ["OHEM", *["missing (1 of 3), running (2 of 3) [3,4]"] * 2, "0"],
 ]
+GOLDEN_NOTES = """
+- 1: c2 has no test/miou
+- 2: seeds 1, 2 failed: boom
+- 3: seed 2 not run (and the other settings of d0/config.yaml): `hardpix train seed=2`
+- 4: seeds 0, 1 running since an unknown time
+"""
 
 
 def cells(markdown: str) -> list[list[str]]:
@@ -81,8 +88,10 @@ def test_markdown_is_padded_and_says_what_is_lacking():
     header, rule, *body = cells(text)
     assert [header, *body] == GOLDEN
     assert all(set(cell) <= {"-", ":"} for cell in rule)
-    assert len({len(line) for line in text.splitlines()}) == 1
+    grid, _, notes = text.partition("\n\n")
+    assert len({len(line) for line in grid.splitlines()}) == 1
     assert r"A\|B_%&" in text
+    assert notes == GOLDEN_NOTES.lstrip()
 
 
 def test_latex_is_escaped():
@@ -90,12 +99,17 @@ def test_latex_is_escaped():
 \toprule
 loss & test/miou (\%) & time/step\_ms & n \\
 \midrule
-A|B\_\%\& & missing (1 of 3), nan (1 of 3) & 11.67 $\pm$ 2.887 & 3 \\
+A\textbar{}B\_\%\& & missing (1 of 3), nan (1 of 3)$^{1}$ & \textbf{11.67 $\pm$ 2.887} & 3 \\
 CrossEntropy & 42.00 $\pm$ 2.00 & 12 $\pm$ 2 & 3 \\
-Focal & 50.00 (n=1), failed (2 of 3) & 10 (n=1), failed (2 of 3) & 1 \\
-OHEM & missing (1 of 3), running (2 of 3) & missing (1 of 3), running (2 of 3) & 0 \\
+Focal & 50.00 (n=1), failed (2 of 3)$^{2}$ & 10 (n=1), failed (2 of 3)$^{2}$ & 1 \\
+OHEM & missing (1 of 3), running (2 of 3)$^{3,4}$ & missing (1 of 3), running (2 of 3)$^{3,4}$ & 0 \\
 \bottomrule
 \end{tabular}
+\par\raggedright\footnotesize
+$^{1}$ c2 has no test/miou\par
+$^{2}$ seeds 1, 2 failed: boom\par
+$^{3}$ seed 2 not run (and the other settings of d0/config.yaml): \texttt{hardpix train seed=2}\par
+$^{4}$ seeds 0, 1 running since an unknown time\par
 """
     assert render(table(golden_runs(), ROWS, COLUMNS), "latex") == expected
 
@@ -114,7 +128,11 @@ def test_csv_is_unrounded_and_machine_readable():
         "test/miou std": "nan",
         "test/miou n": "1",
         "test/miou state": "failed (2 of 3)",
+        "protocol": "-",
+        "lacking": "seeds 1, 2 failed: boom",
+        "commands": "-",
     }
+    assert lines[3]["commands"] == "hardpix train seed=2"
     assert all(value != "" for line in lines for value in line.values())
 
 
@@ -127,10 +145,10 @@ def test_one_seed_has_no_deviation_and_single_states_stay_short():
     ]
     body = cells(render(table(runs, ROWS, COLUMNS), "md"))[2:]
     assert body == [
-        ["CrossEntropy", "40.00", "10", "1"],
-        ["Focal", "failed", "failed", "0"],
-        ["Max", "missing", "20000", "1"],
-        ["OHEM", "running", "running", "0"],
+        ["CrossEntropy", "40.00", "**10**", "1"],
+        ["Focal", "failed [1]", "failed [1]", "0"],
+        ["Max", "missing [2]", "20000", "1"],
+        ["OHEM", "running [3]", "running [3]", "0"],
     ]
 
 
@@ -141,7 +159,9 @@ def test_html_escapes_and_marks_the_best_complete_row():
     assert "&lt;b&gt;" in text
     assert "<b>" not in text
     assert "<td class='number best'>60.00</td>" in text
-    assert "<td class='number lacking'>failed</td>" in text
+    title = "seed 0 failed: its record gives no reason"
+    assert f"<td class='number lacking'>failed<sup title='{title}'>1</sup></td>" in text
+    assert f"<p class=note><sup>1</sup> {title}</p>" in text
     assert best_rows(made_table, 0) == {0}  # "<b>" sorts first
     slow = [made("a", metrics={"time/step_ms": 2.0}), made("b", "OHEM", metrics={"time/step_ms": 1.0})]
     assert best_rows(table(slow, ROWS, ["time/step_ms"]), 0) == {1}
@@ -236,12 +256,13 @@ def test_ratios_and_differences_against_a_named_row():
     ]
     columns = ["test/miou", "test/miou:delta", "time/step_ms:x"]
     found = table(golden_runs()[:3] + ohem, ROWS, columns, relative_to="loss=cross_entropy")
+    assert "Note: \u00d7 and Δ: beside CrossEntropy.\n" in render(found, "md")  # once, not in every head
     text = cells(render(found, "md"))
-    assert text[0][2:4] == ["Δ test/miou (%) vs CrossEntropy", "time/step_ms \u00d7 vs CrossEntropy"]
+    assert text[0][2:4] == ["Δ test/miou (%)", "time/step_ms \u00d7"]
     assert text[2] == ["CrossEntropy", "42.00 ± 2.00", "+0.00 ± 0.00", "1.00\u00d7", "3"]
     # Over the common seeds 0 and 1: 0.43 against 0.40 and 0.42, and (18 + 12) / (10 + 14), 1.8 and 0.857 apart.
-    ratio = "1.25 ± 0.67\u00d7 (n=2), failed (1 of 3)"
-    assert text[3][2:4] == ["+2.00 ± 1.41 (n=2), failed (1 of 3)", ratio]
+    ratio = "1.25 ± 0.67\u00d7 (n=2), failed (1 of 3) [1]"
+    assert text[3][2:4] == ["+2.00 ± 1.41 (n=2), failed (1 of 3) [1]", ratio]
     with pytest.raises(HardpixError, match="fits 0 rows"):
         table(golden_runs(), ROWS, columns, relative_to="loss=Dice")
     with pytest.raises(HardpixError, match="needs --relative-to"):
@@ -252,7 +273,7 @@ def test_a_failed_reference_is_told():
     runs = [made("a", status="failed"), made("b", "OHEM")]
     found = table(runs, ROWS, ["time/step_ms:x=cost"], relative_to="CrossEntropy")
     assert cells(render(found, "md"))[2:] == [
-        ["CrossEntropy", "failed", "0"],
+        ["CrossEntropy", "failed [1]", "0"],
         ["OHEM", "no reference", "1"],
     ]
 
@@ -268,7 +289,7 @@ def test_machine_and_code_differences_are_told_below():
         "Runs differ in host.device: cpu (1 of 2 runs), cuda (1 of 2 runs).",
         "1 of 2 runs were made from code with uncommitted changes.",
     )
-    assert render(table(runs, ROWS, COLUMNS), "latex").endswith(f"% {notes[-1]}\n")
+    assert render(table(runs, ROWS, COLUMNS), "latex").endswith(f"\n{notes[-1]}\\par\n")
 
 
 def test_unknown_columns_and_factors_are_errors():
@@ -286,9 +307,18 @@ def test_wildcards_and_default_columns():
 
 
 def test_the_order_of_the_records_does_not_matter():
-    for form in ("md", "latex", "csv", "html"):
-        forward = render(table(golden_runs(), ROWS, COLUMNS), form)
-        assert render(table(golden_runs()[::-1], ROWS, COLUMNS), form) == forward
+    runs = [
+        *golden_runs(),
+        made("e0", "OHEM", 1, status="failed", error="again"),
+        made("e1", "OHEM", 1, status="failed"),
+    ]
+    asked = {"relative_to": "loss=cross_entropy", "combinations": True}
+    columns = [*COLUMNS, "test/miou:delta", "time/step_ms:x"]
+    for form in ("md", "latex", "csv", "html", "json"):
+        forward = render(table(runs, ROWS, columns, **asked), form)
+        for seed in range(5):
+            shuffled = random.Random(seed).sample(runs, len(runs))
+            assert render(table(shuffled, ROWS, columns, **asked), form) == forward
 
 
 def stored(tmp_path, runs):
@@ -308,6 +338,12 @@ def test_collect_finds_each_run_once(tmp_path):
     (tmp_path / "s/a/run.json").write_text("{")
     with pytest.raises(HardpixError, match=r"s/a/run.json is damaged"):
         collect([tmp_path])
+    told: list[str] = []
+    assert [run.directory for run in collect([tmp_path], told)] == [str(tmp_path / "s/b/c")]
+    assert len(told) == 1
+    assert told[0].startswith(f"{tmp_path}/s/a/run.json is damaged")
+    with pytest.raises(HardpixError, match="is damaged"):
+        collect([tmp_path / "s/a"], [])  # nothing is left to show
 
 
 def test_the_command(tmp_path, capsys):
@@ -325,15 +361,20 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / "t.tex").read_text().startswith(r"\begin{tabular}")
 
 
-def test_a_table_of_a_thousand_runs_is_quick_and_needs_no_torch(tmp_path):
-    config = {f"group{i % 10}.key{i}": i for i in range(200)} | {"data.mean": [1.0, 2.0, 3.0]}
+def test_a_table_of_a_thousand_runs_is_quick_and_needs_the_standard_library_alone(tmp_path):
+    config = {f"group{i % 10}.key{i}": i for i in range(300)} | {"data.mean": [1.0, 2.0, 3.0]}
     stored(
         tmp_path, [made(f"r{i}", f"Loss{i % 100}", i // 100, i / 1000, factors=config) for i in range(1000)]
     )
     start = time.process_time()
-    table(collect([tmp_path]), ROWS, COLUMNS)
-    assert time.process_time() - start < 1.5  # 0.5 s here alone; room for a busy machine
+    text = render(table(collect([tmp_path]), ROWS, COLUMNS), "html")
+    assert time.process_time() - start < 2.5  # 0.4 s here alone; room for a busy machine
+    assert text.count("<tr>") == 101
     code = (
-        "import sys, hardpix.report.command; sys.exit(not sys.modules.keys().isdisjoint(['torch', 'numpy']))"
+        "import sys; from hardpix.cli import main; before = set(sys.modules)\n"
+        f"main(['table', {str(tmp_path / 'r0')!r}, '--rows', 'loss', '--combinations', '--format', 'json'])\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before} - {'hardpix'} - set(sys.stdlib_module_names)\n"
+        "sys.exit(', '.join(new) or 0)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
