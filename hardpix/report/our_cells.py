@@ -11,7 +11,7 @@ from hardpix.report import compare, table
 from hardpix.report.collect import Run
 from hardpix.report.effort import Use
 from hardpix.report.layout import Column, Layout, Row
-from hardpix.report.significance import PairedTest, Tester
+from hardpix.report.significance import PairedTest, PairedTests
 from hardpix.report.table import Cell, Outcome
 from hardpix.report.uses import VALUE, metric_of, of_class, reduced
 from hardpix.types import HardpixError
@@ -28,7 +28,7 @@ class OurCells:
         uses: dict[Place, list[Use]],
         ignore: Sequence[str],
         notes: list[str],
-        tester: Tester,
+        tester: PairedTests,
     ) -> None:
         self.layout, self.uses = layout, uses
         self.ignore, self.notes, self.tester = ignore, notes, tester

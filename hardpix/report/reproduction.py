@@ -17,7 +17,7 @@ from hardpix.report.our_cells import OurCells, Place
 from hardpix.report.printed import aside, remarks
 from hardpix.report.published import Value
 from hardpix.report.sheet import Note
-from hardpix.report.significance import Options, Tester
+from hardpix.report.significance import Options, PairedTests
 from hardpix.report.table import Cell
 from hardpix.report.uses import uses_of
 from hardpix.types import HardpixError
@@ -96,7 +96,7 @@ def comparison(
     refuse_unequal(every, departures, ignore)
     if asked.per_class:
         layout = _with_classes(layout, uses)
-    cells = OurCells(layout, uses, ignore, notes, Tester(asked.options))
+    cells = OurCells(layout, uses, ignore, notes, PairedTests(asked.options))
     lines = _Lines(layout, cells, every, departures, asked)
     parts = tuple((part.title, tuple(map(lines.line, part.rows))) for part in layout.parts)
     used = list({use.run.directory: use.run for use in every}.values())
@@ -113,7 +113,7 @@ def comparison(
         *reservations.about(tests, lines.baseline, sorted({run.record.seed for run in used}), asked.options),
         *(compare.warnings(used, ignore) if used else ()),
     ]
-    fill = tuple(Note(mark, "not run", commands) for commands, mark in lines.fill.items())
+    fill = tuple(Note(mark, words, commands) for (words, commands), mark in lines.fill.items())
     return Comparison(
         layout, parts, lines.printed.notes(), lines.ours.notes(), tuple(notes), fill, lines.baseline
     )
@@ -178,7 +178,7 @@ class _Lines:
         }
         self.seeds = sorted({use.run.record.seed for use in uses}) or [0]
         self.printed, self.ours = _Marks(""), _Marks("abcdefghijklmnopqrstuvwxyz")
-        self.fill: dict[tuple[str, ...], str] = {}
+        self.fill: dict[tuple[str, tuple[str, ...]], str] = {}
         selector = asked.against if asked.against is not None else asked.relative_to
         option = "--against" if asked.against is not None else "--relative-to"
         self.base = None if selector is None else _named(layout, selector, option)
@@ -202,9 +202,9 @@ class _Lines:
         if column.factor:
             return Entry(value, None, word=cells.setting(row, column), published_marks=printed, marks=own)
         cell = cells.cell(row, column)
-        commands = () if cell is not None or row.cited else self._commands(row, column)
+        words, commands = ("", ()) if row.cited else self._commands(row, column)
         if commands:
-            own = (*own, self.fill.setdefault(commands, f"c{len(self.fill) + 1}"))
+            own = (*own, self.fill.setdefault((words, commands), f"c{len(self.fill) + 1}"))
         apart = cells.apart(row, column, self._base(row, column), self.asked.against is not None)
         absent = CITED if row.cited else NOT_RUN
         return Entry(value, cell, absent, aside(row, column), "", printed, own, apart, commands)
@@ -216,14 +216,21 @@ class _Lines:
         name = column.classes_of or column.id
         return (named.id, name) if kind == "row" else (row.id, named.id)
 
-    def _commands(self, row: Row, column: Column) -> tuple[str, ...]:
-        """Of the cell, or of those that it is computed from."""
+    def _commands(self, row: Row, column: Column) -> tuple[str, tuple[str, ...]]:
+        """What is not run of the cell, or of those that it is computed from, and the commands for it."""
         found: dict[str, None] = {}
+        absent: set[int] = set()
         for source in self.cells.sources(row, column):
-            if not self.cells.uses.get(source):
+            have = {use.run.record.seed for use in self.cells.uses.get(source, ())}
+            seeds = [seed for seed in self.seeds if seed not in have]
+            if seeds:
                 name = f"{self.layout.table.name}/{'/'.join(source)}"
-                found |= dict.fromkeys(self.asked.command(name, self.seeds))
-        return tuple(found)
+                found |= dict.fromkeys(self.asked.command(name, seeds))
+                absent.update(seeds if have else ())
+        named = (
+            f"seed{'s' if len(absent) > 1 else ''} {', '.join(map(str, sorted(absent)))} " if absent else ""
+        )
+        return f"{named}not run", tuple(found)
 
     def _told(self, row: Row, column: Column) -> list[str]:
         """What to say below the table about a cell's runs."""

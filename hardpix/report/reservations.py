@@ -36,7 +36,7 @@ def about(
         (test.why, label) for label, test in tests if test.seeds and test.why
     ).items():
         notes.append(f"{'; '.join(labels)}: without images, because {why}.")
-    lacking = ((tuple(s for s in seeds if s not in test.seeds), label) for label, test in tests)
+    lacking = ((tuple(s for s in seeds if s not in test.seeds), label) for label, test in tests if test.seeds)
     for left, labels in _collected(pair for pair in lacking if pair[0]).items():
         named = f"seed{'s' if len(left) > 1 else ''} {', '.join(map(str, left))}"
         notes.append(f"{'; '.join(labels)}: {named} left out of the test, without a value on one side.")

@@ -71,7 +71,7 @@ class Counts(NamedTuple):
 Score = Callable[["np.ndarray"], "np.ndarray"]  # [..., C, 3] -> [...]
 
 
-class Tester:
+class PairedTests:
     """Tests rows against each other; the counts of a run are read once."""
 
     def __init__(self, options: Options) -> None:

@@ -21,7 +21,7 @@ from hardpix.report.columns import Column as Column
 from hardpix.report.columns import Kind as Kind
 from hardpix.report.labels import labels, titles
 from hardpix.report.lacks import Choose, Lack
-from hardpix.report.significance import Options, Tester
+from hardpix.report.significance import Options, PairedTests
 from hardpix.types import HardpixError
 
 DEFAULT_ROWS = ("method", "loss")
@@ -92,7 +92,7 @@ def table(
 
     seeds = sorted({seed for own in found for seed in own})
     options = options or Options()
-    tester = Tester(options)
+    tester = PairedTests(options)
     made = [
         Row(
             names[i],
@@ -128,7 +128,7 @@ def _cells(
     first: int | None,
     tested: int | None,
     seeds: Sequence[int],
-    tester: Tester,
+    tester: PairedTests,
 ) -> list[Cell]:
     outcomes = outcomes_of(found[place])
     cells = []

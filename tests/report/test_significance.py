@@ -14,7 +14,7 @@ from hardpix.report import significance
 from hardpix.report.collect import Run
 from hardpix.report.per_image import write_per_image
 from hardpix.report.render import render
-from hardpix.report.significance import Options, Tester, p_value, resampled, score_of, swapped
+from hardpix.report.significance import Options, PairedTests, p_value, resampled, score_of, swapped
 from hardpix.report.table import table
 from hardpix.types import HardpixError
 
@@ -106,7 +106,7 @@ def test_every_permutation_swaps_whole_images_in_all_seeds():
 def test_sampled_results_come_near_the_enumerated_ones(stored):
     own, base = pair(np.random.default_rng(2), images=5, seeds=1)
     run, other = stored("a", own[0], loss="OHEM"), stored("b", base[0])
-    found = Tester(Options(20000, 3)).test({0: run}, {0: other}, "test/miou")
+    found = PairedTests(Options(20000, 3)).test({0: run}, {0: other}, "test/miou")
     score = score_of("test/miou", CLASSES)
     every = np.array(list(itertools.product(range(5), repeat=5)))
     samples = resampled(own.astype(float), base.astype(float), score, every, np.zeros((len(every), 1), int))
@@ -126,7 +126,7 @@ def test_seeds_are_swapped_in_all_ways_where_they_are_few(stored):
         for side, value in enumerate(both):
             name = f"{side}{seed}"
             runs[side][seed] = stored(name, np.zeros((1, 3, 3), int) + 1, seed, scores={"depth/rmse": value})
-    found = Tester(Options()).test(*runs, "depth/rmse")
+    found = PairedTests(Options()).test(*runs, "depth/rmse")
     apart = [a - b for a, b in values]
     signs = [
         np.mean([s * d for s, d in zip(row, apart, strict=True)])
@@ -220,7 +220,7 @@ def test_one_seed_says_nothing_of_training(stored):
 )
 def test_what_cannot_be_paired_is_told(stored, change, said):
     own, base = pair(np.random.default_rng(7), images=4, seeds=1)
-    found = Tester(Options(50)).test(
+    found = PairedTests(Options(50)).test(
         {0: stored("a", own[0], **change)}, {0: stored("b", base[0])}, "test/miou"
     )
     assert said in found.why
@@ -231,11 +231,11 @@ def test_what_cannot_be_paired_is_told(stored, change, said):
 def test_other_labels_of_an_image_and_files_of_earlier_versions_are_told(stored, tmp_path):
     own, base = pair(np.random.default_rng(8), images=4, seeds=1)
     base[0][2, :, 1] = base[0][2, ::-1, 1] + 1
-    found = Tester(Options(50)).test({0: stored("a", own[0])}, {0: stored("b", base[0])}, "test/miou")
+    found = PairedTests(Options(50)).test({0: stored("a", own[0])}, {0: stored("b", base[0])}, "test/miou")
     assert "have different labels of 1 images (i2)" in found.why
     (tmp_path / "a/per_image.csv").write_text("image,pixels,pixel_acc,miou\ni0,1,1,1\n")
     old = Run(str(tmp_path / "a"), stored("d", own[0]).record)
-    found = Tester(Options(50)).test({0: stored("c", own[0])}, {0: old}, "test/miou")
+    found = PairedTests(Options(50)).test({0: stored("c", own[0])}, {0: old}, "test/miou")
     assert "has no counts of classes in its per_image.csv" in found.why
 
 
@@ -244,7 +244,7 @@ def test_images_are_paired_by_name_and_not_by_place(stored):
     turned = stored("c", base[0][::-1], images=["i3", "i2", "i1", "i0"])
     straight = stored("b", base[0])
     run = stored("a", own[0])
-    one, other = (Tester(Options(300, 1)).test({0: run}, {0: x}, "test/miou") for x in (straight, turned))
+    one, other = (PairedTests(Options(300, 1)).test({0: run}, {0: x}, "test/miou") for x in (straight, turned))
     assert one == other
     assert one.images == 4
 
