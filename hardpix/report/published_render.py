@@ -113,7 +113,7 @@ def _sheet(table: Comparison) -> Sheet:
             *names,
             *((name, kinds[i]) for name, c in zip(titles, columns, strict=True) for i in _shown(c, kinds)),
         ]
-    heads += [("", "differs from the paper's in")] * right
+    heads += [("", "protocol (the paper's)")] * right
     parts = []
     for part_title, lines in table.parts:
         rows: list[list[Text]] = []
