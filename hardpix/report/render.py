@@ -8,7 +8,8 @@ import math
 from collections.abc import Sequence
 
 from hardpix.report import sheet
-from hardpix.report.columns import direction, is_fraction, title
+from hardpix.report.columns import direction, title
+from hardpix.report.columns import is_fraction as is_fraction
 from hardpix.report.lacks import Lack, at_once
 from hardpix.report.sheet import BEST, LACKING, SECOND, TIMES, Note, Sheet, Text
 from hardpix.report.significance import PairedTest

@@ -23,8 +23,12 @@ def test_rows_come_back_in_order(tmp_path):
 
 
 def test_counts_come_back_and_files_without_them_are_read(tmp_path):
-    write_per_image([("a", 17, 0.5, 0.25, ((0, 12, 15, 14), (3, 0, 2, 3))), ("b", 0, math.nan, math.nan, ())], tmp_path)
-    assert (tmp_path / "per_image.csv").read_text().splitlines()[1] == "a,17,0.500000,0.250000,0:12/15/14 3:0/2/3"
+    write_per_image(
+        [("a", 17, 0.5, 0.25, ((0, 12, 15, 14), (3, 0, 2, 3))), ("b", 0, math.nan, math.nan, ())], tmp_path
+    )
+    assert (tmp_path / "per_image.csv").read_text().splitlines()[
+        1
+    ] == "a,17,0.500000,0.250000,0:12/15/14 3:0/2/3"
     found = read_per_image(tmp_path)
     assert found[0].classes() == {0: (12, 15, 14), 3: (0, 2, 3)}
     assert found[1].classes() == {}

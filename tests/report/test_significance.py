@@ -244,7 +244,9 @@ def test_images_are_paired_by_name_and_not_by_place(stored):
     turned = stored("c", base[0][::-1], images=["i3", "i2", "i1", "i0"])
     straight = stored("b", base[0])
     run = stored("a", own[0])
-    one, other = (PairedTests(Options(300, 1)).test({0: run}, {0: x}, "test/miou") for x in (straight, turned))
+    one, other = (
+        PairedTests(Options(300, 1)).test({0: run}, {0: x}, "test/miou") for x in (straight, turned)
+    )
     assert one == other
     assert one.images == 4
 

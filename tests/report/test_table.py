@@ -3,8 +3,10 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import math
 import random
+import re
 import subprocess
 import sys
 import time
@@ -378,3 +380,155 @@ def test_a_table_of_a_thousand_runs_is_quick_and_needs_the_standard_library_alon
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def grouped_runs() -> list[Run]:
+    scores = {
+        ("Baseline", "Focal"): 0.5,
+        ("Baseline", "OHEM"): 0.6,
+        ("Hard_1", "Focal"): 0.7,
+        ("Hard_1", "OHEM"): 0.55,
+    }
+    scores[("Hard_1", "Max")] = 0.7
+    return [
+        made(f"{method}{loss}", loss, miou=value, factors={"method._target_": f"m.{method}"})
+        for (method, loss), value in scores.items()
+    ]
+
+
+def test_rows_of_one_group_name_it_once_and_the_best_and_second_are_marked():
+    found = table(
+        grouped_runs(), ["method", "loss"], ["test/miou", "time/step_ms"], relative_to="method=hard,loss=ohem"
+    )
+    lines = cells(render(found, "md"))[2:]
+    assert [line[:3] for line in lines] == [
+        ["Hard_1", "OHEM", "55.00"],  # the reference's group comes first, and it the first of its group
+        ["", "Focal", "**70.00**"],
+        ["", "Max", "**70.00**"],
+        ["Baseline", "Focal", "50.00"],
+        ["", "OHEM", "60.00"],
+    ]
+    latex = render(found, "latex")
+    assert r" & OHEM & \underline{60.00} & 10 & 1 \\" in latex
+    assert r" & Max & \textbf{70.00} & 10 & 1 \\" in latex
+    assert latex.count(r"\addlinespace") == 1
+    assert latex.count("Hard\\_1") == 1
+    page = render(found, "html")
+    assert "<th scope=row rowspan=3 class=rows>Hard_1</th>" in page
+    assert "<th scope=row rowspan=2 class=rows>Baseline</th>" in page
+    assert "<td class='number second'>60.00</td>" in page
+    content = list(csv.DictReader(io.StringIO(render(found, "csv"))))
+    assert [line["method"] for line in content] == ["Hard_1"] * 3 + ["Baseline"] * 2
+
+
+def test_less_is_better_for_costs_and_equal_prints_share_a_rank():
+    runs = [
+        made("a", "A", metrics={"cost/step_seconds": 2.00001, "test/miou": 0.50001}),
+        made("b", "B", metrics={"cost/step_seconds": 2.0, "test/miou": 0.5}),
+        made("c", "C", metrics={"cost/step_seconds": 3.0, "test/miou": 0.4}),
+        made("d", "D", status="failed"),
+    ]
+    found = table(runs, ["loss"], ["cost/step_seconds", "test/miou"])
+    assert best_rows(found, 0) == best_rows(found, 1) == {0, 1}
+    assert best_rows(table(runs[:1], ["loss"], ["test/miou"]), 0) == set()  # nothing to be better than
+
+
+@pytest.mark.parametrize("form", ["runs", "tests"])
+def test_latex_is_well_formed(form):
+    """Every row has as many cells as the head; every brace and environment is closed; no bare special character."""
+    columns = ["test/miou", "time/step_ms:x"]
+    runs = grouped_runs() if form == "runs" else golden_runs()
+    rows = ["method", "loss"] if form == "runs" else ["loss"]
+    text = render(table(runs, rows, columns, relative_to="OHEM" if form == "tests" else "hard,ohem"), "latex")
+    body, _, below = text.partition(r"\end{tabular}")
+    alignment = body.partition(r"\begin{tabular}{")[2].partition("}")[0]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) > 3
+    for line in lines:
+        assert line.replace(r"\&", "").count("&") == len(alignment) - 1
+    bare = re.sub(r"\\(textbackslash|[a-z]+|[&%$#_{}\\])", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert not re.findall(r"[#%~|<>]|(?<!\$)\^", bare)
+    assert bare.replace("$^{", "$").count("$") % 2 == 0
+    assert all(line.endswith(r"\par") for line in below.strip().splitlines()[1:])
+
+
+def test_json_holds_everything_unrounded():
+    content = json.loads(render(table(golden_runs(), ROWS, COLUMNS), "json"))
+    assert (content["schema"], content["kind"], content["factors"]) == (1, "runs", ["loss"])
+    assert [column["unit"] for column in content["columns"]] == ["fraction", ""]
+    bad, entropy, focal, ohem = content["rows"]
+    cell = entropy["cells"][0]
+    assert cell["mean"] == pytest.approx(0.42, abs=1e-15)
+    assert (cell["n"], cell["best"], cell["values"]) == (3, False, {"0": 0.4, "1": 0.42, "2": 0.44})
+    assert bad["cells"][0]["mean"] is None
+    assert bad["cells"][0]["states"] == {"missing": 1, "nan": 1}
+    assert focal["runs"][1]["reason"] == "failed: boom"
+    assert focal["lacking"] == [
+        {
+            "state": "failed",
+            "seeds": [1, 2],
+            "metric": None,
+            "note": "seeds 1, 2 failed: boom",
+            "commands": [],
+        }
+    ]
+    assert ohem["lacking"][0]["commands"] == ["hardpix train seed=2"]
+
+
+def test_what_all_trainings_share_is_a_note_and_what_they_do_not_a_column():
+    own = {"data.train_transform.crop": [96, 128], "data.batch_size": 8, "backbone.pretrained": False}
+    runs = [
+        made("a", factors=own | {"trainer.max_steps": 2000}, frames={"rooms/train": 32}),
+        made("b", "OHEM", factors=own | {"trainer.max_steps": 4000}, frames={"rooms/train": 32}),
+    ]
+    text = render(table(runs, ["loss", "trainer.max_steps"], ["test/miou"]), "md")
+    assert "Note: All rows: crop 96x128, batch 8, from scratch, 32 training frames.\n" in text
+    assert [line[-1] for line in cells(text)] == [
+        "protocol",
+        text.split("|")[12].strip(),
+        "2,000 steps",
+        "4,000 steps",
+    ]
+    same = render(table(runs[:1], ["loss"], ["test/miou"]), "md")
+    assert "protocol" not in same
+    assert "2,000 steps" in same
+    lines = csv.DictReader(io.StringIO(render(table(runs[:1], ["loss"], ["test/miou"]), "csv")))
+    assert next(lines)["protocol"] == "crop 96x128, batch 8, 2,000 steps, from scratch, 32 training frames"
+
+
+def test_classes_beside_the_mean_and_one_alone(tmp_path):
+    stored(tmp_path, [made("a"), made("b", "OHEM", miou=0.5), made("c", "Focal", status="failed")])
+    for name, wall in (("a", 0.5), ("b", 0.6)):
+        (tmp_path / name / "per_class.csv").write_text(
+            f"class,iou,acc,pixels\nwall,{wall},0.7,5\nlamp,nan,nan,0\n"
+        )
+    runs = collect([tmp_path])
+    text = cells(render(table(runs, ["loss"], ["test/miou"], per_class=True), "md"))
+    assert text[0] == ["loss", "test/miou (%)", "wall (%)", "lamp (%)", "n"]
+    assert text[2] == ["CrossEntropy", "40.00", "50.00", "nan", "1"]
+    assert text[4] == ["OHEM", "**50.00**", "**60.00**", "nan", "1"]
+    assert text[3][1:4] == ["failed [1]"] * 3
+    alone = cells(render(table(runs, ["loss"], ["acc:wall", "iou:lamp"]), "md"))
+    assert alone[0][1:3] == ["acc:wall (%)", "lamp (%)"]
+    assert alone[2][1] == "70.00"
+    with pytest.raises(HardpixError, match=r"metric 'iou:wal' \(did you mean iou:wall"):
+        table(runs, ["loss"], ["iou:wal"])
+
+
+def test_a_row_is_found_by_label_choice_or_how_it_begins():
+    runs = [
+        made("a"),
+        made("b", "OHEM", factors={"loss.keep": 5}),
+        made("c", "OHEM", factors={"loss.keep": 9}),
+    ]
+    for selector, label in {
+        "loss=cross_entropy": "CrossEntropy",
+        "cross": "CrossEntropy",
+        "OHEM (keep=9)": "OHEM (keep=9)",
+    }.items():
+        assert table(runs, ["loss"], ["test/miou"], relative_to=selector).reference == label
+    with pytest.raises(HardpixError, match=r"--relative-to 'loss=ohem' fits 2 rows"):
+        table(runs, ["loss"], ["test/miou"], relative_to="loss=ohem")
+    with pytest.raises(HardpixError, match=r"--relative-to names 'los'"):
+        table(runs, ["loss"], ["test/miou"], relative_to="los=ohem")
