@@ -50,8 +50,8 @@ class OurCells:
             return None
         metric = self._metric(row.id, column)
         own, theirs = (self._runs(*one, column, metric) for one in (place, base))
-        outcomes = [table.outcomes_of(found) for found in (own, theirs)]
-        cell = table.aggregate(table.Column(metric, "difference"), *outcomes, sorted(own))
+        column_of = table.Column(metric, "difference")
+        cell = table.aggregate(column_of, table.outcomes_of(own), table.outcomes_of(theirs), sorted(own))
         if tested:
             cell = replace(cell, test=self.tester.test(own, theirs, metric))
         return scaled(cell, column.unit)

@@ -261,10 +261,13 @@ class _Lines:
 def _named(layout: Layout, selector: str, option: str) -> tuple[str, Row | Column]:
     """The row, or else the column, whose id or label is ``selector`` (``row=ls``, ``Ls``)."""
     word = folded(selector.rpartition("=")[2])
-    for kind, known in (("row", layout.rows), ("column", layout.columns)):
-        found = [one for one in known if word == folded(one.id)] or [
-            one for one in known if word == folded(one.label)
-        ]
+    places: tuple[tuple[str, Sequence[Row | Column]], ...] = (
+        ("row", layout.rows),
+        ("column", layout.columns),
+    )
+    for kind, known in places:
+        by_id = [one for one in known if word == folded(one.id)]
+        found = by_id or [one for one in known if word == folded(one.label)]
         if len(found) == 1:
             return kind, found[0]
     names = [one.id for one in (*layout.rows, *layout.columns)]

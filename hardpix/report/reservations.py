@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from hardpix.report.significance import LEVEL, Options, PairedTest
 
+Key = TypeVar("Key")
 FEW = 5  # seeds below which resampling them understates how much training varies
 
 
@@ -64,8 +66,8 @@ def _how(made: Sequence[PairedTest], against: str, options: Options) -> str:
     )
 
 
-def _collected(pairs: Iterable[tuple[object, str]]) -> dict[object, list[str]]:
-    found: dict[object, list[str]] = {}
+def _collected(pairs: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
+    found: dict[Key, list[str]] = {}
     for key, label in pairs:
         if label not in found.setdefault(key, []):
             found[key].append(label)
