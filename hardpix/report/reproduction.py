@@ -270,6 +270,6 @@ def _named(layout: Layout, selector: str, option: str) -> tuple[str, Row | Colum
         found = by_id or [one for one in known if word == folded(one.label)]
         if len(found) == 1:
             return kind, found[0]
-    names = [one.id for one in (*layout.rows, *layout.columns)]
+    names = [one.id for _, known in places for one in known]
     hint = suggestion(selector.rpartition("=")[2], names) or f" (known: {', '.join(names)})"
     raise HardpixError(f"{option}: {layout.table.name} has no one row or column {selector!r}{hint}.")

@@ -193,9 +193,8 @@ def _absent(
 
 
 def _place(own: Sequence[str], lead: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Level by level: the reference's label first, then by size and name."""
-    first: Sequence[str | None] = lead or [None] * len(own)
-    return [(label != wanted, natural(label)) for label, wanted in zip(own, first, strict=True)]
+    """The reference's group first, and in it the reference; all else by size and name."""
+    return [(tuple(own[: i + 1]) != tuple(lead[: i + 1]), natural(label)) for i, label in enumerate(own)]
 
 
 def natural(label: str) -> tuple[int, float, str]:
