@@ -144,9 +144,10 @@ def _predict(arguments: list[str]) -> int:
 
 
 def _table(arguments: list[str]) -> int:
-    from hardpix.run.table_command import main
+    from hardpix.report.command import parse
+    from hardpix.run.table_command import start
 
-    return main(arguments)
+    return start(parse(arguments))
 
 
 def _compare(arguments: list[str]) -> int:

@@ -14,7 +14,15 @@ from hardpix.report.render import render
 from hardpix.report.significance import Options
 from hardpix.report.table import DEFAULT_ROWS, table
 
-FORMATS = ("md", "latex", "csv", "json", "html")
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "hardpix table",
+        description="Compare runs in a table: mean, deviation and n over seeds; runs that differ in anything "
+        "undeclared are refused. NAME RUN... is a published table with its numbers beside ours.",
+    )
+    add_arguments(parser)
+    return parser.parse_intermixed_args(arguments)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="a damaged record is an error, not a note below the table"
     )
-    parser.add_argument("--format", choices=FORMATS, default="md")
+    parser.add_argument("--format", choices=("md", "latex", "csv", "json", "html"), default="md")
     parser.add_argument("--out", metavar="FILE", help="write there instead of on the screen")
 
 

@@ -26,14 +26,8 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-z_]+(/\w+)?")  # lwm, lwm/II
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "hardpix table",
-        description="Compare runs in a table: mean, deviation and n over seeds; runs that differ in anything "
-        "undeclared are refused. NAME RUN... is a published table with its numbers beside ours.",
-    )
-    command.add_arguments(parser)
-    args = parser.parse_intermixed_args(arguments)
+def start(args: argparse.Namespace) -> int:
+    """A table of runs, or a published one where its name is the first word."""
     first = args.runs[0] if args.runs and not args.published else ""
     if first and _is_published(first):
         if Path(first).exists():
