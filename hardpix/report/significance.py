@@ -266,6 +266,8 @@ def _read(folder: Path) -> Counts | str:
     if rows is None:
         return f"{folder} has no per_image.csv"
     classes = tuple(line["class"] for line in read_classes(folder))
+    if len({row.image for row in rows}) < len(rows):
+        return f"{folder}/per_image.csv names an image twice"
     own = [row.classes() for row in rows]
     if not classes or not any(own):
         return f"{folder} has no counts of classes in its per_image.csv, which earlier versions did not write"
@@ -283,15 +285,10 @@ def _unlike(first: Counts, other: Counts) -> str:
     if first.classes != other.classes:
         return "know different classes"
     apart = sorted(set(first.images) ^ set(other.images))
-    if apart or len(first.images) != len(other.images):
-        shown = ", ".join(apart[:3]) or "one of them twice"
-        return f"score different images ({len(apart)} in one only: {shown})"
-    truth = _ordered(other, first.images)[..., 1]
-    wrong = [
-        name
-        for name, same in zip(first.images, (truth == first.values[..., 1]).all(1), strict=True)
-        if not same
-    ]
+    if apart:
+        return f"score different images ({len(apart)} in one only: {', '.join(apart[:3])})"
+    same = (_ordered(other, first.images)[..., 1] == first.values[..., 1]).all(1)
+    wrong = [name for name, alike in zip(first.images, same, strict=True) if not alike]
     return f"have different labels of {len(wrong)} images ({', '.join(wrong[:3])})" if wrong else ""
 
 

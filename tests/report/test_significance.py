@@ -213,6 +213,7 @@ def test_one_seed_says_nothing_of_training(stored):
     ("change", "said"),
     [
         ({"images": ["i0", "i1", "i2", "other"]}, "score different images (2 in one only: i3, other)"),
+        ({"images": ["i0", "i1", "i2", "i2"]}, "names an image twice"),
         ({"classes": ("wall", "floor", "bed")}, "know different classes"),
         ({"scores": {"test/miou": 0.9}}, "is not that of its per_image.csv"),
         ({}, ""),
