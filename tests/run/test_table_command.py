@@ -98,8 +98,9 @@ def test_missing_seeds_and_combinations_carry_commands_that_compose_to_what_is_m
     odd = "data.source.classes=null"
     for seed in (0, 1):
         recorded(tmp_path, f"a{seed}", *DEMO, f"seed={seed}", odd)
-    recorded(tmp_path, "b0", *DEMO, "seed=0", odd, "loss=ohem", "loss.thresh=0.6")
-    recorded(tmp_path, "c1", *DEMO, "method=hardness", "method.alpha=0.05", "seed=1", odd)
+    recorded(tmp_path, "b0", *DEMO, "method=baseline", "seed=0", odd, "loss=ohem", "loss.thresh=0.6")
+    hard = ("method=hardness", "method.alpha=0.05", "loss=cross_entropy")  # one of them must give way
+    recorded(tmp_path, "c1", *DEMO, *hard, "seed=1", odd)
     text = shown(capsys, tmp_path, "--rows", "method,loss", "--combinations", "--format", "json")
     rows = {tuple(row["labels"].values()): row for row in json.loads(text)["rows"]}
     assert list(rows) == [
