@@ -17,6 +17,7 @@ from hardpix.record import SCHEMA, RunRecord, write
 from hardpix.report.collect import Run, collect
 from hardpix.report.command import add_arguments
 from hardpix.report.command import run as run_command
+from hardpix.report.lacks import combined
 from hardpix.report.render import best_rows, render
 from hardpix.report.table import table
 from hardpix.types import HardpixError
@@ -531,3 +532,11 @@ def test_a_row_is_found_by_label_choice_or_how_it_begins():
         table(runs, ["loss"], ["test/miou"], relative_to="loss=ohem")
     with pytest.raises(HardpixError, match=r"--relative-to names 'los'"):
         table(runs, ["loss"], ["test/miou"], relative_to="los=ohem")
+
+
+def test_a_choice_in_a_command_gives_way_with_all_its_settings():
+    words = ["loss=ohem", "loss.thresh=0.6", "a.b=[1,2]", "run=x", "seed=3", "resume=true"]
+    own = {"template": words, "donor": ["loss=focal"]}
+    template, donor = (made(name, overrides=words) for name, words in own.items())
+    found = combined(template, {"loss": donor}, ["method", "loss"], 5, lambda group, factors: "")
+    assert found == "hardpix train 'a.b=[1,2]' loss=focal seed=5"
