@@ -21,7 +21,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   table      compare runs:               hardpix table RUNS... --rows method,loss
-             with a paper's numbers:     hardpix table --published lwm/II RUNS...
+             with a paper's numbers:     hardpix table lwm/II RUNS...
   compare    what runs differ in:        hardpix compare RUN RUN
   figure     draw from runs:             hardpix figure sweep RUNS... --x method.alpha --out FILE.pdf
   report     one page of runs:           hardpix report RUNS... -o FILE.html
@@ -144,18 +144,10 @@ def _predict(arguments: list[str]) -> int:
 
 
 def _table(arguments: list[str]) -> int:
-    import argparse
+    from hardpix.report.command import parse
+    from hardpix.run.table_command import start
 
-    from hardpix.report.command import add_arguments, run
-
-    parser = argparse.ArgumentParser("hardpix table", description="compare runs in a table")
-    add_arguments(parser)
-    args = parser.parse_args(arguments)
-    if args.published:  # composes experiment files, which a table of runs does without
-        from hardpix.run.table_command import run as run_published
-
-        return run_published(args)
-    return run(args)
+    return start(parse(arguments))
 
 
 def _compare(arguments: list[str]) -> int:

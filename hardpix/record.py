@@ -46,6 +46,7 @@ class RunRecord:
     frames: dict[str, int] = field(
         default_factory=dict
     )  # "nyuv2/train": 795; train, val and test as they were used
+    overrides: list[str] = field(default_factory=list)  # of its command line, "method=hardness"; for people
 
 
 def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:

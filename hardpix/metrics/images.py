@@ -18,6 +18,7 @@ class ImageScore(NamedTuple):
     pixels: int  # labelled ones: void is never counted
     pixel_acc: float
     miou: float  # mean IoU of the classes that the image's labels hold
+    counts: tuple[tuple[int, int, int, int], ...] = ()  # class, pixels hit, in the truth, predicted; classes seen
 
 
 def image_scores(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,22 +34,41 @@ def image_scores(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return pixels, hit.sum(1).float() / pixels.float(), miou
 
 
+def image_counts(confusion: Tensor) -> Tensor:
+    """``[B, C, C]`` confusion matrices -> pixels hit, in the truth and predicted of each class, ``[B, C, 3]``.
+
+    Sums of them over images are those of a data set: what its IoU and accuracy are made of.
+    """
+    return torch.stack((confusion.diagonal(dim1=1, dim2=2), confusion.sum(2), confusion.sum(1)), 2)
+
+
+def _sparse(counts: Tensor) -> list[tuple[tuple[int, int, int, int], ...]]:
+    """Of each image the classes that it holds or that are predicted in it."""
+    return [
+        tuple((c, hit, truth, pred) for c, (hit, truth, pred) in enumerate(image) if truth or pred)
+        for image in counts.tolist()
+    ]
+
+
 class ImageScores:
-    """Collects the scores of a split image by image: three numbers each, no map is kept and no device waited for."""
+    """Collects the scores of a split image by image: a few numbers each, no map is kept and no device waited for."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.counts: list[Tensor] = []
 
     def update(self, names: Sequence[str], confusion: Tensor) -> None:
         """``confusion``: ``[B, C, C]``, that of each image."""
         self.names += names
         self.parts.append(image_scores(confusion))
+        self.counts.append(image_counts(confusion))
 
     def compute(self) -> list[ImageScore]:
         """In the order of the split; over all processes, whose images alternate. Empties the collection."""
         columns = [torch.cat(column).tolist() for column in zip(*self.parts, strict=True)]
-        own = [ImageScore(*row) for row in zip(self.names, *columns, strict=True)] if columns else []
+        counts = [sparse for part in self.counts for sparse in _sparse(part)]
+        own = [ImageScore(*row) for row in zip(self.names, *columns, counts, strict=True)] if columns else []
         self.__init__()  # type: ignore[misc]
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return own

@@ -18,10 +18,11 @@ class Run(NamedTuple):
     record: RunRecord
 
 
-def collect(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+def collect(paths: Iterable[str | os.PathLike[str]], unreadable: list[str] | None = None) -> list[Run]:
     """Every run at or below ``paths`` (``run.json`` files, runs, directories of runs), once, by directory.
 
-    A path without any run is an error, and so is a damaged record: a table must not quietly lack a row.
+    A path without any run is an error, and so is a damaged record: a table must not quietly lack a row. With a list
+    ``unreadable`` a damaged record is passed over, and what is wrong with it is put there, for all to read.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -32,7 +33,17 @@ def collect(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
             found.setdefault(directory.resolve(), directory)
     if not found:
         raise HardpixError("No runs were named: give at least one run directory or a directory of runs.")
-    return sorted(Run(str(directory), read(directory)) for directory in found.values())
+    runs = []
+    for directory in found.values():
+        try:
+            runs.append(Run(str(directory), read(directory)))
+        except HardpixError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+    if not runs:
+        raise HardpixError((unreadable or [""])[0])
+    return sorted(runs, key=lambda run: run.directory)
 
 
 def run_directories(path: Path) -> Iterator[Path]:

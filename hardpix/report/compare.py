@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,12 @@ IGNORED = (
     *("seed", "data.seed"),  # what a table averages over
     *("run", "study", "runs_dir", "resume", "parent", "trusted", "reproduces"),  # names and places
     *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
+    *("trainer.val_every_steps", "trainer.val_every_epochs"),  # see `ignored`
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
 )
+# How often a run validates decides which of its weights are the best: it matters where those are scored.
+WATCHES = ("trainer.val_every_steps", "trainer.val_every_epochs")
+BEST_WEIGHTS = ("test_weights", "evaluation.weights", "parent_weights")
 # Facts of the machine: they move a score by rounding and a cost by a lot, so they are told below the table.
 WARNED = ("trainer.accelerator",)
 # Parts of `host` and `code` that differ without a meaning.
@@ -61,7 +65,8 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
         groups[tuple(_value(run, key) for part in declared for key in part)].append(run)
 
     shown = {key for part in declared for key in part}
-    silent = shown | {key for key in keys if silenced((*IGNORED, *WARNED, *ignore), key)}
+    known = (*ignored(run.record.factors for run in runs), *WARNED, *ignore)
+    silent = shown | {key for key in keys if silenced(known, key)}
     opened = tuple(factor.removesuffix("._target_") for factor in factors if factor.endswith("._target_"))
     if "method" in factors or "method._target_" in factors:
         opened += ("parent_config",)  # a method that stands on other runs brings theirs along
@@ -79,9 +84,15 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
 
 def disagreements(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     """One phrase for each factor that may matter and in which ``runs``, seeds of one row, differ."""
-    silent = (*IGNORED, *WARNED, *ignore)
+    silent = (*ignored(run.record.factors for run in runs), *WARNED, *ignore)
     keys = sorted({key for run in runs for key in run.record.factors if not silenced(silent, key)})
     return [_told(*item) for item in _differences(runs, keys).items()]
+
+
+def ignored(factors: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """IGNORED of runs with these factors: without WATCHES where some run is scored with its best weights."""
+    watched = any("best" in (own.get(key) for key in BEST_WEIGHTS) for own in factors)
+    return tuple(key for key in IGNORED if key not in WATCHES) if watched else IGNORED
 
 
 def covers(parts: Iterable[str], key: str) -> bool:
@@ -127,6 +138,11 @@ def text(value: Any) -> str:
     return json.dumps(value)
 
 
+def folded(name: str) -> str:
+    """Data sets and classes are spelt with and without underscores and spaces."""
+    return name.lower().replace("_", "").replace(" ", "")
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`` (did you mean a, b?)`` or nothing."""
     close = difflib.get_close_matches(word, list(known), n=3)
@@ -154,7 +170,11 @@ def _present(run: Run, keys: Sequence[str]) -> dict[str, Any]:
 def _differences(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, dict[str, str]]:
     """``{key: {value: directory of the first run that has it}}`` for the keys with more than one value."""
     found: dict[str, dict[str, str]] = {}
+    factors = [run.record.factors for run in runs]
     for key in keys:
+        every = [own.get(key, ABSENT) for own in factors]
+        if every.count(every[0]) == len(every):  # nearly always, and much quicker than the below
+            continue
         values: dict[Any, Run] = {}
         for run in runs:
             values.setdefault(_value(run, key), run)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hardpix.record import RunRecord
 from hardpix.report.collect import Run
-from hardpix.report.compare import ABSENT, IGNORED, silenced, warnings
+from hardpix.report.compare import ABSENT, ignored, silenced, warnings
 from hardpix.report.per_image import ImageRow, read_per_image
 from hardpix.types import DataError
 
@@ -101,10 +101,11 @@ def worst(images: Sequence[Row], count: int) -> list[Row]:
 
 def _settings(sides: Sequence[Side]) -> list[Setting]:
     found = []
+    silent = ignored(side.settings for side in sides)
     for key in sorted(set().union(*(side.settings for side in sides))):
         values = tuple(side.settings.get(key, ABSENT) for side in sides)
         if any(not _same(value, values[0]) for value in values):
-            found.append(Setting(key, values, not silenced(IGNORED, key)))
+            found.append(Setting(key, values, not silenced(silent, key)))
     return found
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hardpix.report.collect import Run
-from hardpix.report.compare import ABSENT, IGNORED, WARNED, covers, silenced, text
+from hardpix.report.compare import ABSENT, WARNED, covers, folded, ignored, silenced, text
 from hardpix.report.published import matches
 from hardpix.types import HardpixError
 
-# Never told as a departure: what no table compares, and where the data lies.
-SILENT = (*IGNORED, *WARNED, "data.source.root")
+# Never told as a departure, besides what no table compares: where the data lies.
+SILENT = (*WARNED, "data.source.root")
 # What must be equal between runs that no experiment file describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
 # What a run that stands on another has from it. An experiment file that no chain sets upon another knows none of it.
@@ -149,11 +149,6 @@ def refuse_unequal(uses: Sequence[Use], departures: Sequence[Departure], ignore:
             )
 
 
-def folded(name: str) -> str:
-    """Data sets and classes are spelt with and without underscores and spaces."""
-    return name.lower().replace("_", "").replace(" ", "")
-
-
 def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) -> list[str]:
     keys = {SCORED} | {key for use, departed in members for key in _watched(use, departed)}
     lines = []
@@ -199,10 +194,12 @@ def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
 
 def _watched(use: Use, departed: Departure) -> set[str]:
     """Keys that must be the same in all runs: those departed in; without an experiment file all of effort."""
+    own = use.factors
+    silent = (*ignored([own]), *SILENT)
     effort = {
         key
-        for key in use.factors
-        if silenced(EFFORT, key) and not silenced(SILENT, key)
+        for key in own
+        if silenced(EFFORT, key) and not silenced(silent, key)
         if not departed.known or (not departed.parent_known and covers([BELOW], key))
     }
     return {*effort, *departed.keys, *departed.frames}
@@ -211,10 +208,11 @@ def _watched(use: Use, departed: Departure) -> set[str]:
 def _differing(
     own: Mapping[str, Any], wanted: Mapping[str, Any], free: Sequence[str]
 ) -> dict[str, tuple[Any, Any]]:
+    silent = (*ignored([own]), *SILENT, *free)
     pairs = {
         key: (own.get(key, ABSENT), wanted.get(key, ABSENT))
         for key in own.keys() | wanted.keys()
-        if not silenced((*SILENT, *free), key)
+        if not silenced(silent, key)
     }
     pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     # Another class has other parameters: its name says it all.

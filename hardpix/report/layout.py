@@ -57,11 +57,12 @@ class Column:
     range: str = ""
     of: str = ""
     train_frames: int | None = None
+    classes_of: str = ""  # the column of mIoU that this one shows a class of; never in a file
 
     @property
     def derived(self) -> bool:
         """Computed from other cells: no run can stand for it."""
-        return bool(self.minus or self.increase or self.of)
+        return bool(self.minus or self.increase or self.of or self.classes_of)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,15 @@
-"""Scores of each image of a split, ``per_image.csv``: written after a test, read where runs are compared."""
+"""Scores of each image of a split, ``per_image.csv``: written after a test, read where runs are compared.
+
+Its last column, ``counts``, holds of every class that occurs or is predicted in the image its index and the pixels hit,
+in the truth and predicted: ``0:12/15/14 3:0/2/0``. Sums over images give the scores of any sample of the split. Files
+written before the column existed are read as well.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,17 +28,31 @@ class ImageRow(NamedTuple):
     pixels: int
     pixel_acc: float
     miou: float
+    counts: str = ""  # see above; empty in files of former versions
+
+    def classes(self) -> dict[int, tuple[int, int, int]]:
+        """Pixels hit, in the truth and predicted, by the class's index."""
+        found = {}
+        for part in self.counts.split():
+            index, _, numbers = part.partition(":")
+            hit, truth, predicted = map(int, numbers.split("/"))
+            found[int(index)] = (hit, truth, predicted)
+        return found
 
 
-def write_per_image(rows: Iterable[tuple[str, int, float, float]], folder: Path) -> None:
-    """Whole or not at all, in the order given; a NaN is written ``nan``."""
+def write_per_image(rows: Iterable[Sequence[Any]], folder: Path) -> None:
+    """Whole or not at all, in the order given; a NaN is written ``nan``.
+
+    A row is an image's name, labelled pixels, pixel accuracy, mIoU and, where they are known, its counts: one
+    (class, hit, truth, predicted) for each class.
+    """
     path = folder / FILE_NAME
     temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(ImageRow._fields)
-            writer.writerows((name, pixels, f"{acc:.6f}", f"{miou:.6f}") for name, pixels, acc, miou in rows)
+            writer.writerows(map(_line, rows))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -51,5 +70,12 @@ def read_per_image(folder: Path) -> list[ImageRow] | None:
         raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes one anew.") from None
 
 
+def _line(row: Sequence[Any]) -> list[str]:
+    name, pixels, acc, miou, *counts = row
+    told = " ".join("{}:{}/{}/{}".format(*one) for one in counts[0]) if counts else ""
+    return [name, str(pixels), f"{acc:.6f}", f"{miou:.6f}", told]
+
+
 def _row(row: Mapping[str, Any]) -> ImageRow:
-    return ImageRow(row["image"], int(row["pixels"]), float(row["pixel_acc"]), float(row["miou"]))
+    scores = float(row["pixel_acc"]), float(row["miou"])
+    return ImageRow(row["image"], int(row["pixels"]), *scores, row.get("counts") or "")

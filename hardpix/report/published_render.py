@@ -1,45 +1,32 @@
-"""Published tables beside ours as Markdown, LaTeX (booktabs), CSV (one line a cell) and HTML."""
+"""Published tables beside ours as Markdown, LaTeX (booktabs), CSV (one line a cell), JSON and HTML."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from hardpix.report import published
+from hardpix.report import published, sheet
 from hardpix.report.layout import Column
-from hardpix.report.render import LATEX
-from hardpix.report.reproduction import CITED, NOT_RUN, Comparison, Entry
+from hardpix.report.render import ranked, state_words, test_text
+from hardpix.report.reproduction import CITED, NOT_RUN, Comparison, Entry, Line
+from hardpix.report.sheet import BEST, LACKING, SECOND, UNRUN, Note, Sheet, Text
+from hardpix.report.table_json import SCHEMA, cell, dumped
 
 HEADS = ("published", "hardpix", "Δ")
 UNITS = {"percent": "%", "MB": "MB", "seconds": "s"}  # others say nothing that the label does not
 
 
-class Text(NamedTuple):
-    """The content of one place: words, raised marks, and a style of the page."""
-
-    words: str
-    marks: tuple[str, ...] = ()
-    style: str = ""
-
-
-class Grid(NamedTuple):
-    """A table of texts: per column a group and a head, per part a title and rows. ``left`` columns hold words."""
-
-    heads: list[tuple[str, str]]
-    parts: list[tuple[str, list[list[Text]]]]
-    left: int
-
-
 def render(tables: Sequence[Comparison], form: str) -> str:
-    """``form``: ``md``, ``latex``, ``csv`` (unrounded, in the printed unit) or ``html`` (fragments)."""
+    """``form``: ``md``, ``latex``, ``csv``, ``json`` (unrounded, in the printed unit) or ``html`` (fragments)."""
     if form == "csv":
         return _csv(tables)
-    forms: dict[str, Callable[[Comparison], str]] = {"md": _markdown, "latex": _latex, "html": _html}
-    return "\n".join(forms[form](one) for one in tables)
+    if form == "json":
+        content = {"schema": SCHEMA, "kind": "published", "tables": list(map(_json, tables))}
+        return dumped(content)
+    return "\n".join(sheet.render(_sheet(one), form) for one in tables)
 
 
 def title(table: Comparison) -> str:
@@ -47,28 +34,28 @@ def title(table: Comparison) -> str:
     return f"{made.name}: {made.caption}"
 
 
-def texts(entry: Entry, column: Column, decimals: int) -> tuple[Text, Text, Text]:
-    """Published value, ours, difference."""
+def texts(entry: Entry, column: Column, decimals: int, style: str = "") -> tuple[Text, Text, Text]:
+    """Published value, ours, difference. ``style``: BEST or SECOND, of ours."""
     places = max(decimals, 2)
     printed = _printed(entry.published, decimals)
     if entry.aside is not None:
         printed += f" ({_printed(entry.aside, decimals)})"
     if column.factor:
         same = "same" if entry.word == printed else "differs"
-        ours = Text(entry.word, entry.marks) if entry.word else Text(NOT_RUN, style="unrun")
+        ours = Text(entry.word, entry.marks) if entry.word else Text(NOT_RUN, entry.marks, UNRUN)
         return (
             Text(printed, entry.published_marks),
             ours,
             Text(same if entry.word and printed != "-" else "-"),
         )
     if entry.cell is None:
-        ours = Text("-" if entry.absent == CITED else NOT_RUN, style="unrun")
+        ours = Text("-" if entry.absent == CITED else NOT_RUN, entry.marks, UNRUN)
         return Text(printed, entry.published_marks), ours, Text("-")
     words, lacking = _ours(entry, places)
     difference = "-" if math.isnan(entry.difference) else format(entry.difference, f"+.{places}f")
     return (
         Text(printed, entry.published_marks),
-        Text(words, entry.marks, "lacking" if lacking else ""),
+        Text(words, entry.marks, LACKING if lacking else style),
         Text(difference),
     )
 
@@ -81,15 +68,28 @@ def _printed(value: published.Value, decimals: int) -> str:
 
 def _ours(entry: Entry, places: int) -> tuple[str, bool]:
     """``41.20 ± 0.30 (n=2), failed (1 of 3)``, and whether anything is lacking."""
-    cell = entry.cell
-    assert cell is not None
-    value = "" if math.isnan(cell.mean) else format(cell.mean, f".{places}f")
-    if value and not math.isnan(cell.std):
-        value += f" ± {cell.std:.{places}f}"
+    made = entry.cell
+    assert made is not None
+    value = "" if math.isnan(made.mean) else format(made.mean, f".{places}f")
+    if value and not math.isnan(made.std):
+        value += f" ± {made.std:.{places}f}"
     if value:
-        value += f" (n={cell.n})"
-    states = [s if count == cell.total == 1 else f"{s} ({count} of {cell.total})" for s, count in cell.states]
+        value += f" (n={made.n})"
+    states = state_words(made)
     return ", ".join(filter(None, [value, *states])) or "nan", bool(states) or not value
+
+
+def _apart(entry: Entry, places: int) -> Text:
+    """The difference from our own baseline, with its interval and p where it was tested."""
+    if entry.apart is None:
+        return Text("-")
+    if entry.apart.test is not None:
+        return Text(test_text(entry.apart.test, 1.0, f".{places}f") or "-")
+    made = entry.apart
+    if math.isnan(made.mean):
+        return Text(", ".join(state_words(made)) or "-")
+    deviation = "" if math.isnan(made.std) else f" ± {made.std:.{places}f}"
+    return Text(f"{made.mean:+.{places}f}{deviation}")
 
 
 def _decimals(table: Comparison, column: Column) -> int:
@@ -99,31 +99,75 @@ def _decimals(table: Comparison, column: Column) -> int:
     return max((len(str(v).partition(".")[2]) for v in values if isinstance(v, float)), default=0)
 
 
-def _grid(table: Comparison) -> Grid:
-    columns = table.layout.columns
+def _sheet(table: Comparison) -> Sheet:
+    layout, columns = table.layout, table.layout.columns
     decimals = [_decimals(table, column) for column in columns]
-    names = [("", "row" if name == "label" else name) for name in table.layout.labels]
+    names = [("", "row" if name == "label" else name) for name in layout.labels]
     titles = [_column_title(column) for column in columns]
-    if table.layout.stacked:
+    kinds = [*HEADS, *[f"Δ {table.baseline}"] * bool(table.baseline)]
+    right = int(any(line.protocol for _, lines in table.parts for line in lines))
+    if layout.stacked:
         heads = [*names, ("", ""), *(("", name) for name in titles)]
     else:
-        heads = [*names, *((name, head) for name in titles for head in HEADS)]
+        heads = [
+            *names,
+            *((name, kinds[i]) for name, c in zip(titles, columns, strict=True) for i in _shown(c, kinds)),
+        ]
+    heads += [("", "protocol (the paper's)")] * right
     parts = []
     for part_title, lines in table.parts:
         rows: list[list[Text]] = []
-        for line in lines:
+        styles = _styles(table, lines, decimals)
+        for line, own in zip(lines, styles, strict=True):
             labels = [Text(label) for label in line.labels]
-            cells = [texts(*three) for three in zip(line.entries, columns, decimals, strict=True)]
-            if table.layout.stacked:
-                shown = [0, 1] if all(e.cell is None and not e.word for e in line.entries) else [0, 1, 2]
-                blank = [Text("")] * len(labels)
-                rows += [
-                    [*(blank if i else labels), Text(HEADS[i]), *(cell[i] for cell in cells)] for i in shown
-                ]
+            cells = [
+                (*texts(entry, column, places, style), _apart(entry, max(places, 2)))[: len(kinds)]
+                for entry, column, places, style in zip(line.entries, columns, decimals, own, strict=True)
+            ]
+            if layout.stacked:
+                rows += _stacked(line, labels, cells, kinds, right)
             else:
-                rows.append([*labels, *(text for cell in cells for text in cell)])
+                shown = [
+                    four[i]
+                    for four, column in zip(cells, columns, strict=True)
+                    for i in _shown(column, kinds)
+                ]
+                rows.append([*labels, *shown, *[Text(line.protocol or "-")] * right])
         parts.append((part_title, rows))
-    return Grid(heads, parts, len(names) + table.layout.stacked)
+    return Sheet(title(table), heads, parts, len(names) + layout.stacked, _notes(table), right)
+
+
+def _shown(column: Column, kinds: Sequence[str]) -> list[int]:
+    """Which of ``kinds`` a column has: one of a class is ours alone."""
+    return [i for i in range(len(kinds)) if not column.classes_of or i not in (0, 2)]
+
+
+def _stacked(
+    line: Line, labels: list[Text], cells: Sequence[Sequence[Text]], kinds: Sequence[str], right: int
+) -> list[list[Text]]:
+    """Published, ours and the differences below each other."""
+    unrun = all(e.cell is None and not e.word for e in line.entries)
+    blank = [Text("")] * len(labels)
+    protocol = [[Text(line.protocol or "-" if i == 1 else "")] * right for i in range(len(kinds))]
+    return [
+        [*(blank if i else labels), Text(kinds[i]), *(cell[i] for cell in cells), *protocol[i]]
+        for i in ([0, 1] if unrun else range(len(kinds)))
+    ]
+
+
+def _styles(table: Comparison, lines: Sequence[Line], decimals: Sequence[int]) -> list[list[str]]:
+    """BEST and SECOND among our complete cells of one part and column, as they are printed."""
+    styles = [[""] * len(table.layout.columns) for _ in lines]
+    for i, column in enumerate(table.layout.columns):
+        known = table.layout.table.columns.get(column.classes_of or column.id)
+        if known is None or column.factor or column.minus or column.increase or column.of or column.range:
+            continue
+        made = [line.entries[i].cell for line in lines]
+        values = [None if one is None or one.states else round(one.mean, max(decimals[i], 2)) for one in made]
+        best, second = ranked(values, 1 if known.higher_is_better else -1)
+        for r in range(len(lines)):
+            styles[r][i] = BEST if r in best else SECOND if r in second else ""
+    return styles
 
 
 def _column_title(column: Column) -> str:
@@ -131,72 +175,9 @@ def _column_title(column: Column) -> str:
     return f"{column.label} ({unit})" if unit and column.label != column.unit else column.label
 
 
-def _markdown(table: Comparison) -> str:
-    grid = _grid(table)
-    heads = [" ".join(filter(None, head)) for head in grid.heads]
-    blocks = [f"### {title(table)}"]
-    for part, rows in grid.parts:
-        lines = [heads, *([text.words + _bracketed(text.marks) for text in row] for row in rows)]
-        escaped = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines]
-        blocks += [f"**{part}**"] * bool(part) + [_padded(escaped, grid.left)]
-    notes = [f"- {mark}: {text}" for mark, text in (*table.our_notes, *table.published_notes)]
-    blocks += ["\n".join(notes)] * bool(notes) + [f"Note: {note}" for note in table.notes]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _bracketed(marks: Sequence[str]) -> str:
-    return f" [{','.join(marks)}]" if marks else ""
-
-
-def _padded(lines: list[list[str]], left: int) -> str:
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        places = enumerate(zip(cells, widths, strict=True))
-        return "| " + " | ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in places) + " |"
-
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join(map(line, [lines[0], rule, *lines[1:]]))
-
-
-def _groups(grid: Grid) -> list[tuple[str, int]]:
-    """The upper line of heads: titles and how many columns each spans; empty where there is none."""
-    groups: list[tuple[str, int]] = []
-    for group, _ in grid.heads[grid.left :]:
-        if groups and groups[-1][0] == group and groups[-1][1] % len(HEADS):
-            groups[-1] = (group, groups[-1][1] + 1)
-        else:
-            groups.append((group, 1))
-    return groups if any(group for group, _ in groups) else []
-
-
-def _latex(table: Comparison) -> str:
-    grid = _grid(table)
-    width = len(grid.heads)
-
-    def text(one: Text) -> str:
-        return _tex(one.words) + (f"$^{{{','.join(one.marks)}}}$" if one.marks else "")
-
-    lines = [f"% {title(table)}", rf"\begin{{tabular}}{{{'l' * grid.left}{'r' * (width - grid.left)}}}"]
-    lines.append(r"\toprule")
-    if groups := _groups(grid):
-        spans = [rf"\multicolumn{{{n}}}{{c}}{{{_tex(group)}}}" for group, n in groups]
-        lines.append(" & ".join([*[""] * grid.left, *spans]) + r" \\")
-    lines.append(" & ".join(_tex(head) for _, head in grid.heads) + r" \\")
-    for part, rows in grid.parts:
-        lines.append(r"\midrule")
-        lines += [rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(part)}}}}} \\"] * bool(part)
-        lines += [" & ".join(map(text, row)) + r" \\" for row in rows]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [f"$^{{{mark}}}$ {_tex(words)}" for mark, words in (*table.our_notes, *table.published_notes)]
-    notes += [_tex(note) for note in table.notes]
-    if notes:  # not comments: they belong below the table
-        lines += [r"\par\raggedright\footnotesize", *(f"{note}\\par" for note in notes)]
-    return "\n".join(lines) + "\n"
-
-
-def _tex(words: str) -> str:
-    return "".join(LATEX.get(character, character) for character in words)
+def _notes(table: Comparison) -> list[Note]:
+    marked = [Note(mark, words) for mark, words in (*table.our_notes, *table.published_notes)]
+    return [*marked, *table.fill, *(Note("", words) for words in table.notes)]
 
 
 def _csv(tables: Sequence[Comparison]) -> str:
@@ -204,7 +185,7 @@ def _csv(tables: Sequence[Comparison]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
         ["paper", "table", "part", "row", "column", "row label", "column label", "unit", "published", "mean", "std",
-         "n", "difference", "state", "notes"]
+         "n", "difference", "baseline", "apart", "low", "high", "p", "state", "notes", "commands", "protocol"]
     )  # fmt: skip
     for table in tables:
         for part, lines in table.parts:
@@ -212,50 +193,76 @@ def _csv(tables: Sequence[Comparison]) -> str:
                 for column, entry in zip(table.layout.columns, line.entries, strict=True):
                     made = table.layout.table
                     head = [made.paper, made.id, part, line.row.id, column.id, line.row.label, column.label]
-                    writer.writerow([*head, column.unit, *_csv_values(entry, table)])
+                    tail = ["; ".join(entry.commands) or "-", line.protocol or "-"]
+                    writer.writerow([*head, column.unit, *_csv_values(entry, table), *tail])
     return buffer.getvalue()
 
 
 def _csv_values(entry: Entry, table: Comparison) -> list[str]:
-    cell = entry.cell
-    known = dict((*table.our_notes, *table.published_notes))
-    notes = "; ".join(known[mark] for mark in (*entry.marks, *entry.published_marks))
+    made = entry.cell
+    notes = "; ".join(_told(entry, table))
     printed = "nan" if entry.published is None else str(entry.published)
-    if cell is None:
-        return [printed, entry.word or "nan", "nan", "0", "nan", "ok" if entry.word else entry.absent, notes]
-    states = ", ".join(f"{state} ({count} of {cell.total})" for state, count in cell.states)
-    numbers = [repr(cell.mean), repr(cell.std), str(cell.n), repr(entry.difference)]
-    return [printed, *numbers, states or "ok", notes]
+    apart = [table.baseline or "-", *["nan"] * 4]
+    if entry.apart is not None:
+        test = entry.apart.test
+        apart[1] = repr(entry.apart.mean)
+        apart[2:] = ["nan"] * 3 if test is None else [repr(test.low), repr(test.high), repr(test.p)]
+    if made is None:
+        state = "ok" if entry.word else entry.absent
+        return [printed, entry.word or "nan", "nan", "0", "nan", *apart, state, notes]
+    states = ", ".join(f"{state} ({count} of {made.total})" for state, count in made.states)
+    numbers = [repr(made.mean), repr(made.std), str(made.n), repr(entry.difference)]
+    return [printed, *numbers, *apart, states or "ok", notes]
 
 
-def _html(table: Comparison) -> str:
-    grid = _grid(table)
-    width = len(grid.heads)
-    lines = [f"<h2>{html.escape(title(table))}</h2>", "<div class='scroll'><table>", "<thead>"]
-    if groups := _groups(grid):
-        spans = [f"<th class=group colspan={n}>{html.escape(group)}</th>" for group, n in groups]
-        lines.append(f"<tr><th colspan={grid.left}></th>{''.join(spans)}</tr>")
-    heads = [
-        f"<th{'' if i < grid.left else ' class=number'}>{html.escape(head)}</th>"
-        for i, (_, head) in enumerate(grid.heads)
+def _told(entry: Entry, table: Comparison) -> list[str]:
+    known = dict((*table.our_notes, *table.published_notes))
+    return [known[mark] for mark in (*entry.marks, *entry.published_marks) if mark in known]
+
+
+def _json(table: Comparison) -> dict[str, Any]:
+    layout = table.layout
+    columns = [
+        {
+            "id": c.id,
+            "label": c.label,
+            "unit": c.unit,
+            "dataset": c.dataset,
+            "split": c.split,
+            "metric": c.metric,
+        }
+        for c in layout.columns
     ]
-    lines += [f"<tr>{''.join(heads)}</tr>", "</thead>", "<tbody>"]
-    for part, rows in grid.parts:
-        lines += [f"<tr><th class=part colspan={width}>{html.escape(part)}</th></tr>"] * bool(part)
-        lines += [_html_row(row, grid.left) for row in rows]
-    lines.append("</tbody></table></div>")
-    for mark, words in (*table.our_notes, *table.published_notes):
-        lines.append(f"<p class=note><sup>{mark}</sup> {html.escape(words)}</p>")
-    lines += [f"<p class=note>{html.escape(note)}</p>" for note in table.notes]
-    return "\n".join(lines) + "\n"
+    parts = [
+        {"title": part, "rows": [_json_row(table, line) for line in lines]} for part, lines in table.parts
+    ]
+    return {
+        "name": layout.table.name,
+        "caption": layout.table.caption,
+        "baseline": table.baseline or None,
+        "columns": columns,
+        "parts": parts,
+        "notes": list(table.notes),
+    }
 
 
-def _html_row(row: Sequence[Text], left: int) -> str:
+def _json_row(table: Comparison, line: Line) -> dict[str, Any]:
     cells = []
-    for i, text in enumerate(row):
-        words = html.escape(text.words) + (f"<sup>{','.join(text.marks)}</sup>" if text.marks else "")
-        if i < left:
-            cells.append(f"<th scope=row>{words}</th>")
-        else:
-            cells.append(f"<td class='{' '.join(filter(None, ['number', text.style]))}'>{words}</td>")
-    return f"<tr>{''.join(cells)}</tr>"
+    for column, entry in zip(table.layout.columns, line.entries, strict=True):
+        own = {"state": entry.absent} if entry.cell is None and not entry.word else {}
+        cells.append(
+            {
+                "column": column.id,
+                "published": entry.published,
+                "aside": entry.aside,
+                "setting": entry.word or None,
+                "ours": None if entry.cell is None else cell(entry.cell),
+                "difference": entry.difference,
+                "apart": None if entry.apart is None else cell(entry.apart),
+                "notes": _told(entry, table),
+                "commands": list(entry.commands),
+                **own,
+            }
+        )
+    labels = dict(zip(table.layout.labels, line.labels, strict=True))
+    return {"row": line.row.id, "labels": labels, "protocol": line.protocol or None, "cells": cells}

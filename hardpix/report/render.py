@@ -1,38 +1,30 @@
-"""Tables as Markdown, LaTeX (booktabs), CSV and HTML. The only place that turns fractions into percent."""
+"""A table of runs as Markdown, LaTeX, CSV, JSON and HTML. The only place that turns fractions into percent."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from hardpix.report.table import Cell, Column, Table
-
-# Words of a metric's name that say it is a fraction in [0, 1].
-FRACTIONS = frozenset({"miou", "iou", "fgiou", "acc", "macc", "aacc", "accuracy", "dice"})
-# Words that say less is better; fractions are better when more.
-COSTS = frozenset({"loss", "seconds", "time", "ms", "memory", "mib", "gib", "bytes", "params", "flops"})
-
-TIMES = "\u00d7"
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    TIMES: r"$\times$",
-    "Δ": r"$\Delta$",
-}
+from hardpix.report import sheet
+from hardpix.report.columns import direction, title
+from hardpix.report.columns import is_fraction as is_fraction
+from hardpix.report.lacks import Lack, at_once
+from hardpix.report.sheet import BEST, LACKING, SECOND, TIMES, Note, Sheet, Text
+from hardpix.report.significance import PairedTest
+from hardpix.report.table import Cell, Column, Row, Table
 
 
 def render(table: Table, form: str) -> str:
-    """``form``: ``md``, ``latex``, ``csv`` (unrounded, fractions as they are) or ``html`` (a fragment)."""
-    forms: dict[str, Callable[[Table], str]] = {"md": _markdown, "latex": _latex, "csv": _csv, "html": _html}
-    return forms[form](table)
+    """``form``: ``md``, ``latex``, ``csv`` and ``json`` (unrounded, fractions as they are) or ``html`` (a fragment)."""
+    if form == "csv":
+        return _csv(table)
+    if form == "json":
+        from hardpix.report.table_json import of_runs
+
+        return of_runs(table)
+    return sheet.render(_sheet(table), form)
 
 
 def cell_text(cell: Cell, column: Column) -> str:
@@ -40,52 +32,70 @@ def cell_text(cell: Cell, column: Column) -> str:
     value = _number(cell, column)
     if value and cell.n < cell.total:
         value += f" (n={cell.n})"
-    states = [s if count == cell.total == 1 else f"{s} ({count} of {cell.total})" for s, count in cell.states]
-    return ", ".join(filter(None, [value, *states])) or "nan"
+    if column.kind == "test":  # the metric's own column says what is lacking
+        return value or "-"
+    return ", ".join(filter(None, [value, *state_words(cell)])) or "nan"
 
 
-def column_title(column: Column, table: Table) -> str:
-    if column.title:
-        return column.title
-    if column.kind == "ratio":
-        return f"{column.metric} {TIMES} vs {table.reference}"
-    unit = " (%)" if is_fraction(column.metric) else ""
-    return (
-        f"{column.metric}{unit}"
-        if column.kind == "value"
-        else f"Δ {column.metric}{unit} vs {table.reference}"
-    )
+def state_words(cell: Cell) -> list[str]:
+    return [s if count == cell.total == 1 else f"{s} ({count} of {cell.total})" for s, count in cell.states]
 
 
-def is_fraction(metric: str) -> bool:
-    return bool(FRACTIONS & _words(metric))
+def test_text(test: PairedTest, scale: float, form: str) -> str:
+    """``+1.20 [+0.30, +2.10], p=0.012``, as much of it as there is."""
+    if math.isnan(test.delta):
+        return ""
+    words = _plain(test.delta * scale, f"+{form}")
+    if not math.isnan(test.low):
+        words += f" [{_plain(test.low * scale, f'+{form}')}, {_plain(test.high * scale, f'+{form}')}]"
+    if not math.isnan(test.p):
+        words += f", p={test.p:.2g}" if test.p >= 0.001 else ", p<0.001"
+    return words
 
 
 def best_rows(table: Table, index: int) -> set[int]:
     """Rows with the best complete mean of one column; none where the metric's direction is not known."""
-    column = table.columns[index]
-    if is_fraction(column.metric):
-        sign = 1
-    elif COSTS & _words(column.metric):
-        sign = -1
-    else:
-        return set()
-    means = {
-        i: sign * row.cells[index].mean for i, row in enumerate(table.rows) if not row.cells[index].states
-    }
-    means = {i: mean for i, mean in means.items() if not math.isnan(mean)}
-    best = max(means.values(), default=0.0)
-    return {i for i, mean in means.items() if mean == best} if len(set(means.values())) > 1 else set()
+    return ranked(
+        [_key(row.cells[index], table.columns[index]) for row in table.rows],
+        direction(table.columns[index].metric),
+    )[0]
+
+
+def ranked(values: Sequence[float | None], sign: int) -> tuple[set[int], set[int]]:
+    """Places of the best and, among three different values or more, of the second; equal ones share a rank."""
+    known = {i: sign * value for i, value in enumerate(values) if value is not None and not math.isnan(value)}
+    order = sorted(set(known.values()), reverse=True)
+    if not sign or len(order) < 2:
+        return set(), set()
+    best, second = ({i for i, value in known.items() if value == order[rank]} for rank in (0, 1))
+    return best, second if len(order) > 2 else set()
+
+
+def _key(cell: Cell, column: Column) -> float | None:
+    """The mean as it is printed; None where it is of too few seeds, or only a test."""
+    if cell.states or column.kind == "test" or math.isnan(cell.mean):
+        return None
+    scale, form = scaling(column)
+    return float(_plain(cell.mean * scale, form))
+
+
+def scaling(column: Column) -> tuple[float, str]:
+    """The factor and format of a column's numbers."""
+    if column.kind == "ratio":
+        return 1.0, ".2f"
+    return (100.0, ".2f") if is_fraction(column.metric) else (1.0, ".4g")
 
 
 def _number(cell: Cell, column: Column) -> str:
+    scale, form = scaling(column)
+    if column.kind == "test":
+        return "" if cell.test is None else test_text(cell.test, scale, form)
     if math.isnan(cell.mean):
         return ""
     if column.kind == "ratio":
         itself = cell.mean == 1 and cell.std == 0  # the reference row beside itself
         deviation = "" if math.isnan(cell.std) or itself else f" ± {cell.std:.2f}"
         return f"{cell.mean:.2f}{deviation}{TIMES}"
-    scale, form = (100.0, ".2f") if is_fraction(column.metric) else (1.0, ".4g")
     sign = "+" if column.kind == "difference" else ""
     value = _plain(cell.mean * scale, sign + form)
     return value if math.isnan(cell.std) else f"{value} ± {_plain(cell.std * scale, form)}"
@@ -98,87 +108,85 @@ def _plain(value: float, form: str) -> str:
     return format(value, form)
 
 
-def _words(metric: str) -> set[str]:
-    return set(re.split(r"[^a-z0-9]+", metric.lower()))
-
-
-def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
-    header = [*table.factors, *(column_title(column, table) for column in table.columns), "n"]
-    body = [
-        [*row.labels, *(cell_text(*pair) for pair in zip(row.cells, table.columns, strict=True)), str(row.n)]
-        for row in table.rows
+def _sheet(table: Table) -> Sheet:
+    names = [("", name) for name in table.factors]
+    heads = [*names, *(("", title(column)) for column in table.columns), ("", "n")]
+    marks: dict[tuple[str, tuple[str, ...]], str] = {}
+    rank = [
+        ranked([_key(row.cells[i], column) for row in table.rows], direction(column.metric))
+        for i, column in enumerate(table.columns)
     ]
-    return header, body
+    common, own = protocols(table.rows)
+    body = []
+    for r, (row, labels) in enumerate(
+        zip(table.rows, sheet.grouped([row.labels for row in table.rows]), strict=True)
+    ):
+        line = list(labels)
+        for i, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
+            lacking = LACKING if column.kind != "test" else ""
+            style = lacking if cell.states else BEST if r in rank[i][0] else SECOND if r in rank[i][1] else ""
+            found = [lack for lack in row.lacks if concerns(lack, cell, column)]
+            marked = [marks.setdefault((x.words, x.commands), str(len(marks) + 1)) for x in found]
+            line.append(Text(cell_text(cell, column), tuple(marked), style))
+        line += [Text(str(row.n)), *([Text(own[r])] if any(own) else [])]
+        body.append(line)
+    notes = [Note(mark, words, at_once(commands)) for (words, commands), mark in marks.items()]
+    notes += [Note("", words) for words in (*references(table), *filter(None, [common]), *table.notes)]
+    heads += [("", "protocol")] * any(own)
+    return Sheet("", heads, [("", body)], len(table.factors), notes, int(any(own)))
 
 
-def _markdown(table: Table) -> str:
-    header, body = _grid(table)
-    lines = [[_escaped(cell) for cell in line] for line in [header, *body]]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    left = len(table.factors)
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    text = "\n".join(map(line, [lines[0], rule, *lines[1:]])) + "\n"
-    return text + "".join(f"\nNote: {note}\n" for note in table.notes)
+def concerns(lack: Lack, cell: Cell, column: Column) -> bool:
+    """Whether a note about a row says why one of its cells is not complete."""
+    return lack.state in dict(cell.states) and lack.metric in ("", column.metric) and column.kind != "test"
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+def references(table: Table) -> list[str]:
+    """What ratios and differences are to."""
+    kinds = {column.kind for column in table.columns}
+    said = [sign for sign, kind in ((TIMES, "ratio"), ("Δ", "difference")) if kind in kinds]
+    return [f"{' and '.join(said)}: beside {table.reference}."] if said else []
 
 
-def _latex(table: Table) -> str:
-    header, body = _grid(table)
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
-
-    alignment = "l" * len(table.factors) + "r" * (len(table.columns) + 1)
-    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", line(header), r"\midrule"]
-    lines += [*map(line, body), r"\bottomrule", r"\end{tabular}"]
-    lines += [f"% {note}" for note in table.notes]
-    return "\n".join(lines) + "\n"
+def protocols(rows: Sequence[Row]) -> tuple[str, list[str]]:
+    """A sentence with what all rows share of their trainings, and what each has for itself."""
+    parts = [row.protocol.split(", ") if row.protocol else [] for row in rows]
+    trained = [own for own, row in zip(parts, rows, strict=True) if row.runs]
+    shared = [word for word in (trained[0] if trained else []) if all(word in own for own in trained)]
+    apart = [", ".join(word for word in own if word not in shared) for own in parts]
+    return f"All rows: {', '.join(shared)}." if shared else "", apart
 
 
 def _csv(table: Table) -> str:
-    """Four columns for each metric; ``state`` is ``ok`` or says what is lacking."""
+    """Four columns for each metric; ``state`` is ``ok`` or says what is lacking; a test's p and its interval."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = [
-        column.metric + {"value": "", "ratio": ":x", "difference": ":delta"}[column.kind]
+    suffixes = {"value": "", "ratio": ":x", "difference": ":delta", "test": ":test"}
+    heads = [
+        f"{column.metric}{suffixes[column.kind]} {part}"
         for column in table.columns
+        for part in _parts(column)
     ]
-    parts = ("mean", "std", "n", "state")
-    writer.writerow([*table.factors, *(f"{name} {part}" for name in names for part in parts)])
+    writer.writerow([*table.factors, *heads, "protocol", "lacking", "commands"])
     for row in table.rows:
         line: list[str] = list(row.labels)
-        for cell in row.cells:
-            states = ", ".join(f"{state} ({count} of {cell.total})" for state, count in cell.states)
-            line += [repr(cell.mean), repr(cell.std), str(cell.n), states or "ok"]
-        writer.writerow(line)
+        for cell, column in zip(row.cells, table.columns, strict=True):
+            states = ", ".join(f"{state} ({count} of {cell.total})" for state, count in cell.states) or "ok"
+            if column.kind != "test":
+                line += [repr(cell.mean), repr(cell.std), str(cell.n), states]
+            elif cell.test is None:
+                line += ["nan", "nan", "nan", "nan", "0", "0", "reference"]
+            else:
+                test = cell.test
+                line += [repr(test.delta), repr(test.low), repr(test.high), repr(test.p)]
+                line += [str(len(test.seeds)), str(test.images), states]
+        commands = [command for lack in row.lacks for command in lack.commands]
+        words = "; ".join(lack.words for lack in row.lacks)
+        writer.writerow([*line, row.protocol or "-", words or "-", "; ".join(commands) or "-"])
     return buffer.getvalue()
 
 
-def _html(table: Table) -> str:
-    header, body = _grid(table)
-    left = len(table.factors)
-    best = [best_rows(table, i) for i in range(len(table.columns))]
-    lines = ["<div class='scroll'><table>", "<thead><tr>"]
-    lines += [
-        f"<th{'' if i < left else ' class=number'}>{html.escape(cell)}</th>" for i, cell in enumerate(header)
-    ]
-    lines += ["</tr></thead>", "<tbody>"]
-    for r, (row, cells) in enumerate(zip(table.rows, body, strict=True)):
-        lines.append("<tr>" + "".join(f"<th scope=row>{html.escape(cell)}</th>" for cell in cells[:left]))
-        for i, cell in enumerate(row.cells):
-            kind = " lacking" if cell.states else " best" if r in best[i] else ""
-            lines.append(f"<td class='number{kind}'>{html.escape(cells[left + i])}</td>")
-        lines.append(f"<td class=number>{row.n}</td></tr>")
-    lines.append("</tbody></table></div>")
-    lines += [f"<p class=note>{html.escape(note)}</p>" for note in table.notes]
-    return "\n".join(lines) + "\n"
+def _parts(column: Column) -> tuple[str, ...]:
+    if column.kind == "test":
+        return ("delta", "low", "high", "p", "seeds", "images", "state")
+    return ("mean", "std", "n", "state")

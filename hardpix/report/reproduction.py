@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-from hardpix.report import compare, table
+from hardpix.report import compare, protocol, reservations, table
 from hardpix.report.collect import Run
-from hardpix.report.effort import Experiment, Use, departure, refuse_unequal
+from hardpix.report.columns import with_classes
+from hardpix.report.compare import folded, suggestion
+from hardpix.report.effort import Departure, Experiment, Use, departure, refuse_unequal
+from hardpix.report.lacks import reason
 from hardpix.report.layout import Column, Layout, Row
+from hardpix.report.our_cells import OurCells, Place
 from hardpix.report.printed import aside, remarks
 from hardpix.report.published import Value
-from hardpix.report.table import Cell, Outcome
-from hardpix.report.uses import VALUE, metric_of, reduced, uses_of
+from hardpix.report.sheet import Note
+from hardpix.report.significance import Options, PairedTests
+from hardpix.report.table import Cell
+from hardpix.report.uses import uses_of
 from hardpix.types import HardpixError
 
 NOT_RUN, CITED = "not run", "cited"
+AS_PUBLISHED = "as published"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What else a table is to show: the difference from a row (or column) of ours, tested or not, classes, commands."""
+
+    relative_to: str | None = None
+    against: str | None = None
+    options: Options = field(default_factory=Options)
+    per_class: bool = False
+    command: Callable[[str, Sequence[int]], tuple[str, ...]] = lambda cell, seeds: ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,8 @@ class Entry:
     word: str = ""  # ours, of a column that shows a setting
     published_marks: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    apart: Cell | None = None  # from our baseline, if one is named
+    commands: tuple[str, ...] = ()  # that fill it
 
     @property
     def difference(self) -> float:
@@ -46,6 +65,7 @@ class Line:
     row: Row
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
+    protocol: str = ""  # what differs from the paper's; empty without runs
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,8 @@ class Comparison:
     published_notes: tuple[tuple[str, str], ...]  # mark and text: about printed values
     our_notes: tuple[tuple[str, str], ...]  # about our cells
     notes: tuple[str, ...]
+    fill: tuple[Note, ...] = ()  # the commands of cells without runs
+    baseline: str = ""  # label of the row or column that `apart` is from
 
 
 def comparison(
@@ -62,26 +84,39 @@ def comparison(
     runs: Sequence[Run],
     experiments: Sequence[Experiment] = (),
     ignore: Sequence[str] = (),
+    asked: Asked | None = None,
 ) -> Comparison:
     """Set ``runs`` beside the printed numbers; raise when that would compare what is not comparable."""
+    asked = asked or Asked()
+    runs = sorted(runs, key=lambda run: run.directory)
     notes: list[str] = []
     uses = uses_of(layout, runs, notes)
     every = [use for members in uses.values() for use in members]
     departures = [departure(use, experiments) for use in every]
     refuse_unequal(every, departures, ignore)
-    told = {
-        (use.cell, use.run.directory): departed.told()
-        for use, departed in zip(every, departures, strict=True)
-    }
-    cells = _Cells(layout, uses, told, ignore, notes)
-    marks, ours = _Marks("abcdefghijklmnopqrstuvwxyz"), _Marks("")
-    parts = tuple(
-        (part.title, tuple(_line(layout, row, cells, ours, marks) for row in part.rows))
-        for part in layout.parts
-    )
+    if asked.per_class:
+        layout = _with_classes(layout, uses)
+    cells = OurCells(layout, uses, ignore, notes, PairedTests(asked.options))
+    lines = _Lines(layout, cells, every, departures, asked)
+    parts = tuple((part.title, tuple(map(lines.line, part.rows))) for part in layout.parts)
     used = list({use.run.directory: use.run for use in every}.values())
-    notes = [*_general(layout), *dict.fromkeys(notes), *(compare.warnings(used, ignore) if used else ())]
-    return Comparison(layout, parts, ours.notes(), marks.notes(), tuple(notes))
+    tests = [
+        (line.row.label, entry.apart.test)
+        for _, own in parts
+        for line in own
+        for entry in line.entries
+        if entry.apart is not None and entry.apart.test is not None
+    ]
+    notes = [
+        *_general(layout),
+        *dict.fromkeys(notes),
+        *reservations.about(tests, lines.baseline, sorted({run.record.seed for run in used}), asked.options),
+        *(compare.warnings(used, ignore) if used else ()),
+    ]
+    fill = tuple(Note(mark, words, commands) for (words, commands), mark in lines.fill.items())
+    return Comparison(
+        layout, parts, lines.printed.notes(), lines.ours.notes(), tuple(notes), fill, lines.baseline
+    )
 
 
 class _Marks:
@@ -109,117 +144,132 @@ def _general(layout: Layout) -> list[str]:
     return [note for note in (layout.note, *layout.notes, told) if note]
 
 
-def _line(layout: Layout, row: Row, cells: _Cells, printed: _Marks, ours: _Marks) -> Line:
-    entries = []
+def _with_classes(layout: Layout, uses: dict[Place, list[Use]]) -> Layout:
+    """After each column of mIoU one for each class that its runs know, unless the paper prints classes itself."""
+    if any(column.metric.startswith("iou:") for column in layout.columns):
+        return layout
+    made: list[Column] = []
     for column in layout.columns:
-        made = cells.entry(row, column)
-        told = [printed.mark(text) for text in remarks(row, column, made.published)]
-        own = [ours.mark(text) for text in cells.told(row, column)]
-        entries.append(replace(made, published_marks=tuple(told), marks=tuple(own)))
-    words = [row.label, *(str(row.facts.get(name, "-")) for name in layout.labels if name != "label")]
-    return Line(row, tuple(words), tuple(entries))
+        made.append(column)
+        if column.derived or column.factor or column.range or column.metric != "miou":
+            continue
+        runs = [use.run for (_, name), members in uses.items() if name == column.id for use in members]
+        made += [
+            replace(column, id=f"{column.id}:{name}", label=name, metric=f"iou:{name}", classes_of=column.id)
+            for name in with_classes(runs)[1]
+        ]
+    return replace(layout, columns=tuple(made))
 
 
-class _Cells:
-    """Our side of every cell."""
+class _Lines:
+    """The rows of one table, and the notes that they ask for."""
 
     def __init__(
         self,
         layout: Layout,
-        uses: dict[tuple[str, str], list[Use]],
-        departures: dict[tuple[str, str], str],
-        ignore: Sequence[str],
-        notes: list[str],
+        cells: OurCells,
+        uses: Sequence[Use],
+        departures: Sequence[Departure],
+        asked: Asked,
     ) -> None:
-        self.layout, self.uses, self.departures = layout, uses, departures
-        self.ignore, self.notes = ignore, notes
-        self.by_id = {column.id: column for column in layout.columns}
-        self.rows = {row.id: row for row in layout.rows}
+        self.layout, self.cells, self.asked = layout, cells, asked
+        self.departures = {
+            (use.cell, use.run.directory): departed for use, departed in zip(uses, departures, strict=True)
+        }
+        self.seeds = sorted({use.run.record.seed for use in uses}) or [0]
+        self.printed, self.ours = _Marks(""), _Marks("abcdefghijklmnopqrstuvwxyz")
+        self.fill: dict[tuple[str, tuple[str, ...]], str] = {}
+        selector = asked.against if asked.against is not None else asked.relative_to
+        option = "--against" if asked.against is not None else "--relative-to"
+        self.base = None if selector is None else _named(layout, selector, option)
+        self.baseline = "" if self.base is None else self.base[1].label
 
-    def entry(self, row: Row, column: Column) -> Entry:
-        printed = self.layout.published(row, column)
+    def line(self, row: Row) -> Line:
+        entries = [self._entry(row, column) for column in self.layout.columns]
+        names = [name for name in self.layout.labels if name != "label"]
+        return Line(
+            row,
+            (row.label, *(str(row.facts.get(name, "-")) for name in names)),
+            tuple(entries),
+            self._protocol(row),
+        )
+
+    def _entry(self, row: Row, column: Column) -> Entry:
+        layout, cells = self.layout, self.cells
+        value = layout.published(row, column)
+        printed = tuple(self.printed.mark(text) for text in remarks(row, column, value))
+        own = tuple(self.ours.mark(text) for text in self._told(row, column))
         if column.factor:
-            return Entry(printed, None, word=self._setting(row, column))
-        cell = _scaled(self._cell(row, column), column.unit)
-        return Entry(printed, cell, CITED if row.cited else NOT_RUN, aside(row, column))
+            return Entry(value, None, word=cells.setting(row, column), published_marks=printed, marks=own)
+        cell = cells.cell(row, column)
+        words, commands = ("", ()) if row.cited else self._commands(row, column)
+        if commands:
+            own = (*own, self.fill.setdefault((words, commands), f"c{len(self.fill) + 1}"))
+        apart = cells.apart(row, column, self._base(row, column), self.asked.against is not None)
+        absent = CITED if row.cited else NOT_RUN
+        return Entry(value, cell, absent, aside(row, column), "", printed, own, apart, commands)
 
-    def told(self, row: Row, column: Column) -> list[str]:
+    def _base(self, row: Row, column: Column) -> Place | None:
+        if self.base is None:
+            return None
+        kind, named = self.base
+        name = column.classes_of or column.id
+        return (named.id, name) if kind == "row" else (row.id, named.id)
+
+    def _commands(self, row: Row, column: Column) -> tuple[str, tuple[str, ...]]:
+        """What is not run of the cell, or of those that it is computed from, and the commands for it."""
+        found: dict[str, None] = {}
+        absent: set[int] = set()
+        for source in self.cells.sources(row, column):
+            have = {use.run.record.seed for use in self.cells.uses.get(source, ())}
+            seeds = [seed for seed in self.seeds if seed not in have]
+            if seeds:
+                name = f"{self.layout.table.name}/{'/'.join(source)}"
+                found |= dict.fromkeys(self.asked.command(name, seeds))
+                absent.update(seeds if have else ())
+        named = (
+            f"seed{'s' if len(absent) > 1 else ''} {', '.join(map(str, sorted(absent)))} " if absent else ""
+        )
+        return f"{named}not run", tuple(found)
+
+    def _told(self, row: Row, column: Column) -> list[str]:
         """What to say below the table about a cell's runs."""
-        sources = self._sources(row, column)
-        texts = [
-            self.departures[use.cell, use.run.directory]
-            for source in sources
-            for use in self.uses.get(source, ())
+        uses = [use for place in self.cells.sources(row, column) for use in self.cells.uses.get(place, ())]
+        texts = [self.departures[use.cell, use.run.directory].told() for use in uses]
+        texts += [
+            f"seed {use.run.record.seed} {reason(use.run)} ({use.run.directory})"
+            for use in uses
+            if use.run.record.status != "done"
         ]
-        uses = self.uses.get((row.id, column.id), [])
-        if column.range and uses:
-            values = sorted({compare.text(use.factors.get(row.over)) for use in uses}, key=table.natural)
+        own = self.cells.uses.get((row.id, column.id), [])
+        if column.range and own:
+            values = sorted({compare.text(use.factors.get(row.over)) for use in own}, key=table.natural)
             texts.append(f"{column.range} over {len(values)} value(s) of {row.over}: {', '.join(values)}")
         return list(dict.fromkeys(filter(None, texts)))
 
-    def _sources(self, row: Row, column: Column) -> list[tuple[str, str]]:
-        """The cells that a cell is computed from."""
-        if column.of:
-            return [(row.id, column.of), (row.against, column.of)] if row.against else []
-        return [(row.id, name) for name in column.minus or column.increase or (column.id,)]
-
-    def _cell(self, row: Row, column: Column) -> Cell | None:
-        if column.range:
-            return self._range(row, column)
-        sources = self._sources(row, column)
-        if not sources or any(not self.uses.get(source) for source in sources):
-            return None
-        outcomes = [self._outcomes(*source) for source in sources]
-        seeds = sorted(outcomes[0])
-        if len(outcomes) == 1:
-            return table.aggregate(table.Column(VALUE), outcomes[0], {}, seeds)
-        kind: table.Kind = "ratio" if column.increase else "difference"
-        made = table.aggregate(table.Column(VALUE, kind), outcomes[0], outcomes[1], seeds)
-        return replace(made, mean=made.mean - 1) if column.increase else made
-
-    def _outcomes(self, row: str, column: str) -> dict[int, Outcome]:
-        """One outcome per seed of a cell's runs, which must agree in all else."""
-        uses = self.uses[row, column]
-        differing = compare.disagreements([use.run for use in uses], self.ignore)
-        if differing:
-            raise HardpixError(
-                f"The {len(uses)} runs of {uses[0].cell} are not seeds of one setting, because they differ in "
-                f"{'; '.join(differing[: compare.MAX_KEYS])}: leave runs out, or name with --ignore a key that cannot "
-                "matter."
-            )
-        metric = metric_of(self.rows[row], self.by_id[column])
-        return table.outcomes_by_seed([reduced(use, metric) for use in uses], self.notes)
-
-    def _range(self, row: Row, column: Column) -> Cell | None:
-        """The lowest or highest mean over the values of the row's key; each value's runs are its seeds."""
-        uses = self.uses.get((row.id, column.id))
-        if not uses:
-            return None
-        metric = metric_of(row, column)
-        runs = [reduced(use, metric) for use in uses]
-        groups = compare.group(runs, [row.over], self.ignore)
-        outcomes = [table.outcomes_by_seed(group.runs, self.notes) for group in groups]
-        cells = [table.aggregate(table.Column(VALUE), own, {}, sorted(own)) for own in outcomes]
-        lacking: dict[str, int] = defaultdict(int)
-        for cell in cells:
-            for state, count in cell.states:
-                lacking[state] += count
-        means = [cell.mean for cell in cells if not math.isnan(cell.mean)]
-        best = {"min": min, "max": max}[column.range](means) if means else math.nan
-        n, total = sum(cell.n for cell in cells), sum(cell.total for cell in cells)
-        return Cell(best, math.nan, n, total, tuple(sorted(lacking.items())))
-
-    def _setting(self, row: Row, column: Column) -> str:
-        """The value of a setting in the cell's runs, whatever became of them."""
-        values = [
-            use.factors.get(column.factor, compare.ABSENT) for use in self.uses.get((row.id, column.id), ())
-        ]
-        words = [
-            "x".join(map(str, value)) if isinstance(value, list) else compare.text(value) for value in values
-        ]
-        return ", ".join(dict.fromkeys(column.words.get(word, word) for word in words))
+    def _protocol(self, row: Row) -> str:
+        """In few words what the footnotes of the row's runs hold."""
+        uses = [use for (name, _), members in self.cells.uses.items() if name == row.id for use in members]
+        words = []
+        for use in uses:
+            departed = self.departures[use.cell, use.run.directory]
+            own = protocol.departures(use.factors, departed.keys, departed.frames)
+            words.append(own or (AS_PUBLISHED if departed.known else "not checked"))
+        return "; ".join(dict.fromkeys(words))
 
 
-def _scaled(cell: Cell | None, unit: str) -> Cell | None:
-    factor = 100.0 if unit == "percent" else 1.0
-    return None if cell is None else replace(cell, mean=cell.mean * factor, std=cell.std * factor)
+def _named(layout: Layout, selector: str, option: str) -> tuple[str, Row | Column]:
+    """The row, or else the column, whose id or label is ``selector`` (``row=ls``, ``Ls``)."""
+    word = folded(selector.rpartition("=")[2])
+    places: tuple[tuple[str, Sequence[Row | Column]], ...] = (
+        ("row", layout.rows),
+        ("column", layout.columns),
+    )
+    for kind, known in places:
+        by_id = [one for one in known if word == folded(one.id)]
+        found = by_id or [one for one in known if word == folded(one.label)]
+        if len(found) == 1:
+            return kind, found[0]
+    names = [one.id for _, known in places for one in known]
+    hint = suggestion(selector.rpartition("=")[2], names) or f" (known: {', '.join(names)})"
+    raise HardpixError(f"{option}: {layout.table.name} has no one row or column {selector!r}{hint}.")

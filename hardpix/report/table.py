@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import fnmatch
+import itertools
 import math
-import statistics
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from hardpix.report import compare
+from hardpix.report import columns as of_table
+from hardpix.report import compare, lacks, lookup, protocol, reservations
+from hardpix.report.aggregate import Cell as Cell
+from hardpix.report.aggregate import Outcome as Outcome
+from hardpix.report.aggregate import aggregate as aggregate
+from hardpix.report.aggregate import by_seed as by_seed
+from hardpix.report.aggregate import outcomes_by_seed as outcomes_by_seed
+from hardpix.report.aggregate import outcomes_of as outcomes_of
 from hardpix.report.collect import Run
+from hardpix.report.columns import Column as Column
+from hardpix.report.columns import Kind as Kind
 from hardpix.report.labels import labels, titles
+from hardpix.report.lacks import Choose, Lack
+from hardpix.report.significance import Options, PairedTests
 from hardpix.types import HardpixError
 
-Kind = Literal["value", "ratio", "difference"]
-SUFFIXES: dict[str, Kind] = {":x": "ratio", ":delta": "difference"}
 DEFAULT_ROWS = ("method", "loss")
-DEFAULT_COLUMNS = ("fg_iou", "miou", "mean_acc", "pixel_acc")  # fg_iou: of data sets that papers score by it
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric itself, its ratio to the reference row or its difference from it."""
-
-    metric: str
-    kind: Kind = "value"
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Mean and sample standard deviation (n - 1; NaN below two values) in the metric's own unit.
-
-    ``states`` counts the seeds that gave no value: ``failed``, ``running``, ``missing`` (no run for a seed
-    that other rows have, or a run without the metric), ``nan``, and ``no reference`` where the reference row
-    has none. One NaN leaves no mean: averaging the seeds that did not diverge would flatter the method.
-    Failed and running runs never enter a mean.
-    """
-
-    mean: float
-    std: float
-    n: int
-    total: int
-    states: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,19 +32,19 @@ class Row:
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
     n: int  # seeds that are done
+    runs: tuple[Run, ...] = ()  # one of each seed
+    lacks: tuple[Lack, ...] = ()
+    protocol: str = ""  # how large the training was
 
 
 @dataclass(frozen=True)
 class Table:
     factors: tuple[str, ...]  # titles of the label columns
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]  # the reference first, then by label
+    rows: tuple[Row, ...]  # the reference first, then by label; rows of one label stay together
     notes: tuple[str, ...]
     reference: str = ""  # label of the reference row
-
-
-# The outcome of one seed: what its metrics are, or why there are none.
-Outcome = dict[str, float] | Literal["failed", "running"]
+    against: str = ""  # label of the row that the others are tested against
 
 
 def table(
@@ -73,169 +53,148 @@ def table(
     columns: Sequence[str | Column] = (),
     relative_to: str | None = None,
     ignore: Sequence[str] = (),
+    *,
+    against: str | None = None,
+    options: Options | None = None,
+    per_class: bool = False,
+    combinations: bool = False,
+    choose: Choose = lambda group, factors: "",
 ) -> Table:
     """Aggregate comparable ``runs`` (see :func:`hardpix.report.compare.group`, which refuses others).
 
-    Columns are metrics as in the records, with ``*`` as wildcard, ``:x`` for the ratio of means to the
-    reference row (its deviation is that of the seeds' own ratios), ``:delta`` for the mean difference from it, both
-    over common seeds, and ``=Title`` to rename. ``relative_to`` names that row as ``factor=value`` (several separated
-    by commas) or by its label.
+    Columns are metrics as in the records, with ``*`` as wildcard, ``iou:CLASS`` of one class, ``:x`` for the ratio of
+    means to the reference row (its deviation is that of the seeds' own ratios), ``:delta`` for the mean difference from
+    it, both over common seeds, and ``=Title`` to rename. ``relative_to`` names that row as ``factor=value`` (several
+    separated by commas) or by its label. ``against`` names a row likewise and adds a test of the difference from it to
+    every metric (needs NumPy). ``per_class`` adds the IoU of each class, ``combinations`` the rows of the factors'
+    product that have no run, and ``choose`` names files of the configuration for commands.
     """
+    runs = sorted(runs, key=lambda run: run.directory)
+    runs, classes = (
+        of_table.with_classes(runs) if per_class or of_table.wants_classes(columns) else (runs, [])
+    )
     groups = compare.group(runs, rows, ignore)
     notes: list[str] = []
-    outcomes = [outcomes_by_seed(group.runs, notes) for group in groups]
-    names = list(
-        zip(*(labels(rows[i], [g.values[i] for g in groups]) for i in range(len(rows))), strict=True)
-    )
-    chosen = _columns(columns, runs)
-    first = None if relative_to is None else _reference(relative_to, rows, names)
+    found = [by_seed(group.runs, notes) for group in groups]
+    named = [labels(rows[i], [g.values[i] for g in groups]) for i in range(len(rows))]
+    names = list(zip(*named, strict=True))
+    chosen = of_table.choose(columns, runs)
+    if per_class:
+        chosen += [Column(f"iou:{name}") for name in classes]
+    tested = None if against is None else lookup.row(against, rows, names, "--against")
+    first = tested if relative_to is None else lookup.row(relative_to, rows, names, "--relative-to")
     if first is None and any(column.kind != "value" for column in chosen):
         raise HardpixError(
             "A :x or :delta column needs --relative-to, such as --relative-to loss=cross_entropy."
         )
+    if tested is not None:
+        chosen = [made for column in chosen for made in _with_test(column)]
 
-    seeds = sorted({seed for outcome in outcomes for seed in outcome})
-    base = {} if first is None else outcomes[first]
-    order = sorted(range(len(groups)), key=lambda i: (i != first, [natural(label) for label in names[i]]))
-    made = tuple(
+    seeds = sorted({seed for own in found for seed in own})
+    options = options or Options()
+    tester = PairedTests(options)
+    made = [
         Row(
             names[i],
-            tuple(aggregate(column, outcomes[i], base, seeds) for column in chosen),
-            sum(isinstance(outcome, dict) for outcome in outcomes[i].values()),
+            tuple(_cells(chosen, found, i, first, tested, seeds, tester)),
+            sum(run.record.status == "done" for run in found[i].values()),
+            tuple(found[i][seed] for seed in sorted(found[i])),
+            tuple(_lacks(found[i], seeds, chosen, rows, choose)),
+            "; ".join(dict.fromkeys(map(protocol.of_run, groups[i].runs))),
         )
-        for i in order
-    )
+        for i in range(len(groups))
+    ]
+    if combinations:
+        made += _absent(groups, found, named, chosen, rows, seeds, choose)
+    lead = () if first is None else names[first]
+    made.sort(key=lambda row: _place(row.labels, lead))
     notes += compare.warnings(runs, ignore)
-    reference = "" if first is None else ", ".join(name for name in names[first] if name != "-")
-    return Table(titles(rows), tuple(chosen), made, tuple(notes), reference)
+    tests = [
+        (", ".join(row.labels), cell.test) for row in made for cell in row.cells if cell.test is not None
+    ]
+    said = ["" if i is None else ", ".join(x for x in names[i] if x != "-") for i in (first, tested)]
+    notes = [*reservations.about(tests, said[1], seeds, options), *notes]
+    return Table(titles(rows), tuple(chosen), tuple(made), tuple(notes), *said)
 
 
-def outcomes_by_seed(runs: Sequence[Run], notes: list[str]) -> dict[int, Outcome]:
-    """One outcome per seed: an unfinished attempt gives way to a finished one; two finished are refused."""
-    found: dict[int, Run] = {}
-    rank = {"failed": 0, "running": 1, "done": 2}
-    for run in runs:
-        other = found.setdefault(run.record.seed, run)
-        if other is run:
-            continue
-        if other.record.status == run.record.status == "done":
-            raise HardpixError(
-                f"{other.directory} and {run.directory} are finished runs of the same row with the same seed "
-                f"{run.record.seed}, so one of them must be left out."
-            )
-        better, worse = sorted((other, run), key=lambda r: -rank[r.record.status])
-        found[run.record.seed] = better
-        notes.append(
-            f"Left out: {worse.directory} ({worse.record.status}), attempted again as {better.directory}."
-        )
-    return {
-        seed: run.record.metrics if run.record.status == "done" else run.record.status
-        for seed, run in found.items()
-    }
+def _with_test(column: Column) -> list[Column]:
+    return [column, Column(column.metric, "test")] if column.kind == "value" else [column]
 
 
-def aggregate(
-    column: Column, own: dict[int, Outcome], base: dict[int, Outcome], seeds: Sequence[int]
-) -> Cell:
-    got = {seed: _value(own.get(seed, "missing"), column.metric) for seed in seeds}
-    values = {seed: value for seed, value in got.items() if not isinstance(value, str)}
-    counts = Counter(value for value in got.values() if isinstance(value, str))
-    if column.kind != "value":
-        against = {seed: _value(base.get(seed, "missing"), column.metric) for seed in values}
-        counts["no reference"] = sum(isinstance(value, str) for value in against.values())
-        values = {seed: values[seed] for seed in values if not isinstance(against[seed], str)}
-        numbers = [float(against[seed]) for seed in values]
-        return _summary(column.kind, list(values.values()), numbers, counts, len(seeds))
-    return _summary("value", list(values.values()), [], counts, len(seeds))
-
-
-def _value(outcome: Outcome | Literal["missing"], metric: str) -> float | str:
-    if isinstance(outcome, str):
-        return outcome
-    value = outcome.get(metric)
-    if value is None:
-        return "missing"
-    return "nan" if math.isnan(value) else value
-
-
-def _summary(kind: Kind, values: list[float], against: list[float], counts: Counter[str], total: int) -> Cell:
-    states = tuple(sorted((state, count) for state, count in counts.items() if count))
-    n = len(values)
-    if not n or counts["nan"]:
-        return Cell(math.nan, math.nan, n, total, states)
-    if kind == "ratio":
-        below = statistics.fmean(against)
-        each = [value / base if base else math.nan for value, base in zip(values, against, strict=True)]
-        mean = statistics.fmean(values) / below if below else math.nan
-        return Cell(mean, _deviation(each), n, total, states)
-    if kind == "difference":
-        values = [value - base for value, base in zip(values, against, strict=True)]
-    return Cell(statistics.fmean(values), _deviation(values), n, total, states)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
-
-
-def _columns(columns: Sequence[str | Column], runs: Sequence[Run]) -> list[Column]:
-    known = sorted({metric for run in runs if run.record.status == "done" for metric in run.record.metrics})
-    if not columns:
-        columns = _default_columns(known)
-    chosen: list[Column] = []
+def _cells(
+    columns: Sequence[Column],
+    found: Sequence[Mapping[int, Run]],
+    place: int,
+    first: int | None,
+    tested: int | None,
+    seeds: Sequence[int],
+    tester: PairedTests,
+) -> list[Cell]:
+    outcomes = outcomes_of(found[place])
+    cells = []
     for column in columns:
-        wanted = _parse(column) if isinstance(column, str) else column
-        matching = fnmatch.filter(known, wanted.metric) if "*" in wanted.metric else [wanted.metric]
-        # While no run is done, nobody can say which metrics exist: the cells say "running" or "failed".
-        if known and (not matching or matching[0] not in known):
-            hint = compare.suggestion(wanted.metric, known)
-            raise HardpixError(f"No finished run has a metric {wanted.metric!r}{hint}.")
-        chosen += [Column(metric, wanted.kind, wanted.title) for metric in matching]
-    return chosen
+        reference = tested if column.kind == "test" else first
+        base = {} if reference is None else found[reference]
+        cell = aggregate(column, outcomes, outcomes_of(base), seeds)
+        if column.kind == "test" and place != reference:
+            cell = replace(cell, test=tester.test(found[place], base, column.metric))
+        cells.append(cell)
+    return cells
 
 
-def _default_columns(known: Sequence[str]) -> list[str]:
-    for split in ("test", "val"):
-        found = [f"{split}/{name}" for name in DEFAULT_COLUMNS if f"{split}/{name}" in known]
-        if found:
-            return found
-    if not known:
-        return ["test/miou"]
-    raise HardpixError(f"Name the metrics with --columns, because no run has test/miou; some of {known[:8]}.")
+def _lacks(
+    found: Mapping[int, Run],
+    seeds: Sequence[int],
+    columns: Sequence[Column],
+    rows: Sequence[str],
+    choose: Choose,
+) -> list[Lack]:
+    """What one row lacks, with commands after the example of its finished run, if it has one."""
+    example = min(found.values(), key=lambda run: run.record.status != "done")
+    metrics = list(dict.fromkeys(column.metric for column in columns))
+
+    def command(seed: int) -> str:
+        return lacks.again(example, seed) or lacks.from_factors(example, rows, seed, choose)
+
+    return lacks.of_row(found, seeds, metrics, command, lacks.caution(example))
 
 
-def _parse(spec: str) -> Column:
-    metric, _, title = spec.partition("=")
-    for suffix, kind in SUFFIXES.items():
-        if metric.endswith(suffix):
-            return Column(metric.removesuffix(suffix), kind, title)
-    return Column(metric, "value", title)
+def _absent(
+    groups: Sequence[compare.Group],
+    found: Sequence[Mapping[int, Run]],
+    named: Sequence[Sequence[str]],
+    columns: Sequence[Column],
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    choose: Choose,
+) -> list[Row]:
+    """Rows of the factors' product that have no run. The command is put together from rows that share a value."""
+    have = set(zip(*named, strict=True))
+    examples = [min(own.values(), key=lambda run: run.record.status != "done") for own in found]
+    made = []
+    for wanted in itertools.product(*(dict.fromkeys(names) for names in named)):
+        if wanted in have:
+            continue
+        alike = [
+            sum(names[i] == label for names, label in zip(named, wanted, strict=True))
+            for i in range(len(groups))
+        ]
+        template = alike.index(max(alike))
+        donors = {
+            factor: examples[names.index(label)]
+            for factor, names, label in zip(rows, named, wanted, strict=True)
+            if names[template] != label
+        }
+        commands = [lacks.combined(examples[template], donors, rows, seed, choose) for seed in seeds]
+        lack = lacks.missing(seeds, commands, lacks.caution(examples[template]))
+        cell = Cell(math.nan, math.nan, 0, len(seeds), (("missing", len(seeds)),))
+        made.append(Row(wanted, (cell,) * len(columns), 0, lacks=(lack,)))
+    return made
 
 
-def _reference(selector: str, rows: Sequence[str], names: Sequence[tuple[str, ...]]) -> int:
-    """The one row whose labels are those asked for; ``cross_entropy`` finds ``CrossEntropy``."""
-    wanted = [part.rpartition("=")[::2] for part in selector.split(",")]
-    places = {name: i for i, factor in enumerate(rows) for name in (factor, factor.removesuffix("._target_"))}
-    unknown = [factor for factor, _ in wanted if factor and factor not in places]
-    if unknown:
-        raise HardpixError(
-            f"--relative-to names {unknown[0]!r}, which is none of the rows' factors {list(rows)}."
-        )
-
-    def fits(labels: tuple[str, ...]) -> bool:
-        return all(
-            _folded(value) in ([_folded(labels[places[factor]])] if factor else map(_folded, labels))
-            for factor, value in wanted
-        )
-
-    found = [i for i, labels in enumerate(names) if fits(labels)]
-    if len(found) != 1:
-        told = "; ".join(", ".join(labels) for labels in sorted(names))
-        raise HardpixError(f"--relative-to {selector!r} fits {len(found)} rows and must fit one of: {told}.")
-    return found[0]
-
-
-def _folded(name: str) -> str:
-    return name.replace("_", "").replace(" ", "").lower()
+def _place(own: Sequence[str], lead: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The reference's group first, and in it the reference; all else by size and name."""
+    return [(tuple(own[: i + 1]) != tuple(lead[: i + 1]), natural(label)) for i, label in enumerate(own)]
 
 
 def natural(label: str) -> tuple[int, float, str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hardpix.report.collect import Run
-from hardpix.report.effort import Use, folded
+from hardpix.report.compare import folded
+from hardpix.report.effort import Use
 from hardpix.report.layout import THRESHOLD, Column, Layout, Row
 from hardpix.report.published import matches
 from hardpix.types import HardpixError
@@ -112,8 +113,13 @@ def _score(use: Use, metric: str) -> float | None:
     return values.get(folded(name))
 
 
-def reduced(use: Use, metric: str) -> Run:
+def of_class(use: Use, column: Column) -> Use:
+    """The use for a column of a class, whose scores are of the split that was tested."""
+    return replace(use, role=_role(use.run, column.metric, column))
+
+
+def reduced(use: Use, metric: str, called: str = VALUE) -> Run:
     """The run with the cell's score as its only metric."""
     score = _score(use, metric)
-    metrics = {} if score is None else {VALUE: score}
+    metrics = {} if score is None else {called: score}
     return use.run._replace(record=replace(use.run.record, metrics=metrics))

@@ -62,7 +62,7 @@ def run_all(out: Path, seeds: int, overrides: list[str]) -> list[str]:
             commands.append("hardpix train " + " ".join(settings))
             print(f"\n$ {commands[-1]}", flush=True)
             try:
-                train(compose(settings))
+                train(compose(settings), settings)
             except HardpixError as error:
                 print(f"failed: {error}")
             except Exception:

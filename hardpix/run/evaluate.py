@@ -144,7 +144,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     factors |= trained_on(trained, data.info.name)
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
-        factors=factors, metrics=metrics, started=rundir.utc_now(),
+        factors=factors, metrics=metrics, started=rundir.utc_now(), overrides=[],
         dataset=data.info.name, frames=trained.frames | frame_counts(data, [split]),
     )  # fmt: skip
     record.write(done, out)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -16,7 +17,7 @@ from hardpix.types import DatasetInfo
 
 
 def write(
-    folder: Path, confusion: np.ndarray, info: DatasetInfo, images: Iterable[tuple[str, int, float, float]]
+    folder: Path, confusion: np.ndarray, info: DatasetInfo, images: Iterable[Sequence[Any]]
 ) -> None:
     """``per_class.csv``, ``per_image.csv`` and ``confusion.npy`` (int64 ``[C, C]``, rows truth, columns prediction)."""
     folder.mkdir(parents=True, exist_ok=True)

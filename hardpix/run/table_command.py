@@ -1,42 +1,103 @@
-"""``hardpix table --published``: a paper's tables with our runs beside the printed numbers."""
+"""``hardpix table``: runs in a table, or a paper's tables with our runs beside the printed numbers.
+
+Neither Hydra nor torch is imported before an experiment file must be composed: a table is there at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hardpix.report import published, published_render
-from hardpix.report.collect import Run, collect
-from hardpix.report.command import emit
-from hardpix.report.effort import Experiment
-from hardpix.report.layout import layout, layouts, pattern_problem
-from hardpix.report.reproduction import Comparison, comparison
-from hardpix.run.config import conf_dir
-from hardpix.run.experiments import experiments
+from hardpix.report import command
+from hardpix.report.collect import Run
+from hardpix.run import fill
+from hardpix.run.catalog import conf_dir
 from hardpix.types import HardpixError
+
+if TYPE_CHECKING:
+    from hardpix.report.effort import Experiment
+    from hardpix.report.layout import Layout
+    from hardpix.report.reproduction import Comparison
+
+NAME = re.compile(r"[a-z_]+(/\w+)?")  # lwm, lwm/II
+
+
+def start(args: argparse.Namespace) -> int:
+    """A table of runs, or a published one where its name is the first word."""
+    first = args.runs[0] if args.runs and not args.published else ""
+    if first and _is_published(first):
+        if Path(first).exists():
+            print(
+                f"note: {first} is a path here and a published table, too: taken as the path; --published {first} "
+                "for the table",
+                file=sys.stderr,
+            )
+        else:
+            args.published, args.runs = first, args.runs[1:]
+    return run(args) if args.published else command.run(args, fill.choice)
+
+
+def _is_published(word: str) -> bool:
+    if not NAME.fullmatch(word):
+        return False
+    from hardpix.report import published
+
+    paper, _, table = word.partition("/")
+    known = published.papers().get(paper)
+    return known is not None and (not table or table in known.tables)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Without runs the table holds the printed numbers alone."""
+    """A published table. Without runs it holds the printed numbers alone."""
+    from hardpix.report import published
+    from hardpix.report.layout import layout
+    from hardpix.report.reproduction import Asked, comparison
+    from hardpix.report.significance import Options
+
     if args.published == "list":
         print(listing(), end="")
         return 0
     folder = conf_dir() / "table"
     shown = [layout(table, folder) for table in published.tables(args.published)]
-    runs = collect(args.runs) if args.runs else []
+    runs, unreadable = command.collected(args) if args.runs else ([], [])
     check_patterns(runs)
-    known: list[Experiment] = []
-    if runs:
-        patterns = {str(pattern) for run in runs for pattern in run.record.factors.get("reproduces") or ()}
-        cells = [cell for one in shown for cell in one.cells()]
-        known = experiments([cell for cell in cells if any(published.matches(p, cell) for p in patterns)])
-    made = [comparison(one, runs, known, args.ignore) for one in shown]
+    asked = Asked(
+        args.relative_to,
+        args.against,
+        Options(args.resamples, args.random_seed),
+        args.per_class,
+        fill.command,
+    )
+    known = declared(shown, runs)
+    made = [comparison(one, runs, known, args.ignore, asked) for one in shown]
+    if made and unreadable:
+        made[0] = replace(made[0], notes=(*unreadable, *made[0].notes))
     notes = _told(made) if args.format == "csv" else []  # the others hold them
-    emit(document(made, args.published, args.format, runs), notes, args)
+    command.emit(document(made, args.published, args.format, runs), notes, args)
     return 0
+
+
+def declared(shown: list[Layout], runs: list[Run]) -> list[Experiment]:
+    """The experiment files of the cells that some run stands for, composed."""
+    if not runs:
+        return []
+    from hardpix.report import published
+    from hardpix.run.experiments import experiments
+
+    patterns = {str(pattern) for run in runs for pattern in run.record.factors.get("reproduces") or ()}
+    cells = [cell for one in shown for cell in one.cells()]
+    filled = [cell for cell in cells if any(published.matches(p, cell) for p in patterns)]
+    return experiments(filled) if filled else []
 
 
 def document(made: list[Comparison], name: str, form: str, runs: list[Run]) -> str:
     """The tables in one text; HTML as a whole page."""
+    from hardpix.report import published, published_render
+
     text = published_render.render(made, form)
     if form != "html":
         return text
@@ -48,6 +109,8 @@ def document(made: list[Comparison], name: str, form: str, runs: list[Run]) -> s
 
 def listing() -> str:
     """Every table and the names of its cells."""
+    from hardpix.report.layout import layouts
+
     lines = []
     for one in layouts(conf_dir() / "table"):
         rows = " ".join(row.id for row in one.rows)
@@ -58,12 +121,15 @@ def listing() -> str:
 
 def check_patterns(runs: list[Run]) -> None:
     """Raise for a run that stands for no published cell by what looks like a mistake in its name."""
+    from hardpix.report.layout import pattern_problem
+
     checked: dict[str, str] = {}
     for directory, record in runs:
         for pattern in map(str, record.factors.get("reproduces") or ()):
-            problem = checked.setdefault(pattern, pattern_problem(pattern, conf_dir() / "table"))
-            if problem:
-                raise HardpixError(f"{directory}: reproduces: {problem}.")
+            if pattern not in checked:
+                checked[pattern] = pattern_problem(pattern, conf_dir() / "table")
+            if checked[pattern]:
+                raise HardpixError(f"{directory}: reproduces: {checked[pattern]}.")
 
 
 def _told(made: list[Comparison]) -> list[str]:

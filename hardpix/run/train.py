@@ -63,7 +63,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
 
     What cannot work is refused before anything is written. The record then says ``running`` until the end,
     ``done``, or ``failed`` with the error; whatever is raised is raised on, a signal as ``SystemExit`` with its
-    status (130, 143). ``overrides`` (the command line) only name the run.
+    status (130, 143). ``overrides`` (the command line) name the run and stand in its record.
     """
     validate(cfg)
     cfg = inherit(cfg, overrides)
@@ -259,6 +259,7 @@ def new_record(
         started=before.started if before else rundir.utc_now(),
         name=before.name if before else str(cfg.run or rundir.short_name(overrides)),
         study=cfg.study,
+        overrides=before.overrides if before else list(overrides),
     )
 
 

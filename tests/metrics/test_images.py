@@ -51,10 +51,30 @@ def test_scores_equal_the_loop_in_the_order_of_the_split():
         ]
     found = images.compute()
     assert [(s.name, s.pixels) for s in found] == [w[:2] for w in wanted]
-    np.testing.assert_allclose([s[2:] for s in found], [w[2:] for w in wanted], rtol=1e-6)
+    np.testing.assert_allclose([s[2:4] for s in found], [w[2:] for w in wanted], rtol=1e-6)
     assert math.isnan(found[3].miou)
     assert math.isnan(found[3].pixel_acc)
     assert images.compute() == []  # nothing is left for the next split
+
+
+def test_counts_of_images_add_up_to_those_of_the_split_and_name_only_what_is_there():
+    metric, images, pairs = SegmentationMetrics(C, VOID), ImageScores(), []
+    for pred, label in batches():
+        metric.update(pred, label)
+        images.update(["x"] * len(pred), metric.latest)
+        pairs += zip(pred.numpy(), label.numpy(), strict=True)
+    total = np.zeros((C, 3), dtype=int)
+    for score, (pred, label) in zip(images.compute(), pairs, strict=True):
+        valid = label != VOID
+        wanted = [
+            (c, int((valid & (pred == c) & (label == c)).sum()), int((label == c).sum()), int((pred == c)[valid].sum()))
+            for c in range(C)
+        ]  # fmt: skip
+        assert score.counts == tuple(row for row in wanted if row[2] or row[3])
+        for c, *three in score.counts:
+            total[c] += three
+    whole = metric.confusion.numpy()
+    np.testing.assert_array_equal(total, np.stack([np.diag(whole), whole.sum(1), whole.sum(0)], 1))
 
 
 def test_a_class_that_is_predicted_only_has_no_term_and_a_missed_one_has_zero():

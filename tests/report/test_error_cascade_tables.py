@@ -136,6 +136,7 @@ def test_a_shorter_stage_below_is_a_footnote_and_an_equal_one_is_not(compared):
         "79.90",
         "50.00 (n=1) [a]",
         "-29.90",
+        "stage below: 500 steps (80,000)",
     ]
 
 

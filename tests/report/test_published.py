@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from hardpix.report.collect import collect
 from hardpix.report.effort import Experiment
 from hardpix.report.layout import layout, layouts, pattern_problem
 from hardpix.report.published_render import render
-from hardpix.report.reproduction import comparison
+from hardpix.report.reproduction import Asked, comparison
+from hardpix.report.significance import Options
 from hardpix.run.config import conf_dir
 from hardpix.run.experiments import experiments
 from hardpix.types import ConfigError, HardpixError
@@ -234,7 +236,9 @@ def test_mean_deviation_and_difference_over_seeds(compared):
     assert float(line["std"]) == pytest.approx(2.0)
     assert float(line["difference"]) == pytest.approx(42.0 - 46.59)
     assert (line["n"], line["state"], line["notes"]) == ("3", "ok", "")
-    assert row_of(render([table], "md"), "Ls")[1:] == ["46.59", "42.00 ± 2.00 (n=3)", "-4.59"]
+    assert row_of(render([table], "md"), "Ls")[1:] == [
+        "46.59", "42.00 ± 2.00 (n=3)", "-4.59", "as published",
+    ]  # fmt: skip
     assert cells(table)["ls_ld/miou"]["state"] == "not run"
     assert "46.59 & 42.00 $\\pm$ 2.00 (n=3) & -4.59" in render([table], "latex")
     assert "<td class='number'>42.00 ± 2.00 (n=3)</td>" in render([table], "html")
@@ -262,10 +266,11 @@ def test_unfinished_runs_give_no_number(compared):
         made("e", "lwm/II/ls_ld_cl/miou", metrics={"val/miou": 0.9}),
     ]
     text = render([compared("lwm/II", runs)], "md")
-    assert row_of(text, "Ls")[2:] == ["40.00 (n=1), failed (1 of 2)", "-6.59"]
-    assert row_of(text, "Ls + Ld")[2:] == ["running", "-"]
-    assert row_of(text, "Ls + Ld + MS")[2:] == ["nan", "-"]
-    assert row_of(text, "Ls + Ld + CL")[2:] == ["missing", "-"]  # the score of another split is none
+    assert row_of(text, "Ls")[2:4] == ["40.00 (n=1), failed (1 of 2) [a]", "-6.59"]
+    assert row_of(text, "Ls + Ld")[2:4] == ["running [b]", "-"]
+    assert row_of(text, "Ls + Ld + MS")[2:4] == ["nan", "-"]
+    assert row_of(text, "Ls + Ld + CL")[2:4] == ["missing", "-"]  # the score of another split is none
+    assert "- a: seed 1 failed: boom (" in text
 
 
 def test_seeds_that_differ_otherwise_are_refused(compared):
@@ -522,6 +527,7 @@ def test_settings_stand_beside_printed_settings(compared):
     text = render([compared("hl/1", [run], [experiment("hl/1/*/*", **run.factors)])], "md")
     assert row_of(text, "Cityscapes")[1:] == [
         "8", "8", "same", "40000", "400", "differs", "769x769", "769x769", "same", "sliding", "sliding", "same",
+        "as published",
     ]  # fmt: skip
 
 
@@ -606,3 +612,152 @@ def test_the_layer_of_reports_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert done.returncode == 0
+
+
+# --- what is missing, our own baseline, protocol, classes -------------------------------------------------------
+
+
+def asked(**given):
+    return Asked(**({"options": Options(200, 1)} | given))
+
+
+def test_missing_cells_carry_the_command_that_fills_them(tmp_path):
+    from hardpix.run.config import compose, validate
+    from hardpix.run.fill import command
+
+    (one,) = published.tables("lwm/V")
+    made_table = comparison(layout(one, TABLES), [], asked=asked(command=command))
+    text = render([made_table], "md")
+    assert "not run [c1]" in text
+    commands = [command for note in made_table.fill for command in note.commands]
+    assert len(commands) == len(set(commands)) > 5
+    assert f"- c1: not run: `{commands[0]}`" in text
+    for told in commands[:3]:
+        words = told.split()
+        assert words[:2] == ["hardpix", "train"]
+        cfg = compose(words[2:])
+        validate(cfg)
+        (row,) = {cell.split("/")[2] for cell in cfg.reproduces if cell.startswith("lwm/V/")}
+        assert row in {line.row.id for _, lines in made_table.parts for line in lines}
+    told_by_cell = [line["commands"] for line in cells(made_table).values()]
+    assert all(command == "-" or command.startswith("hardpix ") for command in told_by_cell)
+    page = render([made_table], "html")
+    assert f"<code>{commands[0]}</code>" in page
+    assert "<sup title='not run: hardpix train experiment=" in page
+
+
+def test_commands_of_cells_name_their_files_and_seeds():
+    from hardpix.run.fill import command
+
+    assert command("lwm/II/ls/miou", [0]) == ("hardpix train experiment=lwm/II_ls seed=0",)
+    assert command("lwm/II/ls/miou", [0, 2]) == ("hardpix train -m experiment=lwm/II_ls seed=0,2",)
+    assert command("hn/4/none/epoch_5", [1]) == (
+        "hardpix train experiment=hn/camvid_none trainer.max_epochs=5 seed=1",
+    )
+    assert command("hn/4/hn/epoch_5", [0, 1]) == (
+        "hardpix chain hn/camvid seed=0",
+        "hardpix chain hn/camvid seed=1",
+    )
+    (multiscale,) = command("error_cascade/6/ours_ms/miou", [0])
+    assert multiscale.startswith("hardpix evaluate RUN inference=multiscale reproduces=")
+    assert command("lwm/I/d_cfn_r152/nyuv2_miou", [0]) == ()
+
+
+def test_every_cell_that_is_not_cited_has_a_command_whose_file_declares_it():
+    from hardpix.run.fill import command
+
+    for paper in ("lwm", "hn"):
+        for one in (layout(table, TABLES) for table in published.tables(paper)):
+            cited = {row.id for row in one.rows if row.cited}
+            for cell in one.cells():
+                found = command(cell, [0])
+                assert bool(found) == (cell.split("/")[2] not in cited), cell
+                for told in found:
+                    name = next((w.split("=")[1] for w in told.split() if w.startswith("experiment=")), "")
+                    assert not name or (conf_dir() / f"experiment/{name}.yaml").is_file()
+
+
+def test_failed_cells_say_why(compared):
+    runs = [made("a", "lwm/II/ls/miou", status="failed", error="OutOfMemoryError: 2 GiB\nmore")]
+    table = compared("lwm/II", runs)
+    assert row_of(render([table], "md"), "Ls")[2] == "failed [a]"
+    (note,) = table.our_notes
+    assert note[1].startswith("seed 0 failed: OutOfMemoryError: 2 GiB (")
+
+
+def test_our_own_baseline_and_the_best_of_ours(compared, tmp_path):
+    scores = {"ls": (0.40, 0.44), "ls_ld": (0.43, 0.45), "ls_ld_ms": (0.41, 0.42), "ls_ld_cl": (0.50, None)}
+    runs = [
+        made(f"{row}{seed}", f"lwm/II/{row}/miou", score or 0.1, seed, status="done" if score else "failed")
+        for row, pair in scores.items()
+        for seed, score in enumerate(pair)
+    ]
+    compared("lwm/II", runs)
+    (one,) = published.tables("lwm/II")
+    found = collect([tmp_path])
+    known = [experiment("lwm/II/*/miou")]
+    table = comparison(layout(one, TABLES), found, known, asked=asked(relative_to="Ls"))
+    text = render([table], "md")
+    assert "IoU (%) Δ Ls" in text.splitlines()[2]
+    assert row_of(text, "Ls")[2:5] == ["42.00 ± 2.83 (n=2)", "-4.59", "-"]
+    assert row_of(text, "Ls + Ld")[2:5] == ["**44.00 ± 1.41 (n=2)**", "-3.25", "+2.00 ± 1.41"]
+    assert row_of(text, "Ls + Ld + CL")[2].startswith("50.00 (n=1), failed")  # incomplete: not the best
+    assert "\\underline{42.00 $\\pm$ 2.83 (n=2)}" in render([table], "latex")
+    tested = comparison(layout(one, TABLES), found, known, asked=asked(against="row=ls"))
+    (entry,) = tested.parts[0][1][1].entries
+    assert entry.apart.test.delta == pytest.approx(2.0)
+    assert entry.apart.test.p_seeds == pytest.approx(0.5)  # +3 and +1: 2 of 4 signs
+    assert "+2.00 [+1.00, +3.00], p=0.5" in render([tested], "md")
+    assert any("without images, because" in note for note in tested.notes)
+    content = json.loads(render([tested], "json"))
+    assert content["schema"] == 1
+    (cell,) = content["tables"][0]["parts"][0]["rows"][1]["cells"]
+    assert cell["ours"]["mean"] == pytest.approx(44.0)
+    assert cell["apart"]["test"]["seeds"] == [0, 1]
+    assert cell["published"] == 47.25
+    with pytest.raises(
+        HardpixError, match=r"--against: lwm/II has no one row or column 'lz' \(known: ls, ls_ld, "
+    ):
+        comparison(layout(one, TABLES), found, known, asked=asked(against="lz"))
+    for form in ("md", "csv", "json", "html", "latex"):
+        again = comparison(layout(one, TABLES), found[::-1], known, asked=asked(against="ls"))
+        assert render([again], form) == render([tested], form)
+
+
+def test_a_column_can_be_the_baseline(compared, tmp_path):
+    runs = [
+        cityscapes("b0", "hl/fig5/fcn/baseline", 0.70),
+        cityscapes("h0", "hl/fig5/fcn/hl", 0.71),
+    ]
+    compared("hl/fig5", runs, [experiment("hl/fig5/fcn/*", **runs[0].factors)])
+    (one,) = published.tables("hl/fig5")
+    known = [experiment("hl/fig5/fcn/*", **runs[0].factors)]
+    table = comparison(layout(one, TABLES), collect([tmp_path]), known, asked=asked(relative_to="baseline"))
+    line = {f"{x['row']}/{x['column']}": x for x in csv.DictReader(io.StringIO(render([table], "csv")))}
+    assert float(line["fcn/hl"]["apart"]) == pytest.approx(1.0)
+    assert line["fcn/baseline"]["apart"] == line["fcn/gain"]["apart"] == "nan"
+
+
+def test_the_protocol_is_a_column(compared):
+    few = {
+        "factors": SMALL | {"backbone.pretrained": False, "data.train_transform.crop": [144, 192], "x.y": 1},
+        "frames": {"nyuv2/train": 795, "nyuv2/test": 10},
+    }
+    known = [experiment("lwm/II/*/miou", **{"data.train_transform.crop": [480, 640]})]
+    table = compared("lwm/II", [made("a", "lwm/II/ls/miou", **few)], known)
+    told = "crop 144x192 (480x640), 400 steps (120 epochs), from scratch, 10 scored frames (654), and 1 other setting"
+    assert row_of(render([table], "md"), "Ls")[-1] == told
+    assert row_of(render([table], "md"), "Ls + Ld")[-1] == "-"
+    assert cells(table)["ls/miou"]["protocol"] == told
+
+
+def test_classes_beside_the_mean(compared, tmp_path):
+    compared("lwm/II", [made("a", "lwm/II/ls/miou")])
+    (tmp_path / "a/per_class.csv").write_text("class,iou,acc,pixels\nwall,0.9,0.95,7\nbed,0.5,0.7,5\n")
+    (one,) = published.tables("lwm/II")
+    table = comparison(
+        layout(one, TABLES), collect([tmp_path]), [experiment("lwm/II/*/*")], asked=asked(per_class=True)
+    )
+    text = render([table], "md")
+    assert row_of(text, "Ls")[1:6] == ["46.59", "40.00 (n=1)", "-6.59", "90.00 (n=1)", "50.00 (n=1)"]
+    assert "wall (%) hardpix | bed (%) hardpix" in " ".join(text.split())

@@ -3,7 +3,10 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import math
+import random
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ from hardpix.record import SCHEMA, RunRecord, write
 from hardpix.report.collect import Run, collect
 from hardpix.report.command import add_arguments
 from hardpix.report.command import run as run_command
+from hardpix.report.lacks import combined
 from hardpix.report.render import best_rows, render
 from hardpix.report.table import table
 from hardpix.types import HardpixError
@@ -64,11 +68,17 @@ def golden_runs() -> list[Run]:
 
 GOLDEN = [
     ["loss", "test/miou (%)", "time/step_ms", "n"],
-    ["A¦B_%&", "missing (1 of 3), nan (1 of 3)", "11.67 ± 2.887", "3"],
+    ["A¦B_%&", "missing (1 of 3), nan (1 of 3) [1]", "**11.67 ± 2.887**", "3"],
     ["CrossEntropy", "42.00 ± 2.00", "12 ± 2", "3"],
-    ["Focal", "50.00 (n=1), failed (2 of 3)", "10 (n=1), failed (2 of 3)", "1"],
-    ["OHEM", *["missing (1 of 3), running (2 of 3)"] * 2, "0"],
+    ["Focal", "50.00 (n=1), failed (2 of 3) [2]", "10 (n=1), failed (2 of 3) [2]", "1"],
+    ["OHEM", *["missing (1 of 3), running (2 of 3) [3,4]"] * 2, "0"],
 ]
+GOLDEN_NOTES = """
+- 1: c2 has no test/miou
+- 2: seeds 1, 2 failed: boom
+- 3: seed 2 not run (and the other settings of d0/config.yaml): `hardpix train seed=2`
+- 4: seeds 0, 1 running since an unknown time
+"""
 
 
 def cells(markdown: str) -> list[list[str]]:
@@ -81,8 +91,10 @@ def test_markdown_is_padded_and_says_what_is_lacking():
     header, rule, *body = cells(text)
     assert [header, *body] == GOLDEN
     assert all(set(cell) <= {"-", ":"} for cell in rule)
-    assert len({len(line) for line in text.splitlines()}) == 1
+    grid, _, notes = text.partition("\n\n")
+    assert len({len(line) for line in grid.splitlines()}) == 1
     assert r"A\|B_%&" in text
+    assert notes == GOLDEN_NOTES.lstrip()
 
 
 def test_latex_is_escaped():
@@ -90,12 +102,17 @@ def test_latex_is_escaped():
 \toprule
 loss & test/miou (\%) & time/step\_ms & n \\
 \midrule
-A|B\_\%\& & missing (1 of 3), nan (1 of 3) & 11.67 $\pm$ 2.887 & 3 \\
+A\textbar{}B\_\%\& & missing (1 of 3), nan (1 of 3)$^{1}$ & \textbf{11.67 $\pm$ 2.887} & 3 \\
 CrossEntropy & 42.00 $\pm$ 2.00 & 12 $\pm$ 2 & 3 \\
-Focal & 50.00 (n=1), failed (2 of 3) & 10 (n=1), failed (2 of 3) & 1 \\
-OHEM & missing (1 of 3), running (2 of 3) & missing (1 of 3), running (2 of 3) & 0 \\
+Focal & 50.00 (n=1), failed (2 of 3)$^{2}$ & 10 (n=1), failed (2 of 3)$^{2}$ & 1 \\
+OHEM & missing (1 of 3), running (2 of 3)$^{3,4}$ & missing (1 of 3), running (2 of 3)$^{3,4}$ & 0 \\
 \bottomrule
 \end{tabular}
+\par\raggedright\footnotesize
+$^{1}$ c2 has no test/miou\par
+$^{2}$ seeds 1, 2 failed: boom\par
+$^{3}$ seed 2 not run (and the other settings of d0/config.yaml): \texttt{hardpix train seed=2}\par
+$^{4}$ seeds 0, 1 running since an unknown time\par
 """
     assert render(table(golden_runs(), ROWS, COLUMNS), "latex") == expected
 
@@ -114,7 +131,11 @@ def test_csv_is_unrounded_and_machine_readable():
         "test/miou std": "nan",
         "test/miou n": "1",
         "test/miou state": "failed (2 of 3)",
+        "protocol": "-",
+        "lacking": "seeds 1, 2 failed: boom",
+        "commands": "-",
     }
+    assert lines[3]["commands"] == "hardpix train seed=2"
     assert all(value != "" for line in lines for value in line.values())
 
 
@@ -127,10 +148,10 @@ def test_one_seed_has_no_deviation_and_single_states_stay_short():
     ]
     body = cells(render(table(runs, ROWS, COLUMNS), "md"))[2:]
     assert body == [
-        ["CrossEntropy", "40.00", "10", "1"],
-        ["Focal", "failed", "failed", "0"],
-        ["Max", "missing", "20000", "1"],
-        ["OHEM", "running", "running", "0"],
+        ["CrossEntropy", "40.00", "**10**", "1"],
+        ["Focal", "failed [1]", "failed [1]", "0"],
+        ["Max", "missing [2]", "20000", "1"],
+        ["OHEM", "running [3]", "running [3]", "0"],
     ]
 
 
@@ -141,7 +162,9 @@ def test_html_escapes_and_marks_the_best_complete_row():
     assert "&lt;b&gt;" in text
     assert "<b>" not in text
     assert "<td class='number best'>60.00</td>" in text
-    assert "<td class='number lacking'>failed</td>" in text
+    title = "seed 0 failed: its record gives no reason"
+    assert f"<td class='number lacking'>failed<sup title='{title}'>1</sup></td>" in text
+    assert f"<p class=note><sup>1</sup> {title}</p>" in text
     assert best_rows(made_table, 0) == {0}  # "<b>" sorts first
     slow = [made("a", metrics={"time/step_ms": 2.0}), made("b", "OHEM", metrics={"time/step_ms": 1.0})]
     assert best_rows(table(slow, ROWS, ["time/step_ms"]), 0) == {1}
@@ -236,12 +259,13 @@ def test_ratios_and_differences_against_a_named_row():
     ]
     columns = ["test/miou", "test/miou:delta", "time/step_ms:x"]
     found = table(golden_runs()[:3] + ohem, ROWS, columns, relative_to="loss=cross_entropy")
+    assert "Note: \u00d7 and Δ: beside CrossEntropy.\n" in render(found, "md")  # once, not in every head
     text = cells(render(found, "md"))
-    assert text[0][2:4] == ["Δ test/miou (%) vs CrossEntropy", "time/step_ms \u00d7 vs CrossEntropy"]
+    assert text[0][2:4] == ["Δ test/miou (%)", "time/step_ms \u00d7"]
     assert text[2] == ["CrossEntropy", "42.00 ± 2.00", "+0.00 ± 0.00", "1.00\u00d7", "3"]
     # Over the common seeds 0 and 1: 0.43 against 0.40 and 0.42, and (18 + 12) / (10 + 14), 1.8 and 0.857 apart.
-    ratio = "1.25 ± 0.67\u00d7 (n=2), failed (1 of 3)"
-    assert text[3][2:4] == ["+2.00 ± 1.41 (n=2), failed (1 of 3)", ratio]
+    ratio = "1.25 ± 0.67\u00d7 (n=2), failed (1 of 3) [1]"
+    assert text[3][2:4] == ["+2.00 ± 1.41 (n=2), failed (1 of 3) [1]", ratio]
     with pytest.raises(HardpixError, match="fits 0 rows"):
         table(golden_runs(), ROWS, columns, relative_to="loss=Dice")
     with pytest.raises(HardpixError, match="needs --relative-to"):
@@ -252,7 +276,7 @@ def test_a_failed_reference_is_told():
     runs = [made("a", status="failed"), made("b", "OHEM")]
     found = table(runs, ROWS, ["time/step_ms:x=cost"], relative_to="CrossEntropy")
     assert cells(render(found, "md"))[2:] == [
-        ["CrossEntropy", "failed", "0"],
+        ["CrossEntropy", "failed [1]", "0"],
         ["OHEM", "no reference", "1"],
     ]
 
@@ -268,7 +292,7 @@ def test_machine_and_code_differences_are_told_below():
         "Runs differ in host.device: cpu (1 of 2 runs), cuda (1 of 2 runs).",
         "1 of 2 runs were made from code with uncommitted changes.",
     )
-    assert render(table(runs, ROWS, COLUMNS), "latex").endswith(f"% {notes[-1]}\n")
+    assert render(table(runs, ROWS, COLUMNS), "latex").endswith(f"\n{notes[-1]}\\par\n")
 
 
 def test_unknown_columns_and_factors_are_errors():
@@ -286,9 +310,18 @@ def test_wildcards_and_default_columns():
 
 
 def test_the_order_of_the_records_does_not_matter():
-    for form in ("md", "latex", "csv", "html"):
-        forward = render(table(golden_runs(), ROWS, COLUMNS), form)
-        assert render(table(golden_runs()[::-1], ROWS, COLUMNS), form) == forward
+    runs = [
+        *golden_runs(),
+        made("e0", "OHEM", 1, status="failed", error="again"),
+        made("e1", "OHEM", 1, status="failed"),
+    ]
+    asked = {"relative_to": "loss=cross_entropy", "combinations": True}
+    columns = [*COLUMNS, "test/miou:delta", "time/step_ms:x"]
+    for form in ("md", "latex", "csv", "html", "json"):
+        forward = render(table(runs, ROWS, columns, **asked), form)
+        for seed in range(5):
+            shuffled = random.Random(seed).sample(runs, len(runs))
+            assert render(table(shuffled, ROWS, columns, **asked), form) == forward
 
 
 def stored(tmp_path, runs):
@@ -308,6 +341,12 @@ def test_collect_finds_each_run_once(tmp_path):
     (tmp_path / "s/a/run.json").write_text("{")
     with pytest.raises(HardpixError, match=r"s/a/run.json is damaged"):
         collect([tmp_path])
+    told: list[str] = []
+    assert [run.directory for run in collect([tmp_path], told)] == [str(tmp_path / "s/b/c")]
+    assert len(told) == 1
+    assert told[0].startswith(f"{tmp_path}/s/a/run.json is damaged")
+    with pytest.raises(HardpixError, match="is damaged"):
+        collect([tmp_path / "s/a"], [])  # nothing is left to show
 
 
 def test_the_command(tmp_path, capsys):
@@ -325,15 +364,179 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / "t.tex").read_text().startswith(r"\begin{tabular}")
 
 
-def test_a_table_of_a_thousand_runs_is_quick_and_needs_no_torch(tmp_path):
-    config = {f"group{i % 10}.key{i}": i for i in range(200)} | {"data.mean": [1.0, 2.0, 3.0]}
+def test_a_table_of_a_thousand_runs_is_quick_and_needs_the_standard_library_alone(tmp_path):
+    config = {f"group{i % 10}.key{i}": i for i in range(300)} | {"data.mean": [1.0, 2.0, 3.0]}
     stored(
         tmp_path, [made(f"r{i}", f"Loss{i % 100}", i // 100, i / 1000, factors=config) for i in range(1000)]
     )
     start = time.process_time()
-    table(collect([tmp_path]), ROWS, COLUMNS)
-    assert time.process_time() - start < 1.5  # 0.5 s here alone; room for a busy machine
+    text = render(table(collect([tmp_path]), ROWS, COLUMNS), "html")
+    assert time.process_time() - start < 2.5  # 0.4 s here alone; room for a busy machine
+    assert text.count("<tr>") == 101
     code = (
-        "import sys, hardpix.report.command; sys.exit(not sys.modules.keys().isdisjoint(['torch', 'numpy']))"
+        "import sys; from hardpix.cli import main; before = set(sys.modules)\n"
+        f"main(['table', {str(tmp_path / 'r0')!r}, '--rows', 'loss', '--combinations', '--format', 'json'])\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before} - {'hardpix'} - set(sys.stdlib_module_names)\n"
+        "sys.exit(', '.join(new) or 0)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def grouped_runs() -> list[Run]:
+    scores = {
+        ("Baseline", "Focal"): 0.5,
+        ("Baseline", "OHEM"): 0.6,
+        ("Hard_1", "Focal"): 0.7,
+        ("Hard_1", "OHEM"): 0.55,
+    }
+    scores[("Hard_1", "Max")] = 0.7
+    return [
+        made(f"{method}{loss}", loss, miou=value, factors={"method._target_": f"m.{method}"})
+        for (method, loss), value in scores.items()
+    ]
+
+
+def test_rows_of_one_group_name_it_once_and_the_best_and_second_are_marked():
+    columns = ["test/miou", "time/step_ms"]
+    found = table(grouped_runs(), ["method", "loss"], columns, relative_to="method=hard,loss=ohem")
+    lines = [line.split("|") for line in render(found, "md").splitlines() if line.startswith("|")][2:]
+    assert [[cell.strip() for cell in line[1:4]] for line in lines] == [
+        ["Hard_1", "OHEM", "55.00"],  # the reference's group comes first, and it the first of its group
+        ["", "Focal", "**70.00**"],
+        ["", "Max", "**70.00**"],
+        ["Baseline", "Focal", "50.00"],
+        ["", "OHEM", "60.00"],
+    ]
+    latex = render(found, "latex")
+    assert r" & OHEM & \underline{60.00} & 10 & 1 \\" in latex
+    assert r" & Max & \textbf{70.00} & 10 & 1 \\" in latex
+    assert latex.count(r"\addlinespace") == 1
+    assert latex.count("Hard\\_1") == 1
+    page = render(found, "html")
+    assert "<th scope=row rowspan=3 class=rows>Hard_1</th>" in page
+    assert "<th scope=row rowspan=2 class=rows>Baseline</th>" in page
+    assert "<td class='number second'>60.00</td>" in page
+    content = list(csv.DictReader(io.StringIO(render(found, "csv"))))
+    assert [line["method"] for line in content] == ["Hard_1"] * 3 + ["Baseline"] * 2
+
+
+def test_less_is_better_for_costs_and_equal_prints_share_a_rank():
+    runs = [
+        made("a", "A", metrics={"cost/step_seconds": 2.00001, "test/miou": 0.50001}),
+        made("b", "B", metrics={"cost/step_seconds": 2.0, "test/miou": 0.5}),
+        made("c", "C", metrics={"cost/step_seconds": 3.0, "test/miou": 0.4}),
+        made("d", "D", status="failed"),
+    ]
+    found = table(runs, ["loss"], ["cost/step_seconds", "test/miou"])
+    assert best_rows(found, 0) == best_rows(found, 1) == {0, 1}
+    assert best_rows(table(runs[:1], ["loss"], ["test/miou"]), 0) == set()  # nothing to be better than
+
+
+@pytest.mark.parametrize("form", ["runs", "tests"])
+def test_latex_is_well_formed(form):
+    """Every row has as many cells as the head; every brace and environment is closed; no bare special character."""
+    columns = ["test/miou", "time/step_ms:x"]
+    runs = grouped_runs() if form == "runs" else golden_runs()
+    rows = ["method", "loss"] if form == "runs" else ["loss"]
+    text = render(table(runs, rows, columns, relative_to="OHEM" if form == "tests" else "hard,ohem"), "latex")
+    body, _, below = text.partition(r"\end{tabular}")
+    alignment = body.partition(r"\begin{tabular}{")[2].partition("}")[0]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) > 3
+    for line in lines:
+        assert line.replace(r"\&", "").count("&") == len(alignment) - 1
+    bare = re.sub(r"\\(textbackslash|[a-z]+|[&%$#_{}\\])", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert not re.findall(r"[#%~|<>]|(?<!\$)\^", bare)
+    assert bare.replace("$^{", "$").count("$") % 2 == 0
+    assert all(line.endswith(r"\par") for line in below.strip().splitlines()[1:])
+
+
+def test_json_holds_everything_unrounded():
+    content = json.loads(render(table(golden_runs(), ROWS, COLUMNS), "json"))
+    assert (content["schema"], content["kind"], content["factors"]) == (1, "runs", ["loss"])
+    assert [column["unit"] for column in content["columns"]] == ["fraction", ""]
+    bad, entropy, focal, ohem = content["rows"]
+    cell = entropy["cells"][0]
+    assert cell["mean"] == pytest.approx(0.42, abs=1e-15)
+    assert (cell["n"], cell["best"], cell["values"]) == (3, False, {"0": 0.4, "1": 0.42, "2": 0.44})
+    assert bad["cells"][0]["mean"] is None
+    assert bad["cells"][0]["states"] == {"missing": 1, "nan": 1}
+    assert focal["runs"][1]["reason"] == "failed: boom"
+    assert focal["lacking"] == [
+        {
+            "state": "failed",
+            "seeds": [1, 2],
+            "metric": None,
+            "note": "seeds 1, 2 failed: boom",
+            "commands": [],
+        }
+    ]
+    assert ohem["lacking"][0]["commands"] == ["hardpix train seed=2"]
+
+
+def test_what_all_trainings_share_is_a_note_and_what_they_do_not_a_column():
+    own = {"data.train_transform.crop": [96, 128], "data.batch_size": 8, "backbone.pretrained": False}
+    runs = [
+        made("a", factors=own | {"trainer.max_steps": 2000}, frames={"rooms/train": 32}),
+        made("b", "OHEM", factors=own | {"trainer.max_steps": 4000}, frames={"rooms/train": 32}),
+    ]
+    text = render(table(runs, ["loss", "trainer.max_steps"], ["test/miou"]), "md")
+    assert "Note: All rows: crop 96x128, batch 8, from scratch, 32 training frames.\n" in text
+    assert [line[-1] for line in cells(text)] == [
+        "protocol",
+        "-----------",
+        "2,000 steps",
+        "4,000 steps",
+    ]
+    same = render(table(runs[:1], ["loss"], ["test/miou"]), "md")
+    assert "protocol" not in same
+    assert "2,000 steps" in same
+    lines = csv.DictReader(io.StringIO(render(table(runs[:1], ["loss"], ["test/miou"]), "csv")))
+    assert next(lines)["protocol"] == "crop 96x128, batch 8, 2,000 steps, from scratch, 32 training frames"
+
+
+def test_classes_beside_the_mean_and_one_alone(tmp_path):
+    stored(tmp_path, [made("a"), made("b", "OHEM", miou=0.5), made("c", "Focal", status="failed")])
+    for name, wall in (("a", 0.5), ("b", 0.6)):
+        (tmp_path / name / "per_class.csv").write_text(
+            f"class,iou,acc,pixels\nwall,{wall},0.7,5\nlamp,nan,nan,0\n"
+        )
+    runs = collect([tmp_path])
+    text = cells(render(table(runs, ["loss"], ["test/miou"], per_class=True), "md"))
+    assert text[0] == ["loss", "test/miou (%)", "wall (%)", "lamp (%)", "n"]
+    assert text[2] == ["CrossEntropy", "40.00", "50.00", "nan", "1"]
+    assert text[4] == ["OHEM", "**50.00**", "**60.00**", "nan", "1"]
+    assert text[3][1:4] == ["failed [1]"] * 3
+    alone = cells(render(table(runs, ["loss"], ["acc:wall", "iou:lamp"]), "md"))
+    assert alone[0][1:3] == ["acc:wall (%)", "lamp (%)"]
+    assert alone[2][1] == "70.00"
+    with pytest.raises(HardpixError, match=r"metric 'iou:wal' \(did you mean iou:wall"):
+        table(runs, ["loss"], ["iou:wal"])
+
+
+def test_a_row_is_found_by_label_choice_or_how_it_begins():
+    runs = [
+        made("a"),
+        made("b", "OHEM", factors={"loss.keep": 5}),
+        made("c", "OHEM", factors={"loss.keep": 9}),
+    ]
+    for selector, label in {
+        "loss=cross_entropy": "CrossEntropy",
+        "cross": "CrossEntropy",
+        "OHEM (keep=9)": "OHEM (keep=9)",
+    }.items():
+        assert table(runs, ["loss"], ["test/miou"], relative_to=selector).reference == label
+    with pytest.raises(HardpixError, match=r"--relative-to 'loss=ohem' fits 2 rows"):
+        table(runs, ["loss"], ["test/miou"], relative_to="loss=ohem")
+    with pytest.raises(HardpixError, match=r"--relative-to names 'los'"):
+        table(runs, ["loss"], ["test/miou"], relative_to="los=ohem")
+
+
+def test_a_choice_in_a_command_gives_way_with_all_its_settings():
+    words = ["loss=ohem", "loss.thresh=0.6", "a.b=[1,2]", "run=x", "seed=3", "resume=true"]
+    own = {"template": words, "donor": ["loss=focal"]}
+    template, donor = (made(name, overrides=words) for name, words in own.items())
+    found = combined(template, {"loss": donor}, ["method", "loss"], 5, lambda group, factors: "")
+    assert found == "hardpix train 'a.b=[1,2]' loss=focal seed=5"
