@@ -22,7 +22,7 @@ ALLOWED = {
     "run": {
         "types", "atomic", "record", "ops", "losses", "metrics", "models", "data", "optim", "methods", "report",
     },
-    "cli": {"types", "run", "report"},
+    "cli": {"types", "atomic", "run", "report"},
 }  # fmt: skip
 
 THIRD_PARTY = {

@@ -18,7 +18,9 @@ class ImageScore(NamedTuple):
     pixels: int  # labelled ones: void is never counted
     pixel_acc: float
     miou: float  # mean IoU of the classes that the image's labels hold
-    counts: tuple[tuple[int, int, int, int], ...] = ()  # class, pixels hit, in the truth, predicted; classes seen
+    counts: tuple[
+        tuple[int, int, int, int], ...
+    ] = ()  # class, pixels hit, in the truth, predicted; classes seen
 
 
 def image_scores(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:

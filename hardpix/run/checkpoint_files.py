@@ -49,7 +49,7 @@ def save(content: dict[str, Any], path: Path) -> None:
     with atomic.replacing(path) as unfinished:
         with open(unfinished, "wb") as file:
             digesting = _Digesting(file)
-            torch.save(content, digesting)
+            torch.save(content, digesting)  # type: ignore[arg-type]
         listed = manifest(path.parent)
         if path.name == LAST and path.is_file():
             _keep(path, path.with_name(BEFORE))

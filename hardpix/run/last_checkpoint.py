@@ -68,7 +68,7 @@ class LastCheckpoint(Checkpoint):
         over = step == trainer.max_steps or (epoch_ends and trainer.current_epoch + 1 == trainer.max_epochs)
         every = epoch_ends if self.every_steps is None else step % self.every_steps == 0
         stop = self._told_to_stop(trainer) and not loop._should_accumulate()
-        validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
         # and leaves it out where a run goes on in the validation at the end of an epoch
         follows = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
         self.waits = over or (epoch_ends and (not validates or follows))
@@ -143,7 +143,7 @@ class LastCheckpoint(Checkpoint):
             raise Stopped(self.received or signal.SIGTERM)
 
     def _listen(self) -> None:
-        """Lightning has set handlers of its own by now, and puts back the former ones at the end of each of its loops."""
+        """Lightning has set handlers of its own by now, and puts the former ones back at the end of its loops."""
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 signal.signal(number, self._receive)

@@ -16,9 +16,7 @@ from hardpix.report.per_image import write_per_image
 from hardpix.types import DatasetInfo
 
 
-def write(
-    folder: Path, confusion: np.ndarray, info: DatasetInfo, images: Iterable[Sequence[Any]]
-) -> None:
+def write(folder: Path, confusion: np.ndarray, info: DatasetInfo, images: Iterable[Sequence[Any]]) -> None:
     """``per_class.csv``, ``per_image.csv`` and ``confusion.npy`` (int64 ``[C, C]``, rows truth, columns prediction)."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "confusion.npy") as unfinished:

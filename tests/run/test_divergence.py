@@ -53,7 +53,7 @@ def test_it_stops_at_that_step_and_names_the_images(tiny, tmp_path, spoil, what)
     told = json.loads((run_dir / "diverged.json").read_text())
     assert (told["step"], told["epoch"], told["images"]) == (2, 1, seen[2])
     assert told["gradients"]
-    assert list(told["losses"])[0] == "loss"
+    assert next(iter(told["losses"])) == "loss"
     assert (told["losses"]["loss"] == "nan") == (what == "loss")
     kept = state(run_dir)
     assert kept["global_step"] == 2
