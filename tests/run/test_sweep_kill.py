@@ -1,7 +1,9 @@
 """A study whose process is killed and started again is the study that was never killed, bit for bit."""
 
 import csv
+import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -71,3 +73,79 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, c
         ]
         assert steps == sorted(set(steps))
         assert set(range(STEPS)) <= set(steps)
+
+
+# -- the study of conf/sweep/survival.yaml, shortened: 12 jobs, three of which diverge ------------------------------
+
+SURVIVAL = ("survival", "method.alpha=0.1,1.0", "method.c=0.1", "trainer.max_steps=12", "head.channels=8",
+            "trainer.val_every_epochs=2", "callbacks.checkpoint_every_steps=3")  # fmt: skip
+KILLED_AFTER = ((1, 4), (5, 9))  # a number of runs that have begun is drawn from these
+
+
+def left(study):
+    """What each run of a study has left, but for the time that it took: scores, losses, weights, tables."""
+    found = {}
+    for path in sorted(Path("runs", study).rglob("run.json")):
+        run = record.read(path.parent)
+        scores = {k: v for k, v in run.metrics.items() if not k.startswith("cost/") and k != "run/seconds"}
+        digest = hashlib.sha256()
+        for name, tensor in sorted(weights(path.parent.parent, path.parent.name).items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        files = [path.parent / name for name in ("metrics.csv", "per_class.csv", "confusion.npy")]
+        content = [file.read_bytes() if file.is_file() else None for file in files]
+        assert path.parent.name not in found
+        found[path.parent.name] = (run.status, run.error, scores, digest.hexdigest(), content)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The study that nobody has disturbed, in this process; (its folder, what it has left)."""
+    folder, threads = tmp_path_factory.mktemp("survival"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        torch.set_num_threads(1)  # sums of floats depend on it
+        try:
+            assert main(["sweep", *SURVIVAL, "study=whole"]) == 1
+        finally:
+            torch.set_num_threads(threads)
+        return folder, left("whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_study_that_is_killed_twice_is_the_one_that_nobody_disturbed(
+    undisturbed, monkeypatch, capfd, workers
+):
+    folder, expected = undisturbed
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    study, draw = f"killed{workers}", random.Random(int(workers))
+    words = [sys.executable, "-m", "hardpix.cli", "sweep", *SURVIVAL, f"study={study}", "--workers", workers]
+    for least, most in KILLED_AFTER:
+        number, pause = draw.randint(least, most), draw.uniform(0, 0.8)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            limit = time.monotonic() + 200
+            while len(finished(f"runs/{study}")) < number:
+                assert process.poll() is None
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            time.sleep(pause)
+        finally:
+            process.kill()
+            process.wait()
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "12 jobs: 9 done" in done.stdout
+    found = left(study)
+    assert len(found) == 12
+    assert {name: values[0] for name, values in found.items()} == {
+        name: "failed" if "lr=1e+30" in name else "done" for name in expected
+    }
+    assert found == expected
+    capfd.readouterr()
+    assert main(["table", f"runs/{study}", "--rows", "method,method.alpha,optimizer.lr,seed"]) == 0
+    rows = capfd.readouterr().out.splitlines()
+    assert [row.count(" failed ") > 0 for row in rows if "1e+30" in row] == [True] * 3
+    assert sum(" failed " in row for row in rows) == 3

@@ -223,7 +223,7 @@ def test_workers_that_cannot_begin_end_the_sweep(stubbed, capfd):
     Path("stub_worker.py").write_text("raise SystemExit(5)")
     assert sweep() == 2
     said = capfd.readouterr()
-    assert "3 workers in a row could not begin (the last was ended with status 5)" in said.err
+    assert "3 workers in a row could not begin (the last ended with status 5)" in said.err
 
 
 PROGRAM = (

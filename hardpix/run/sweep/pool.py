@@ -27,7 +27,7 @@ from hardpix.types import HardpixError
 WORKER = "hardpix.run.sweep.worker"
 PAUSE = 0.2  # seconds between two looks at processes and signals
 PATIENCE = 10.0  # seconds that an idle worker has for ending
-STILLBORN = 3  # workers in a row that end before they are ready
+STILLBORN = 3  # workers in a row that end before they have begun a job
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Worker:
     ready: bool = False
     job: Job | None = None
     attempt: int = 0
+    begun: bool = False  # whether it has said so of the job
 
     def kill(self) -> None:
         """With its data loaders and whatever else it has started."""
@@ -118,7 +119,7 @@ class _Pool:
             except OSError:  # it has just died
                 return
             self.waiting.popleft()
-            idle.job, idle.attempt = job, attempt
+            idle.job, idle.attempt, idle.begun = job, attempt, False
 
     def _passed_over(self, job: Job, state: State) -> None:
         self.outcome.begun(job, state)
@@ -151,8 +152,9 @@ class _Pool:
 
     def _understand(self, worker: Worker, said: State | Ended | None) -> None:
         if worker.job is None:
-            worker.ready, self.stillborn = True, 0
+            worker.ready = True
         elif isinstance(said, State):
+            worker.begun, self.stillborn = True, 0
             self.outcome.begun(worker.job, said, f"; worker {worker.slot + 1}")
         elif said is not None:
             self._settle(worker, said)
@@ -172,14 +174,14 @@ class _Pool:
         worker.channel.close()
         code = worker.process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        if worker.job is not None:
+        if worker.job is not None and worker.begun:
             self._settle(worker, lost(worker.job, INTERRUPTED if self.heard else LOST + how))
-        elif not worker.ready and not self.halted:
-            self.stillborn += 1
-            if self.stillborn == STILLBORN:
-                raise HardpixError(
-                    f"{STILLBORN} workers in a row could not begin (the last was {how}); see above"
-                )
+            return
+        if worker.job is not None:
+            self.waiting.appendleft((worker.job, worker.attempt))
+        self.stillborn += 1
+        if self.stillborn == STILLBORN and not self.halted:
+            raise HardpixError(f"{STILLBORN} workers in a row could not begin (the last {how}); see above")
 
     def close(self) -> None:
         for worker in self.workers:
@@ -194,7 +196,7 @@ class _Pool:
             worker.kill()
             worker.process.wait()
             worker.channel.close()
-            if worker.job is not None:
+            if worker.job is not None and worker.begun:
                 lost(worker.job, INTERRUPTED)
 
 
