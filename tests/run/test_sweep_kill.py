@@ -79,7 +79,7 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, c
 
 SURVIVAL = ("survival", "method.alpha=0.1,1.0", "method.c=0.1", "trainer.max_steps=12", "head.channels=8",
             "trainer.val_every_epochs=2", "callbacks.checkpoint_every_steps=3")  # fmt: skip
-KILLED_AFTER = ((1, 4), (5, 9))  # a number of runs that have begun is drawn from these
+STARTS = (("2", 1, 4), ("0", 5, 9))  # workers, and between which numbers of begun runs the kill is drawn
 
 
 def left(study):
@@ -98,36 +98,26 @@ def left(study):
     return found
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The study that nobody has disturbed, in this process; (its folder, what it has left)."""
-    folder, threads = tmp_path_factory.mktemp("survival"), torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        torch.set_num_threads(1)  # sums of floats depend on it
-        try:
-            assert main(["sweep", *SURVIVAL, "study=whole"]) == 1
-        finally:
-            torch.set_num_threads(threads)
-        return folder, left("whole")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_study_that_is_killed_twice_is_the_one_that_nobody_disturbed(
-    undisturbed, monkeypatch, capfd, workers
-):
-    folder, expected = undisturbed
-    monkeypatch.chdir(folder)
+def test_a_study_that_is_killed_twice_is_the_one_that_nobody_disturbed(tmp_path, monkeypatch, capfd):
+    """By a pool, then in one process, then by a pool again: all three are one."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    study, draw = f"killed{workers}", random.Random(int(workers))
-    words = [sys.executable, "-m", "hardpix.cli", "sweep", *SURVIVAL, f"study={study}", "--workers", workers]
-    for least, most in KILLED_AFTER:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of floats depend on it
+    try:
+        assert main(["sweep", *SURVIVAL, "study=whole"]) == 1
+    finally:
+        torch.set_num_threads(threads)
+    expected = left("whole")
+    begin = [sys.executable, "-m", "hardpix.cli", "sweep", *SURVIVAL, "study=killed", "--workers"]
+    draw = random.Random(8)
+    for workers, least, most in STARTS:
         number, pause = draw.randint(least, most), draw.uniform(0, 0.8)
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*begin, workers], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             limit = time.monotonic() + 200
-            while len(finished(f"runs/{study}")) < number:
+            while len(finished("runs/killed")) < number:
                 assert process.poll() is None
                 assert time.monotonic() < limit
                 time.sleep(0.01)
@@ -135,17 +125,17 @@ def test_a_study_that_is_killed_twice_is_the_one_that_nobody_disturbed(
         finally:
             process.kill()
             process.wait()
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run([*begin, "2"], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "12 jobs: 9 done" in done.stdout
-    found = left(study)
+    found = left("killed")
     assert len(found) == 12
     assert {name: values[0] for name, values in found.items()} == {
         name: "failed" if "lr=1e+30" in name else "done" for name in expected
     }
     assert found == expected
     capfd.readouterr()
-    assert main(["table", f"runs/{study}", "--rows", "method,method.alpha,optimizer.lr,seed"]) == 0
+    assert main(["table", "runs/killed", "--rows", "method,method.alpha,optimizer.lr,seed"]) == 0
     rows = capfd.readouterr().out.splitlines()
     assert [row.count(" failed ") > 0 for row in rows if "1e+30" in row] == [True] * 3
     assert sum(" failed " in row for row in rows) == 3
