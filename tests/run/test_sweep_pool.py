@@ -133,6 +133,7 @@ def test_workers_share_the_jobs_in_their_order(stubbed, capfd, monkeypatch):
     assert before == {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
@@ -160,6 +161,7 @@ def test_a_worker_that_dies_costs_its_job_alone(stubbed, capfd, kind, error):
     assert not (path / "error.txt").exists()
 
 
+@pytest.mark.slow
 def test_what_was_killed_goes_on_from_its_checkpoint_and_what_failed_starts_afresh(stubbed):
     fault(1, "checkpoint signal 9")
     fault(2, "checkpoint raise")
@@ -181,6 +183,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint_and_what_failed_starts_afre
     assert not (runs()[2][0] / LAST).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("on_error", "status", "expected"),
     [
@@ -202,6 +205,7 @@ def test_what_an_error_does_to_the_others(stubbed, capfd, on_error, status, expe
         assert "Traceback" in (runs()[1][0] / "error.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_retry_that_fails_again_is_the_last(stubbed):
     fault(1, "raise", "signal 9", "raise")
     assert sweep("--on-error", "retry") == 1
@@ -209,6 +213,7 @@ def test_a_retry_that_fails_again_is_the_last(stubbed):
     assert len(list(Path("faults").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_another_sweep_has_is_left_to_it(stubbed, capfd):
     jobs, _ = jobs_of(read_study(["method=hardness", "method.alpha=1,2,3"]))
     with held(jobs[1].run_dir):
@@ -219,6 +224,7 @@ def test_a_job_that_another_sweep_has_is_left_to_it(stubbed, capfd):
     assert "2 done, 1 running" in said
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_begin_end_the_sweep(stubbed, capfd):
     Path("stub_worker.py").write_text("raise SystemExit(5)")
     assert sweep() == 2
@@ -278,6 +284,7 @@ def pids():
     return [r.host["pid"] for _, r in runs().values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_the_workers_save_and_end(started, number, status):
     process = started("sleep", "sleep")
@@ -290,6 +297,7 @@ def test_a_signal_lets_the_workers_save_and_end(started, number, status):
     assert gone(workers)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_them_at_once(started):
     process = started("deaf sleep", "deaf sleep")
     workers = pids()
@@ -305,6 +313,7 @@ def test_a_second_signal_ends_them_at_once(started):
     assert {look(path).kind for path, _ in runs().values()} == {"interrupted"}
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_sweep_that_is_killed(started):
     process = started("deaf sleep", "deaf sleep")
     workers = pids()
@@ -316,6 +325,7 @@ def test_workers_end_with_a_sweep_that_is_killed(started):
     assert statuses() == {1: "done", 2: "done", 3: "done"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_end_leaves_its_job_for_later(started):
     process = started("sleep", "sleep")
     for pid in pids():
@@ -433,6 +443,7 @@ def test_a_launcher_that_is_wrong_gets_one_sentence(node, said):
     assert said in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_pool_shows_in_the_status(stubbed, started, capfd):
     started("sleep", "sleep")
     assert main(["sweep", "status", "method=hardness", "method.alpha=1,2,3"]) == 0

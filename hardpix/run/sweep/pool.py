@@ -22,7 +22,7 @@ from hardpix.run.sweep.jobs import Job
 from hardpix.run.sweep.launchers import Launcher
 from hardpix.run.sweep.state import INTERRUPTED, LOST, State, look
 from hardpix.run.sweep.study import Study
-from hardpix.types import HardpixError
+from hardpix.types import ConfigError, HardpixError
 
 WORKER = "hardpix.run.sweep.worker"
 PAUSE = 0.2  # seconds between two looks at processes and signals
@@ -48,6 +48,10 @@ class Worker:
 
 def run_pool(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Outcome:
     """Bring every job to its end, as far as it is not there yet; they are handed out in their order."""
+    if os.name == "nt":
+        raise ConfigError(
+            "workers: Windows has no process groups to end them by; leave it out, or set it to 0"
+        )
     pool = _Pool(study, jobs, take_over)
     with _noted() as signals:
         try:
