@@ -329,6 +329,8 @@ def test_of_runs_that_are_alike_the_one_that_is_done_counts(sweep, trained):
     record.write(replace(record.read(other), status="running", host={}), other)
     path.rename(path.with_name("alpha=2-00000000"))
     trained.calls.clear()
+    job = jobs_of(read_study(["method=hardness", "method.alpha=2"]))[0][0]
+    assert job.run_dir.name == "alpha=2-00000000"
     assert sweep(alphas="2") == 0
     assert trained.calls == []
     shutil.rmtree(path.with_name("alpha=2-00000000"))
@@ -611,7 +613,7 @@ def test_jobs_are_small_and_do_not_share_their_configuration():
 def test_when_a_process_began():
     ours = process_began(os.getpid())
     assert ours.split()[0].isdigit()
-    assert ours == process_began(os.getpid()) != process_began(os.getppid())
+    assert ours == process_began(os.getpid()) != process_began(1)
     assert process_began(999999999) == ""
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

@@ -1,6 +1,5 @@
 """A study on worker processes: what each gets, what becomes of it when it dies, and that none is left over."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -12,13 +11,14 @@ import pytest
 
 from hardpix import record
 from hardpix.cli import main
+from hardpix.run.lock import held
 from hardpix.run.rundir import LAST, inspect
 from hardpix.run.sweep import pool
 from hardpix.run.sweep.execute import command
 from hardpix.run.sweep.jobs import jobs_of
 from hardpix.run.sweep.launchers import HERE, Launcher, read_launcher
 from hardpix.run.sweep.pool import environments, gpus
-from hardpix.run.sweep.state import held, look
+from hardpix.run.sweep.state import look
 from hardpix.run.sweep.study import read_study
 from hardpix.types import ConfigError
 
@@ -220,7 +220,7 @@ def test_a_job_that_another_sweep_has_is_left_to_it(stubbed, capfd):
         assert sweep() == 0
     assert statuses() == {1: "done", 3: "done"}
     said = capfd.readouterr().out
-    assert "job 2 of 3: alpha=2 (leave: running: another sweep on this machine has it; worker" in said
+    assert "job 2 of 3: alpha=2 (leave: running: another sweep on this machine has it)" in said
     assert "2 done, 1 running" in said
 
 
@@ -249,7 +249,11 @@ def started(stubbed):
         words = ["sweep", "method=hardness", "method.alpha=1,2,3", "--workers", "2"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(stubbed), *sys.path])}
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", PROGRAM, *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            process_group=0,
         )
         processes.append(process)
         until(lambda: len(list(Path("runs").rglob("run.json"))) == 2)
@@ -289,7 +293,10 @@ def pids():
 def test_a_signal_lets_the_workers_save_and_end(started, number, status):
     process = started("sleep", "sleep")
     workers = pids()
-    process.send_signal(number)
+    if number == signal.SIGINT:  # as a terminal does
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == status
     assert "3 jobs: 2 interrupted, 1 waiting" in said
@@ -333,30 +340,6 @@ def test_a_worker_that_is_asked_to_end_leaves_its_job_for_later(started):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 1
     assert "1 done, 2 interrupted" in said
-
-
-def test_the_copy_of_a_process_does_not_hold_its_run(tmp_path):
-    with held(tmp_path / "run") as free:
-        assert free
-        child = os.fork()
-        if not child:
-            time.sleep(60)
-            os._exit(0)
-    try:
-        handle = os.open(tmp_path / "run", os.O_RDONLY)
-        until(lambda: _locks(handle))
-        os.close(handle)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
-def _locks(handle):
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 # -- what a worker is given ----------------------------------------------------------------------------------------

@@ -89,6 +89,10 @@ def work(job: Job, tell: Callable[[State], None], *, take_over: bool = False, to
 
     ``to_file``: what is printed goes to the run's ``output.log``.
     """
+    state = look(job.run_dir)
+    if state.kind == "done":  # without a trace: also where one may only read
+        tell(state)
+        return Ended(state.kind)
     with held(job.run_dir) as free:
         state = look(job.run_dir, take_over=take_over)
         if not free and state.kind != "done":

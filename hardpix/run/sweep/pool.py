@@ -124,6 +124,7 @@ class _Pool:
                 return
             self.waiting.popleft()
             idle.job, idle.attempt, idle.begun = job, attempt, False
+            self.outcome.begun(job, state, f"; worker {idle.slot + 1}")
 
     def _passed_over(self, job: Job, state: State) -> None:
         self.outcome.begun(job, state)
@@ -159,7 +160,8 @@ class _Pool:
             worker.ready = True
         elif isinstance(said, State):
             worker.begun, self.stillborn = True, 0
-            self.outcome.begun(worker.job, said, f"; worker {worker.slot + 1}")
+            if said.kind in ("done", "running"):  # by another sweep, since it was handed out
+                self.outcome.begun(worker.job, said)
         elif said is not None:
             self._settle(worker, said)
 
