@@ -305,7 +305,7 @@ def without(path, *lines):
 
 @pytest.mark.parametrize("name", ["alpha=2-0123abcd", "by hand"])
 def test_a_run_of_an_earlier_version_is_known_by_its_configuration(sweep, trained, monkeypatch, name):
-    monkeypatch.setitem(rundir.ADDED, "trainer.limit_val_batches", 1.0)
+    monkeypatch.setitem(rundir.ADDED_GROUPS["trainer"], "limit_val_batches", 1.0)
     sweep()
     path = configured()
     without(path, "freeze: []", "  limit_val_batches: 1.0")
