@@ -121,9 +121,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if trainer.global_step != self.saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path)
-            for logger in trainer.loggers:
+            for logger in trainer.loggers:  # before: a run killed between the two would lack rows for good
                 logger.after_save_checkpoint(self)  # type: ignore[arg-type]
+            trainer.save_checkpoint(self.path)
         self.saved, self.counters = trainer.global_step, None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -27,7 +27,8 @@ LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 BEFORE = "checkpoints/previous.ckpt"  # the last but one, should the last be damaged
 SHOWN = 5  # settings that an error names
 
-# Keys at the top level that configurations written before they existed lack.
+# Keys at the top level that configurations written before they existed lack: a new key of `conf/` belongs here or to
+# those below, so that older runs can be read, resumed, and found by a sweep.
 ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
 
 # The same of groups of plain values.

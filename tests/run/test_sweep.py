@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from rich.console import Console
 
 from hardpix import record
 from hardpix.cli import main
+from hardpix.run import rundir
 from hardpix.run.config import compose, validate
+from hardpix.run.parent import with_parent
 from hardpix.run.rundir import LAST, alive, process_began
 from hardpix.run.sweep.execute import command
-from hardpix.run.sweep.jobs import composer, fingerprint, jobs_of
+from hardpix.run.sweep.jobs import _own, composer, fingerprint, jobs_of
 from hardpix.run.sweep.state import look, steps_done
 from hardpix.run.sweep.status import duration, footer, rendered
 from hardpix.run.sweep.study import read_study
@@ -238,7 +241,7 @@ def composed_once(overrides, config_dir):
 def trained(monkeypatch):
     stub = Stub()
     monkeypatch.setattr("hardpix.run.train.train", stub)
-    for name in ("_settle", "_clean_up"):  # the collector looks at all modules for a third of a second
+    for name in ("settle", "_clean_up"):  # the collector looks at all modules for a third of a second
         monkeypatch.setattr(f"hardpix.run.sweep.execute.{name}", lambda: None)
     return stub
 
@@ -283,6 +286,78 @@ def test_runs_are_found_again_under_a_name_with_other_axes(sweep, trained):
     assert sweep("seed=0,1", "optimizer.lr=0.01", "panels=0", alphas="3,1") == 0
     assert [alpha for alpha, *_ in trained.calls] == [3, 1]  # those of seed 1
     assert len(list(Path("runs").rglob("run.json"))) == 5
+
+
+def configured():
+    """The run with alpha 2, with the configuration that the stub leaves out."""
+    job = jobs_of(read_study(["method=hardness", "method.alpha=2"]))[0][0]
+    rundir.write_config(job.run_dir, job.config())
+    return job.run_dir
+
+
+def without(path, *lines):
+    text = (path / "config.yaml").read_text()
+    for line in lines:
+        assert f"\n{line}\n" in text
+        text = text.replace(f"\n{line}\n", "\n")
+    (path / "config.yaml").write_text(text)
+
+
+@pytest.mark.parametrize("name", ["alpha=2-0123abcd", "by hand"])
+def test_a_run_of_an_earlier_version_is_known_by_its_configuration(sweep, trained, monkeypatch, name):
+    monkeypatch.setitem(rundir.ADDED_GROUPS["trainer"], "limit_val_batches", 1.0)
+    sweep()
+    path = configured()
+    without(path, "freeze: []", "  limit_val_batches: 1.0")
+    path.rename(path.with_name(name))
+    trained.calls.clear()
+    assert sweep() == 0
+    assert trained.calls == []
+    assert sweep("freeze=[stem]") == 0
+    assert len(trained.calls) == 3
+    without(path.with_name(name), "seed: 0")  # no version lacked that: what trained is not known
+    trained.calls.clear()
+    assert sweep() == 0
+    assert [alpha for alpha, *_ in trained.calls] == [2]
+
+
+def test_of_runs_that_are_alike_the_one_that_is_done_counts(sweep, trained):
+    sweep(alphas="2")
+    path = configured()
+    other = path.with_name("alpha=2-ffffffff")
+    shutil.copytree(path, other)
+    record.write(replace(record.read(other), status="running", host={}), other)
+    path.rename(path.with_name("alpha=2-00000000"))
+    trained.calls.clear()
+    job = jobs_of(read_study(["method=hardness", "method.alpha=2"]))[0][0]
+    assert job.run_dir.name == "alpha=2-00000000"
+    assert sweep(alphas="2") == 0
+    assert trained.calls == []
+    shutil.rmtree(path.with_name("alpha=2-00000000"))
+    assert sweep("--take-over", alphas="2") == 0
+    assert trained.calls == [(2, True, True)]
+
+
+def test_what_failed_under_a_name_of_ones_own_is_not_cleared(sweep, trained):
+    trained.fail(2, ValueError("no"), stage="checkpoint")
+    sweep(alphas="2")
+    path = configured()
+    own = path.rename(path.with_name("mine"))
+    assert sweep(alphas="2") == 0
+    assert record.read(own).status == "failed"
+    assert (own / LAST).exists()
+    assert len(list(own.parent.iterdir())) == 2
+
+
+def test_what_a_run_takes_over_from_its_parent_does_not_hide_it():
+    composed = composer()
+    words = ["method=error_prediction", "parent=runs/a/b"]
+    other = composed(["head=psp", "seed=5"])
+    job = composed(words)
+    assert _own(with_parent(job, other, "parent")) == _own(job)
+    assert _own(composed([*words, "method.channels=8"])) != _own(job)
+    assert _own(with_parent(composed(["init_from=x"]), other, "init_from")) == _own(composed(["init_from=x"]))
+    assert _own(composed(["head=psp"])) != _own(composed([]))
 
 
 def test_jobs_that_are_one_are_told_and_run_once(sweep, trained, capsys):
@@ -538,7 +613,7 @@ def test_jobs_are_small_and_do_not_share_their_configuration():
 def test_when_a_process_began():
     ours = process_began(os.getpid())
     assert ours.split()[0].isdigit()
-    assert ours == process_began(os.getpid()) != process_began(os.getppid())
+    assert ours == process_began(os.getpid()) != process_began(1)
     assert process_began(999999999) == ""
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

@@ -1,7 +1,9 @@
 """A study whose process is killed and started again is the study that was never killed, bit for bit."""
 
 import csv
+import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -71,3 +73,78 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, c
         ]
         assert steps == sorted(set(steps))
         assert set(range(STEPS)) <= set(steps)
+
+
+# -- the study of conf/sweep/survival.yaml, shortened: 12 jobs, three of which diverge ------------------------------
+
+SURVIVAL = ("survival", "method.alpha=0.1,1.0", "method.c=0.1", "trainer.max_steps=12", "head.channels=8",
+            "trainer.val_every_epochs=2", "callbacks.checkpoint_every_steps=3")  # fmt: skip
+STARTS = (("2", 4, 8), ("0", 9, 11))  # workers, and between which numbers of begun runs the kill is drawn
+
+
+def left(study):
+    """What each run of a study has left, but for the time that it took: scores, losses, weights, tables."""
+    found = {}
+    for path in sorted(Path("runs", study).rglob("run.json")):
+        run = record.read(path.parent)
+        scores = {k: v for k, v in run.metrics.items() if not k.startswith("cost/") and k != "run/seconds"}
+        digest = hashlib.sha256()
+        if (path.parent / "checkpoints/last.ckpt").is_file():
+            for name, tensor in sorted(weights(path.parent.parent, path.parent.name).items()):
+                digest.update(name.encode() + tensor.numpy().tobytes())
+        files = [path.parent / name for name in ("metrics.csv", "per_class.csv", "confusion.npy")]
+        content = [file.read_bytes() if file.is_file() else None for file in files]
+        assert path.parent.name not in found
+        error = run.error and run.error.replace(f"runs/{study}/", "")
+        found[path.parent.name] = (
+            run.status,
+            error,
+            repr(sorted(scores.items())),
+            digest.hexdigest(),
+            content,
+        )
+    return found
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_twice_is_the_one_that_nobody_disturbed(tmp_path, monkeypatch, capfd):
+    """By a pool, then in a process, and at last in this one: what has begun a run does not matter."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of floats depend on it
+    try:
+        assert main(["sweep", *SURVIVAL, "study=whole"]) == 1
+        _kill_twice([*SURVIVAL, "study=killed"], random.Random(8))
+        capfd.readouterr()
+        assert main(["sweep", *SURVIVAL, "study=killed"]) == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert "12 jobs: 9 done" in capfd.readouterr().out
+    expected, found = left("whole"), left("killed")
+    assert len(found) == 12
+    assert {name: values[0] for name, values in found.items()} == {
+        name: "failed" if "lr=1e+30" in name else "done" for name in expected
+    }
+    assert found == expected
+    assert main(["table", "runs/killed", "--rows", "method,method.alpha,optimizer.lr,seed"]) == 0
+    rows = capfd.readouterr().out.splitlines()
+    assert [row.count(" failed ") > 0 for row in rows if "1e+30" in row] == [True] * 3
+    assert sum(" failed " in row for row in rows) == 3
+
+
+def _kill_twice(words, draw):
+    for workers, least, most in STARTS:
+        number, pause = draw.randint(least, most), draw.uniform(0, 0.8)
+        begin = [sys.executable, "-m", "hardpix.cli", "sweep", *words, "--workers", workers]
+        process = subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            limit = time.monotonic() + 200
+            while len(finished("runs/killed")) < number:
+                assert process.poll() is None
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            time.sleep(pause)
+        finally:
+            process.kill()
+            process.wait()

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from hardpix.run.sweep.execute import command, timed
+from hardpix.run.sweep.execute import command
 from hardpix.run.sweep.jobs import Job, counted, jobs_of
+from hardpix.run.sweep.launchers import read_launcher, timed
 from hardpix.run.sweep.state import ACTION, look
 from hardpix.run.sweep.study import OnError, Study, read_study
 
@@ -35,8 +36,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--on-error", choices=get_args(OnError), help="in place of the file's (default: continue)"
     )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        help="train on N processes of this machine at once, in place of the file's (default: 0, in this one); "
+        "auto: one per GPU, without a GPU one per core",
+    )
     given = parser.parse_intermixed_args(arguments)
     study, jobs = _jobs(given)
+    if given.workers is not None:
+        node = {"workers": given.workers, "devices": study.launcher.devices}
+        study = replace(study, launcher=read_launcher(node, "--"))
     if given.on_error:
         study = replace(study, on_error=given.on_error)
     if given.dry_run:

@@ -1,19 +1,22 @@
-"""The launcher of a sweep: one job after the other in this process."""
+"""One job in this process, and the launcher that takes one after the other here."""
 
 from __future__ import annotations
 
 import gc
+import os
+import platform
 import shlex
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 
@@ -22,76 +25,126 @@ from hardpix.run import rundir
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep.jobs import Job, counted
-from hardpix.run.sweep.state import ACTION, ERROR, State, clear, look
+from hardpix.run.sweep.state import ACTION, ERROR, INTERRUPTED, State, clear, leftovers, look, scores
 from hardpix.run.sweep.study import Study
 from hardpix.types import HardpixError
+
+OUTPUT = "output.log"  # what a run printed, where no terminal shows it
+TAIL = 4000  # bytes of it that are told of a run whose process is gone
+
+
+class Ended(NamedTuple):
+    """What has become of one job."""
+
+    kind: str  # done | failed | running | interrupted
+    text: str = ""  # its scores, or its error in one line
+    status: int = 0  # 130, 143: ended by a signal
 
 
 @dataclass
 class Outcome:
     """What has become of a sweep."""
 
+    total: int
     ends: dict[int, str] = field(default_factory=dict)  # job number -> done | failed | running | interrupted
     errors: dict[int, str] = field(default_factory=dict)  # one line each
     status: int = 0  # 130, 143: ended by a signal
 
+    def begun(self, job: Job, state: State, where: str = "") -> None:
+        self._tell(job, f"({ACTION[state.kind]}: {state.why}{where})")
 
-def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Outcome:
+    def ended(self, job: Job, ended: Ended) -> None:
+        self.ends[job.number] = ended.kind
+        self.errors.pop(job.number, None)
+        if ended.kind == "failed":
+            self.errors[job.number] = ended.text
+            self._tell(job, f"failed: {ended.text} ({job.run_dir / ERROR})")
+        elif ended.text or ended.kind == "interrupted":
+            self._tell(job, ", ".join(filter(None, (ended.kind, ended.text))))
+
+    def _tell(self, job: Job, what: str) -> None:
+        print(f"job {job.number} of {self.total}: {job.name} {what}", flush=True)
+
+
+def run_here(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Outcome:
     """Bring every job to its end, as far as it is not there yet; the state of each is looked up when its turn comes."""
-    outcome = Outcome()
-    settled = False
-    tries = 1 + (study.retries if study.on_error == "retry" else 0)
-    with _terminable() as stopped, _thawed():
+    outcome = Outcome(len(jobs))
+    with terminable() as stopped, thawed():
         for job in jobs:
-            state = look(job.run_dir)
-            if state.kind == "done":  # without a trace: also where one may only read
-                _announce(job, state, len(jobs))
-                outcome.ends[job.number] = state.kind
-                continue
-            with held(job.run_dir) as free:
-                state = look(job.run_dir, take_over=take_over)
-                if not free and state.kind != "done":
-                    state = State("running", "running: another sweep on this machine has it")
-                _announce(job, state, len(jobs))
-                if state.kind in ("done", "running"):
-                    outcome.ends[job.number] = state.kind
-                    continue
-                if not settled:
-                    _settle()
-                    settled = True
-                for attempt in range(1, tries + 1):
-                    outcome.errors.pop(job.number, None)
-                    end = _attempt(job, state, outcome)
-                    outcome.ends[job.number] = end
-                    if end != "failed" or attempt == tries or stopped:
-                        break
-                    print(f"attempt {attempt} of {tries} failed: {outcome.errors[job.number]}", flush=True)
-                    state = look(job.run_dir)
-            if stopped or outcome.status:
-                outcome.status = 143 if stopped else outcome.status
+            for _ in range(study.tries):
+                ended = work(job, partial(outcome.begun, job), take_over=take_over)
+                outcome.ended(job, ended)
+                if ended.kind != "failed" or stopped:
+                    break
+            if stopped or ended.status:
+                outcome.status = 143 if stopped else ended.status
                 break
-            if end == "failed" and study.on_error == "stop":
+            if ended.kind == "failed" and study.on_error == "stop":
                 break
     return outcome
 
 
-def _attempt(job: Job, state: State, outcome: Outcome) -> str:
-    """Train a job once; what it raises ends it alone, a signal the whole sweep."""
-    if state.kind == "failed":
+def work(job: Job, tell: Callable[[State], None], *, take_over: bool = False, to_file: bool = False) -> Ended:
+    """Train a job once, unless it is done or another process has it; ``tell`` hears what begins and why.
+
+    ``to_file``: what is printed goes to the run's ``output.log``.
+    """
+    state = look(job.run_dir)
+    if state.kind == "done":  # without a trace: also where one may only read
+        tell(state)
+        return Ended(state.kind)
+    with held(job.run_dir) as free:
+        state = look(job.run_dir, take_over=take_over)
+        if not free and state.kind != "done":
+            state = State("running", "running: another sweep on this machine has it")
+        tell(state)
+        if state.kind in ("done", "running"):
+            return Ended(state.kind)
+        settle()
+        with written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
+            return _attempt(job, state)
+
+
+def _attempt(job: Job, state: State) -> Ended:
+    """What a job raises ends it alone; a signal is told by a status."""
+    if state.kind == "failed" and not state.resume:
         clear(job.run_dir)
-    cfg = job.config(resume=state.kind == "interrupted")
     try:
-        _train(cfg, job)
+        _train(job.config(resume=state.resume), job)
     except (KeyboardInterrupt, SystemExit) as error:
         code = error.code if isinstance(error, SystemExit) else 130
-        outcome.status = code if isinstance(code, int) and code else 130
-        return "interrupted"
+        return Ended("interrupted", status=code if isinstance(code, int) and code else 130)
     except Exception as error:
-        outcome.errors[job.number] = _one_line(error)
-        _leave_traces(job, error)
-        return "failed"
+        text = "".join(traceback.format_exception(error))
+        if not isinstance(error, HardpixError):
+            print(text, file=sys.stderr, flush=True)
+        line = _one_line(error)
+        _leave_traces(job, line, text)
+        return Ended("failed", line)
     (job.run_dir / ERROR).unlink(missing_ok=True)
-    return "done"
+    return Ended("done", scores(record.read(job.run_dir)))
+
+
+def lost(job: Job, why: str) -> Ended:
+    """The end of a job whose process has gone without a word: its record must not say ``running`` for ever.
+
+    ``why`` is ``interrupted`` or begins with ``state.LOST``: such a run goes on from its last checkpoint.
+    """
+    with held(job.run_dir) as free:
+        state = look(job.run_dir)
+        if not free or state.kind in ("running", "done"):
+            found = scores(state.record) if state.kind == "done" and state.record else ""
+            return Ended(state.kind if free else "running", found)
+        if why == INTERRUPTED:
+            if state.record is not None:
+                record.write(replace(state.record, status="failed", error=why), job.run_dir)
+            return Ended("interrupted")
+        if state.kind == "failed" and state.record is not None and not state.resume:
+            return Ended("failed", state.record.error or why)
+        path = job.run_dir / OUTPUT
+        tail = path.read_bytes()[-TAIL:].decode(errors="replace") if path.is_file() else ""
+        _leave_traces(job, why, f"{why}\nThe end of {path}:\n{tail}", again=True)
+        return Ended("failed", why)
 
 
 def _train(cfg: DictConfig, job: Job) -> None:
@@ -103,8 +156,10 @@ def _train(cfg: DictConfig, job: Job) -> None:
         _clean_up()
 
 
-def _settle() -> None:
+def settle() -> None:
     """Set the half a million objects of the imports apart: looking through them took 0.4 s after every job."""
+    if gc.get_freeze_count():
+        return
     import hardpix.run.train  # noqa: F401
 
     gc.collect()
@@ -120,25 +175,39 @@ def _clean_up() -> None:
     torch.compiler.reset()
 
 
-def _leave_traces(job: Job, error: Exception) -> None:
-    """``error.txt``, and a record that says so where the run came to its end before it had written one."""
-    text = "".join(traceback.format_exception(error))
+def _leave_traces(job: Job, line: str, text: str, *, again: bool = False) -> None:
+    """``error.txt``, and a record that says so where the run came to its end before it had written that.
+
+    ``again``: also where a record says that the run had failed before.
+    """
     rundir.write_text(job.run_dir / ERROR, text)
-    if not isinstance(error, HardpixError):
-        print(text, file=sys.stderr, flush=True)
     state = look(job.run_dir, take_over=True)
-    if state.kind == "failed":
+    if state.kind == "failed" and state.record is not None and not again:
         return
-    line = _one_line(error)
-    if state.record is not None:
-        record.write(replace(state.record, status="failed", error=line), job.run_dir)
-        return
-    from hardpix.run.train import new_record
+    found = state.record or _unbegun(job)
+    record.write(replace(found, status="failed", error=line), job.run_dir)
+
+
+def _unbegun(job: Job) -> record.RunRecord:
+    """The record of a run that did not come as far as writing one: no device is known to have had it."""
+    from hardpix.run.environment import code_versions
+    from hardpix.run.parent import factors
 
     cfg = job.config()
-    cfg.parent = cfg.init_from = None  # which may be what could not be read
-    started = new_record(cfg, job.run_dir, job.overrides, None)
-    record.write(replace(started, status="failed", error=line), job.run_dir)
+    return record.RunRecord(
+        schema=record.SCHEMA,
+        run_id=rundir.new_id(),
+        status="failed",
+        factors=factors(cfg),
+        metrics={},
+        seed=cfg.seed,
+        parent=None,
+        code=code_versions(),
+        host={"hostname": platform.node()},
+        started=rundir.utc_now(),
+        name=str(cfg.run),
+        study=cfg.study,
+    )
 
 
 def _one_line(error: Exception) -> str:
@@ -146,12 +215,28 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {line}"[:500]
 
 
-def _announce(job: Job, state: State, total: int) -> None:
-    print(f"job {job.number} of {total}: {job.name} ({ACTION[state.kind]}: {state.why})", flush=True)
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """What this process, its children and libraries print goes to the end of a file, until the block ends."""
+    kept = os.dup(1), os.dup(2)
+    try:
+        with open(path, "ab") as file:
+            _point(file.fileno(), file.fileno())
+        yield
+    finally:
+        _point(*kept)
+        for handle in kept:
+            os.close(handle)
+
+
+def _point(out: int, err: int) -> None:
+    for stream, number, handle in ((sys.stdout, 1, out), (sys.stderr, 2, err)):
+        stream.flush()
+        os.dup2(handle, number)
 
 
 @contextmanager
-def _thawed() -> Iterator[None]:
+def thawed() -> Iterator[None]:
     """At the end of a process libraries complain of what was never collected."""
     try:
         yield
@@ -160,7 +245,7 @@ def _thawed() -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[list[int]]:
+def terminable() -> Iterator[list[int]]:
     """A list that SIGTERM fills.
 
     Outside Lightning the signal raises; while it trains, its own handler ends the run after the current step.
@@ -183,12 +268,15 @@ def _terminable() -> Iterator[list[int]]:
 
 
 def command(job: Job, state: State, config_dir: Path | None = None) -> str:
-    """The command line that trains this job alone."""
+    """The command line that does with this job alone what the sweep would do."""
     own = [o for o in job.overrides if not o.startswith("study=")]
     words = [*own, f"study={quoted(job.run_dir.parent.name)}", f"run={quoted(job.run_dir.name)}"]
-    words += ["resume=true"] if state.kind == "interrupted" else []
+    words += ["resume=true"] if state.resume else []
     folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
-    return " ".join(["hardpix", "train", *map(shlex.quote, [*folder, *words])])
+    line = shlex.join(["hardpix", "train", *folder, *words])
+    if state.kind == "failed" and not state.resume:  # `train` keeps what a failed run has left
+        return shlex.join(["rm", "-rf", *map(str, leftovers(job.run_dir))]) + " && " + line
+    return line
 
 
 def summary(jobs: Sequence[Job], outcome: Outcome, before: dict[int, State], seconds: float) -> str:
@@ -209,12 +297,3 @@ def summary(jobs: Sequence[Job], outcome: Outcome, before: dict[int, State], sec
         elif end != "done":
             lines.append(f"  {end:<11}  {job.name}")
     return "\n".join(lines)
-
-
-def timed(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> int:
-    """Run, print the summary, and return the exit status: 1 if a job failed, 130 or 143 after a signal."""
-    begin = time.perf_counter()
-    before = {job.number: look(job.run_dir, take_over=take_over) for job in jobs}
-    outcome = run_all(study, jobs, take_over=take_over)
-    print("\n" + summary(jobs, outcome, before, time.perf_counter() - begin), flush=True)
-    return outcome.status or (1 if outcome.errors else 0)

@@ -6,8 +6,9 @@ import copy
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.record import flatten
 from hardpix.run.config import GROUPS, Root, compose, explain, validate
-from hardpix.run.rundir import NO_FACTOR, choose, plain, short_name
+from hardpix.run.parent import INHERITED
+from hardpix.run.rundir import NO_FACTOR, choose, plain, read_config, short_name
+from hardpix.run.sweep.state import look
 from hardpix.run.sweep.study import Study, key_of
-from hardpix.types import ConfigError
+from hardpix.types import ConfigError, HardpixError
 
 SCALARS = {f.name for f in fields(Root)} - set(GROUPS)
 SHOWN = 80  # characters of a job's name in its directory
 TOLD = 5  # jobs that a problem names
+MARKED = re.compile(r"-[0-9a-f]{8}$")  # names that a sweep has given
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,6 @@ def jobs_of(study: Study, config_dir: Path | None = None) -> tuple[list[Job], li
     jobs: dict[tuple[str, str], Job] = {}
     problems: dict[str, list[str]] = {}
     twice: list[str] = []
-    present: dict[Path, dict[str, str]] = {}
     composed = composer(config_dir)
     for number, overrides in enumerate(study.jobs, 1):
         name = short_name([o for o in overrides if key_of(o) in varied])
@@ -72,18 +75,20 @@ def jobs_of(study: Study, config_dir: Path | None = None) -> tuple[list[Job], li
         if key in jobs:
             twice.append(f"job {number} ({name}) is job {jobs[key].number} once more: run once")
             continue
-        if folder not in present:
-            present[folder] = _present(folder)
-        directory = present[folder].get(mark[:8], f"{name[:SHOWN]}-{mark[:8]}")
-        jobs[key] = Job(number, name, tuple(overrides), mark, folder / directory, pickle.dumps(cfg))
+        directory = folder / f"{name[:SHOWN]}-{mark[:8]}"
+        jobs[key] = Job(number, name, tuple(overrides), mark, directory, pickle.dumps(cfg))
     if problems:
         raise ConfigError("\n".join(f"{_named(who)}: {text}" for text, who in problems.items()))
-    return list(jobs.values()), twice
+    return _placed(list(jobs.values())), twice
 
 
-def fingerprint(cfg: DictConfig) -> str:
-    """The same for configurations that train and score the same, however they were written; 64 hex digits."""
-    flat = {key: value for key, value in flatten(plain(cfg)).items() if not key.startswith(NO_FACTOR)}
+def fingerprint(cfg: DictConfig, without: Sequence[str] = ()) -> str:
+    """The same for configurations that train and score the same, however they were written; 64 hex digits.
+
+    ``without``: what besides is left out, by how its keys begin.
+    """
+    left_out = (*NO_FACTOR, *without)
+    flat = {key: value for key, value in flatten(plain(cfg)).items() if not key.startswith(left_out)}
     text = json.dumps(_numbers(flat), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -135,11 +140,57 @@ def _varied(jobs: Sequence[Sequence[str]]) -> set[str]:
     return {key_of(text) for text, count in counts.items() if count < len(jobs)}
 
 
+def _placed(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with the directories that they have already, whatever those are called.
+
+    The mark at the end of a name spares reading. Another version of hardpix may have given another one, or a hand
+    another name: runs whose mark is no job's are known by the configuration in them.
+    """
+    marks = {job.fingerprint[:8] for job in jobs}
+    present = {folder: _present(folder) for folder in {job.run_dir.parent for job in jobs}}
+    read: dict[Path, dict[str, str]] = {}
+    placed: list[Job] = []
+    for job in jobs:
+        folder = job.run_dir.parent
+        directory = present[folder].get(job.fingerprint[:8])
+        if directory is None:
+            if folder not in read:
+                read[folder] = _read([folder / n for mark, n in present[folder].items() if mark not in marks])
+            directory = read[folder].get(_own(job.config())) if read[folder] else None
+        placed.append(job if directory is None else replace(job, run_dir=folder / directory))
+    return placed
+
+
 def _present(folder: Path) -> dict[str, str]:
-    """The directories of a study's folder by the mark at their end: names change with the axes, marks do not."""
+    """The directories of a study's folder by the mark at their end, by their name where it has none."""
     if not folder.is_dir():
         return {}
-    return {path.name.rpartition("-")[2]: path.name for path in sorted(folder.iterdir()) if path.is_dir()}
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return {name[-8:] if MARKED.search(name) else name: name for name in names}
+
+
+def _read(run_dirs: Sequence[Path]) -> dict[str, str]:
+    """The names of runs by what they have trained; of several alike the one that is done.
+
+    Others count only where a sweep has named them: what failed is cleared, and not all is a sweep's to clear.
+    """
+    found: dict[str, tuple[bool, str]] = {}
+    for path in run_dirs:
+        state = look(path)
+        if state.record is None or (state.kind != "done" and not MARKED.search(path.name)):
+            continue
+        try:
+            own = _own(read_config(path))
+        except (HardpixError, OmegaConfBaseException):
+            continue
+        found[own] = max(found.get(own, (False, "")), (state.kind == "done", path.name))
+    return {own: name for own, (_, name) in found.items()}
+
+
+def _own(cfg: DictConfig) -> str:
+    """The fingerprint without what a run takes over from the one that it stands on or starts from."""
+    networks = () if cfg.parent is None else tuple(f"{group}." for group in INHERITED)
+    return fingerprint(cfg, ("parent_config", *networks))
 
 
 def _named(who: Sequence[str]) -> str:

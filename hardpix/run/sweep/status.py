@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hardpix.record import RunRecord
 from hardpix.run.sweep.jobs import Job, counted
-from hardpix.run.sweep.state import State, look, steps_done
+from hardpix.run.sweep.state import State, look, scores, steps_done
 
 PAUSE = 2.0  # seconds between two looks
 SHOWN_AS = {"new": "waiting", "interrupted": "waiting"}
@@ -65,16 +65,16 @@ def footer(jobs: Sequence[Job], states: Sequence[State]) -> list[str]:
     failed = [(job, s.why) for job, s in zip(jobs, states, strict=True) if s.kind == "failed"]
     lines = [f"job {job.number} {why}" for job, why in failed]
     lines += [counted({kind: counts[kind] for kind in ("done", "running", "failed", "waiting")})]
-    scored = [
-        (_score(s.record), job, s.record) for job, s in zip(jobs, states, strict=True) if s.kind == "done"
+    done = [
+        (job, s.record)
+        for job, s in zip(jobs, states, strict=True)
+        if s.kind == "done" and s.record is not None
     ]
+    scored = [(_score(found), job, found) for job, found in done]
     finite = [(score, job, found) for score, job, found in scored if score is not None and score == score]
     if finite:
-        score, job, found = max(finite, key=lambda item: item[0])
-        test = found.metrics.get(f"test/{found.main_metric}") if found else None
-        more = "" if test is None else f", test {100 * test:.2f} %"
-        name = found.main_metric if found else ""
-        lines.append(f"best: {job.name}, val/{name} {100 * score:.2f} %{more}")
+        _, job, found = max(finite, key=lambda item: item[0])
+        lines.append(f"best: {job.name}, {scores(found)}")
     left = seconds_left(jobs, states)
     if left is not None:
         lines.append(f"time left: about {duration(left)}")

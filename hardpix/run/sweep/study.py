@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.run.config import conf_dir, explain, nearest
 from hardpix.run.overrides import quoted
+from hardpix.run.sweep.launchers import HERE, Launcher, read_launcher
 from hardpix.types import ConfigError
 
-KEYS = ("study", "overrides", "axes", "for", "rows", "seeds", "on_error", "retries")
+KEYS = ("study", "overrides", "axes", "for", "rows", "seeds", "on_error", "retries", "launcher")
 OWN = ("run", "resume")  # the sweep's own business
 
 OnError = Literal["continue", "retry", "stop"]
@@ -33,6 +34,11 @@ class Study:
     jobs: tuple[tuple[str, ...], ...]
     on_error: OnError = "continue"
     retries: int = 1  # of a job that fails, with on_error=retry
+    launcher: Launcher = HERE
+
+    @property
+    def tries(self) -> int:
+        return 1 + (self.retries if self.on_error == "retry" else 0)
 
 
 def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
@@ -56,7 +62,7 @@ def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
     name = content.name if "study" not in given else ""
     if name:
         given["study"] = [f"study={quoted(name)}"]
-    return Study(name, tuple(_expand(content, given)), content.on_error, content.retries)
+    return Study(name, tuple(_expand(content, given)), content.on_error, content.retries, content.launcher)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class _Content:
     seeds: tuple[str, ...] = ()
     on_error: OnError = "continue"
     retries: int = 1
+    launcher: Launcher = HERE
 
 
 def _expand(content: _Content, given: Axes) -> Iterator[tuple[str, ...]]:
@@ -175,6 +182,7 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
         seeds=tuple(f"seed={seed}" for seed in seeds),
         on_error=on_error,
         retries=retries,
+        launcher=read_launcher(content.get("launcher"), f"{path}: "),
     )
     possible = {*found.common, *(text for choices in found.axes.values() for text in choices)}
     for condition in found.own:

@@ -1,0 +1,62 @@
+"""Where the jobs of a study run: what a study says of it, and which launcher that is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from hardpix.types import ConfigError
+
+if TYPE_CHECKING:
+    from hardpix.run.sweep.jobs import Job
+    from hardpix.run.sweep.study import Study
+
+KEYS = ("workers", "devices")
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """``workers`` processes, dealt out to the devices in turn: 4 on two GPUs are two on each."""
+
+    workers: int | Literal["auto"] = 0  # 0: in this process; auto: one per GPU, without a GPU one per core
+    devices: tuple[str, ...] | Literal["auto"] = "auto"  # CUDA_VISIBLE_DEVICES of each; auto: all GPUs
+
+
+HERE = Launcher()
+
+
+def read_launcher(node: Any, where: str) -> Launcher:
+    """``{workers: 4, devices: [0, 1]}``; raises ``ConfigError`` that begins with ``where``."""
+    if node is None:
+        return HERE
+    if not isinstance(node, dict) or set(node) - set(KEYS):
+        raise ConfigError(f"{where}launcher={node}: must be a mapping with some of {', '.join(KEYS)}")
+    workers, devices = node.get("workers", "auto"), node.get("devices", "auto")
+    if str(workers) != "auto" and not (type(workers) in (int, str) and str(workers).isdecimal()):
+        raise ConfigError(
+            f"{where}workers={workers}: must be a whole number of processes, 0 for none besides this one, or auto"
+        )
+    listed = isinstance(devices, list | tuple) and all(type(d) in (int, str) for d in devices)
+    if devices != "auto" and not listed:
+        raise ConfigError(f"{where}devices={devices}: must be auto or a list of GPUs, such as [0, 1]")
+    return Launcher(
+        "auto" if workers == "auto" else int(workers),
+        "auto" if devices == "auto" else tuple(map(str, devices)),
+    )
+
+
+def timed(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> int:
+    """Run, print the summary, and return the exit status: 1 if a job failed, 130 or 143 after a signal."""
+    from hardpix.run.sweep.execute import run_here, summary
+    from hardpix.run.sweep.pool import run_pool
+    from hardpix.run.sweep.state import look
+
+    begin = time.perf_counter()
+    before = {job.number: look(job.run_dir, take_over=take_over) for job in jobs}
+    launch = run_here if study.launcher.workers == 0 else run_pool
+    outcome = launch(study, jobs, take_over=take_over)
+    print("\n" + summary(jobs, outcome, before, time.perf_counter() - begin), flush=True)
+    unfinished = {"failed", "interrupted"} & set(outcome.ends.values())
+    return outcome.status or (1 if unfinished else 0)
