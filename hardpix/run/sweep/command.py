@@ -7,12 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+
+import yaml
 
 from hardpix.run.sweep.execute import command, timed
 from hardpix.run.sweep.jobs import Job, counted, jobs_of
 from hardpix.run.sweep.state import ACTION, look
-from hardpix.run.sweep.study import OnError, Study, read_study
+from hardpix.run.sweep.study import LAUNCHERS, OnError, Study, read_study
+from hardpix.types import ConfigError
+
+PREFIX = "launcher."  # of a launcher's settings among the words
 
 DESCRIPTION = """\
 Train the runs of a study, conf/sweep/NAME.yaml or the product of the values on the command line
@@ -35,6 +40,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--on-error", choices=get_args(OnError), help="in place of the file's (default: continue)"
     )
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="here: one job after the other; slurm: each a job of the cluster, launcher.partition=gpu "
+        "launcher.timeout_min=600 ... as hydra/launcher=submitit_slurm names them",
+    )
     given = parser.parse_intermixed_args(arguments)
     study, jobs = _jobs(given)
     if given.on_error:
@@ -42,7 +53,23 @@ def main(arguments: list[str]) -> int:
     if given.dry_run:
         print(plan(jobs, given.config_dir, take_over=given.take_over))
         return 0
+    kind, settings = _launcher(study, given)
+    if kind == "slurm":
+        from hardpix.run.sweep.slurm import submit
+
+        return submit(study, jobs, settings, take_over=given.take_over)
     return timed(study, jobs, take_over=given.take_over)
+
+
+def _launcher(study: Study, given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """What runs the jobs, and its settings: those of the file, and in their place those of the command line."""
+    words = [word.removeprefix(PREFIX).partition("=") for word in given.settings]
+    settings = {**study.launcher, **{key: yaml.safe_load(value) for key, _, value in words}}
+    kind = given.launcher or settings.pop("kind", "here")
+    settings.pop("kind", None)
+    if kind != "slurm" and words:
+        raise ConfigError(f"{given.settings[0]}: is a setting of --launcher slurm")
+    return kind, settings
 
 
 def _status(arguments: list[str]) -> int:
@@ -80,7 +107,8 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def _jobs(given: argparse.Namespace) -> tuple[Study, list[Job]]:
-    study = read_study(given.words, given.config_dir)
+    given.settings = [word for word in given.words if word.startswith(PREFIX)]
+    study = read_study([word for word in given.words if word not in given.settings], given.config_dir)
     jobs, twice = jobs_of(study, given.config_dir)
     for line in twice:
         print(line)

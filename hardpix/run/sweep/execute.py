@@ -21,6 +21,7 @@ from hardpix import record
 from hardpix.run import rundir
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
+from hardpix.run.sweep import queue
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, ERROR, State, clear, look
 from hardpix.run.sweep.study import Study
@@ -53,9 +54,11 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
                 if not free and state.kind != "done":
                     state = State("running", "running: another sweep on this machine has it")
                 _announce(job, state, len(jobs))
-                if state.kind in ("done", "running"):
+                if ACTION[state.kind] in ("skip", "leave"):
                     outcome.ends[job.number] = state.kind
                     continue
+                if not queue.ours(job.run_dir):
+                    queue.forget(job.run_dir)
                 if not settled:
                     _settle()
                     settled = True
@@ -199,7 +202,7 @@ def summary(jobs: Sequence[Job], outcome: Outcome, before: dict[int, State], sec
     known = f" ({earlier} before)" if earlier else ""
     order = {
         f"done{known}": counts["done"],
-        **{k: counts[k] for k in ("failed", "running", "interrupted", "waiting")},
+        **{k: counts[k] for k in ("failed", "running", "submitted", "interrupted", "waiting")},
     }
     lines = [f"{len(jobs)} jobs: {counted(order)}; {seconds:.0f} s"]
     for job in jobs:

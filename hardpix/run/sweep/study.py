@@ -18,7 +18,8 @@ from hardpix.run.config import conf_dir, explain, nearest
 from hardpix.run.overrides import quoted
 from hardpix.types import ConfigError
 
-KEYS = ("study", "overrides", "axes", "for", "rows", "seeds", "on_error", "retries")
+KEYS = ("study", "overrides", "axes", "for", "rows", "seeds", "on_error", "retries", "launcher")
+LAUNCHERS = ("here", "slurm")
 OWN = ("run", "resume")  # the sweep's own business
 
 OnError = Literal["continue", "retry", "stop"]
@@ -33,6 +34,7 @@ class Study:
     jobs: tuple[tuple[str, ...], ...]
     on_error: OnError = "continue"
     retries: int = 1  # of a job that fails, with on_error=retry
+    launcher: Mapping[str, Any] = field(default_factory=dict)  # kind, and the settings of that kind
 
 
 def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
@@ -56,7 +58,7 @@ def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
     name = content.name if "study" not in given else ""
     if name:
         given["study"] = [f"study={quoted(name)}"]
-    return Study(name, tuple(_expand(content, given)), content.on_error, content.retries)
+    return Study(name, tuple(_expand(content, given)), content.on_error, content.retries, content.launcher)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class _Content:
     seeds: tuple[str, ...] = ()
     on_error: OnError = "continue"
     retries: int = 1
+    launcher: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _expand(content: _Content, given: Axes) -> Iterator[tuple[str, ...]]:
@@ -175,11 +178,20 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
         seeds=tuple(f"seed={seed}" for seed in seeds),
         on_error=on_error,
         retries=retries,
+        launcher=launcher_of(path, content.get("launcher") or {}),
     )
     possible = {*found.common, *(text for choices in found.axes.values() for text in choices)}
     for condition in found.own:
         if condition not in possible:
             raise ConfigError(f"{path}: for.{condition}: neither overrides nor axes have that choice")
+    return found
+
+
+def launcher_of(path: Path, node: Any) -> dict[str, Any]:
+    """``{kind: slurm, partition: gpu, ...}``, or the kind alone."""
+    found = {"kind": node} if isinstance(node, str) else node
+    if not isinstance(found, dict) or (found and found.get("kind") not in LAUNCHERS):
+        raise ConfigError(f"{path}: launcher: must be a mapping whose kind is {' or '.join(LAUNCHERS)}")
     return found
 
 
