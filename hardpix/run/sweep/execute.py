@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,14 +20,19 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.run import rundir
+from hardpix.run import rundir, world
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep import queue
+from hardpix.run.sweep.crew import Crew, follow
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, ERROR, State, clear, look
 from hardpix.run.sweep.study import Study
 from hardpix.types import HardpixError
+
+# What Lightning sets for the processes that it starts, and takes for the user's own at the next job.
+OF_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CHILD_LEAVES = 60.0  # seconds for a further process to end by itself
 
 
 @dataclass
@@ -42,7 +49,13 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
     outcome = Outcome()
     settled = False
     tries = 1 + (study.retries if study.on_error == "retry" else 0)
-    with _terminable() as stopped, _thawed():
+    crew = Crew()
+    crew.agree(jobs)
+    if crew.follows:
+        with _terminable(), _thawed():
+            outcome.status = follow(crew, jobs, _train)
+        return outcome
+    with _terminable() as stopped, _thawed(), crew.led():
         for job in jobs:
             state = look(job.run_dir)
             if state.kind == "done":  # without a trace: also where one may only read
@@ -64,7 +77,7 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
                     settled = True
                 for attempt in range(1, tries + 1):
                     outcome.errors.pop(job.number, None)
-                    end = _attempt(job, state, outcome)
+                    end = _attempt(job, state, outcome, crew)
                     outcome.ends[job.number] = end
                     if end != "failed" or attempt == tries or stopped:
                         break
@@ -78,13 +91,15 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
     return outcome
 
 
-def _attempt(job: Job, state: State, outcome: Outcome) -> str:
+def _attempt(job: Job, state: State, outcome: Outcome, crew: Crew) -> str:
     """Train a job once; what it raises ends it alone, a signal the whole sweep."""
     if state.kind == "failed":
         clear(job.run_dir)
     cfg = job.config(resume=state.kind == "interrupted")
+    crew.say(f"train {job.number} {'resume' if cfg.resume else 'fresh'}")
     try:
-        _train(cfg, job)
+        with crew.together(cfg):
+            _train(cfg, job)
     except (KeyboardInterrupt, SystemExit) as error:
         code = error.code if isinstance(error, SystemExit) else 130
         outcome.status = code if isinstance(code, int) and code else 130
@@ -100,10 +115,38 @@ def _attempt(job: Job, state: State, outcome: Outcome) -> str:
 def _train(cfg: DictConfig, job: Job) -> None:
     from hardpix.run import train
 
+    before = {name: os.environ.get(name) for name in OF_LAUNCHERS}
     try:
         train.train(cfg, job.overrides)
     finally:
+        if world.size() == 1:
+            _end_children()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
         _clean_up()
+
+
+def _end_children() -> None:
+    """End the processes that Lightning started for DDP, and its thread that would end this one if one of them fails.
+
+    They leave by themselves when the group does; the next job has its own.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._finished = True  # type: ignore[attr-defined]
+            for child in thread._child_processes:  # type: ignore[attr-defined]
+                try:
+                    child.wait(CHILD_LEAVES)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
 
 
 def _settle() -> None:
@@ -130,9 +173,9 @@ def _leave_traces(job: Job, error: Exception) -> None:
     if not isinstance(error, HardpixError):
         print(text, file=sys.stderr, flush=True)
     state = look(job.run_dir, take_over=True)
-    if state.kind == "failed":
-        return
     line = _one_line(error)
+    if state.kind == "failed" and (state.record is None or state.record.error == line):
+        return
     if state.record is not None:
         record.write(replace(state.record, status="failed", error=line), job.run_dir)
         return
@@ -219,5 +262,7 @@ def timed(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> int:
     begin = time.perf_counter()
     before = {job.number: look(job.run_dir, take_over=take_over) for job in jobs}
     outcome = run_all(study, jobs, take_over=take_over)
+    if world.rank() > 0:
+        return outcome.status
     print("\n" + summary(jobs, outcome, before, time.perf_counter() - begin), flush=True)
     return outcome.status or (1 if outcome.errors else 0)

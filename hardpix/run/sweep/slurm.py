@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.run.config import nearest
+from hardpix.run.lock import held
 from hardpix.run.sweep import queue
 from hardpix.run.sweep.jobs import Job, counted
-from hardpix.run.sweep.state import ACTION, held, look
+from hardpix.run.sweep.state import ACTION, look
 from hardpix.run.sweep.study import Study
 from hardpix.types import ConfigError
 
@@ -50,7 +51,9 @@ class OnNode:
         def warn(*_: object) -> None:
             """The time is nearly over: train as it ends on SIGTERM, at the end of a step, with a checkpoint."""
             warned.append(number)
-            os.kill(os.getpid(), signal.SIGTERM)
+            training = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+            if len(warned) == 1 and not getattr(training, "received", 0):  # a second one would end it at once
+                os.kill(os.getpid(), signal.SIGTERM)
 
         signal.signal(number, warn)
         outcome = run_all(self.study, [job])
