@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,10 @@ def test_without_the_plugin_one_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_submitit_launcher", None)
     assert main(["sweep", "seed=0,1", "--launcher", "slurm"]) == 2
     assert 'needs hydra-submitit-launcher: pip install "hardpix[slurm]"' in capsys.readouterr().err
+    assert main(["train", "-m", "seed=0,1", "hydra/launcher=submitit_slurm"]) == 2
+    assert capsys.readouterr().err == (
+        'hardpix: hydra/launcher: submitit is not installed: pip install "hardpix[slurm]"\n'
+    )
 
 
 def test_what_waits_is_not_submitted_again(cluster, capsys):
@@ -230,3 +235,38 @@ def test_who_cancels_a_job_wants_it_to_end(cluster, capfd):
     assert main([*given, "--launcher", "slurm"]) == 0
     waited(lambda: record.read(run).status == "done")
     assert (cluster / "sbatch.log").read_text() == "100 \n101 \n"
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes(cluster, monkeypatch):
+    """The trainer's devices are SLURM's tasks, which go through the job together."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    given = [o for o in STUDY if not o.startswith(("trainer.devices", "trainer.max_steps"))]
+    given += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2", "study=s", "seed=3"]
+    assert main(["sweep", *given, "--launcher", "slurm"]) == 0
+    assert "#SBATCH --ntasks-per-node=2" in (cluster / "100.sh").read_text()
+    waited(lambda: (cluster / "100.state").read_text() in ("COMPLETED", "FAILED"))
+    assert record.read(folders("s")[0]).status == "done"
+    first, second = (
+        next(Path("runs/s/.submitit").glob(f"100_{rank}_log.out")).read_text() for rank in (0, 1)
+    )
+    assert "job 1 of 1" in first
+    assert "job 1 of 1" not in second
+
+
+@pytest.mark.slow
+def test_hydras_own_launcher(tmp_path, monkeypatch, capfd):
+    """``train -m`` through submitit on this machine: the runs end as ever, and one that fails is told."""
+    monkeypatch.chdir(tmp_path)
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{root}:{os.environ.get('PYTHONPATH', '')}")
+    given = [o for o in STUDY if not o.startswith("trainer.max_steps")] + [
+        "trainer.max_steps=1",
+        "study=s",
+        "run=a",
+    ]
+    assert main(["train", "-m", *given, "hydra/launcher=submitit_local", "seed=0,-1"]) == 1
+    assert record.read("runs/s/a").status == "done"
+    assert "hardpix: failed: " in capfd.readouterr().err

@@ -24,6 +24,10 @@ FOREVER = timedelta(days=365)  # a first process may train for long where the ot
 LEAVE = timedelta(seconds=120)  # to the others for ending a job that has ended here
 
 
+class Elsewhere(HardpixError):
+    """What failed is another process, whose error this is."""
+
+
 class Crew:
     """This process among the others. ``size`` 1: alone, and nothing here does anything."""
 
@@ -109,7 +113,7 @@ class Crew:
             for rank, key in enumerate(ends[1:], 1):
                 said = self.store.get(key).decode()
                 if said and (problem is None or _broken(problem)):
-                    raise HardpixError(f"process {rank}: {said}") from problem
+                    raise Elsewhere(f"process {rank}: {said}") from problem
         if problem is not None:
             raise problem
 
@@ -160,7 +164,13 @@ def _store() -> Any:
         from pytorch_lightning.plugins.environments import SLURMEnvironment
 
         slurm = SLURMEnvironment(auto_requeue=False)
-        host, port = slurm.main_address, slurm.main_port + 1  # the port itself is Lightning's
-        return dist.TCPStore(host, port, world.size(), is_master=world.rank() == 0, wait_for_workers=False)
+        # the port is Lightning's, which needs none where a process group is there already
+        return dist.TCPStore(
+            slurm.main_address,
+            slurm.main_port,
+            world.size(),
+            is_master=world.rank() == 0,
+            wait_for_workers=False,
+        )
     store, _, _ = next(dist.rendezvous("env://"))
     return dist.PrefixStore("hardpix", store)

@@ -24,7 +24,7 @@ from hardpix.run import rundir, world
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep import queue
-from hardpix.run.sweep.crew import Crew, follow
+from hardpix.run.sweep.crew import Crew, Elsewhere, follow
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, ERROR, State, clear, look
 from hardpix.run.sweep.study import Study
@@ -173,9 +173,9 @@ def _leave_traces(job: Job, error: Exception) -> None:
     if not isinstance(error, HardpixError):
         print(text, file=sys.stderr, flush=True)
     state = look(job.run_dir, take_over=True)
-    line = _one_line(error)
-    if state.kind == "failed" and (state.record is None or state.record.error == line):
+    if state.kind == "failed" and not isinstance(error, Elsewhere):
         return
+    line = _one_line(error)
     if state.record is not None:
         record.write(replace(state.record, status="failed", error=line), job.run_dir)
         return
