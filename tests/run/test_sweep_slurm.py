@@ -211,9 +211,9 @@ def test_a_job_that_makes_room_ends_as_if_it_had_not(cluster, capfd):
     waited(lambda: (cluster / "100.state").read_text() == "COMPLETED")
     found = record.read(run)
     assert (found.status, found.run_id, found.metrics["run/steps"]) == ("done", before, STEPS)
-    assert (
-        "goes on from its last checkpoint" in next(Path("runs/s/.submitit").glob("100_0_log.out")).read_text()
-    )
+    log = next(Path("runs/s/.submitit").glob("100_0_log.out")).read_text()
+    assert "saving after this step" in log
+    assert "goes on from its last checkpoint" in log
     assert main([*given, "study=whole"]) == 0
     assert same(run, folders("whole")[0])
     capfd.readouterr()
@@ -232,8 +232,8 @@ def test_who_cancels_a_job_wants_it_to_end(cluster, capfd):
     time.sleep(2)
     assert not (cluster / "100.requeue").exists()
     assert look(run).kind == "interrupted"
+    (cluster / "hold").touch()
     assert main([*given, "--launcher", "slurm"]) == 0
-    waited(lambda: record.read(run).status == "done")
     assert (cluster / "sbatch.log").read_text() == "100 \n101 \n"
 
 
