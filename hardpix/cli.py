@@ -20,6 +20,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   chain      runs that stand on each other:  hardpix chain error_prediction data=camvid seed=1
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
+  export     a run as an ONNX file:      hardpix export RUN --onnx FILE
   table      compare runs:               hardpix table RUNS... --rows method,loss
              with a paper's numbers:     hardpix table lwm/II RUNS...
   compare    what runs differ in:        hardpix compare RUN RUN
@@ -143,6 +144,12 @@ def _predict(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _export(arguments: list[str]) -> int:
+    from hardpix.run.export_command import main
+
+    return main(arguments)
+
+
 def _table(arguments: list[str]) -> int:
     from hardpix.report.command import parse
     from hardpix.run.table_command import start
@@ -198,6 +205,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "chain": _chain,
     "evaluate": _evaluate,
     "predict": _predict,
+    "export": _export,
     "table": _table,
     "compare": _compare,
     "figure": _figure,

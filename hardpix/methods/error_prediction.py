@@ -79,7 +79,7 @@ class StandsOnSegmenter(Method):
 
         Those of one size are joined first: a single enlargement, and no copy of what is large.
         """
-        if len({x.shape[-2:] for x in maps}) == 1:
+        if all(x.shape[-2:] == maps[0].shape[-2:] for x in maps):
             return self.enlarge(torch.cat([x.float() for x in maps], 1), size)
         return torch.cat([self.enlarge(x, size) for x in maps], 1)
 

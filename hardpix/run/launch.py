@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +31,8 @@ def launch(arguments: list[str]) -> int:
         try:
             return _one(cfg, overrides)
         except Exception as error:
+            if "SUBMITIT_EXECUTOR" in os.environ:
+                raise  # in a process of its own: submitit brings it back
             if not multirun:
                 refusals.append(error)  # raised below: Hydra would first print all overrides
                 return None
@@ -40,16 +43,32 @@ def launch(arguments: list[str]) -> int:
             return None
 
     command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
+    elsewhere = any(word.startswith("hydra/launcher=submitit") for word in arguments)
+    if elsewhere and not _importable("hydra_plugins.hydra_submitit_launcher"):
+        raise ConfigError('hydra/launcher: submitit is not installed: pip install "hardpix[slurm]"')
     with _as_program(arguments):
         try:
             command()
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, arguments)) from error
+        except Exception as error:
+            if not elsewhere:
+                raise
+            failures.append(
+                f"{type(error).__name__}: {error} (the first one; every run's record has its own)"
+            )
     if refusals:
         raise refusals[0]
     for line in failures:
         print(f"hardpix: failed: {line}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package above it
+        return False
 
 
 def _one(cfg: DictConfig, overrides: list[str]) -> float | None:

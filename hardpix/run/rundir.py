@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
 from hardpix.atomic import write_text
+from hardpix.run import world
 from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
@@ -88,8 +89,10 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
             raise ConfigError(
                 "resume=true: say which run to continue, run=NAME (with its study=... if not default)"
             )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("run: under torchrun every process must know the directory, give run=NAME")
+        if world.size() > 1:
+            raise ConfigError(
+                "run: under torchrun or srun every process must know the directory, give run=NAME"
+            )
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{short_name(overrides)}-{uuid.uuid4().hex[:4]}"
     for key, value in (("study", cfg.study), ("run", name)):

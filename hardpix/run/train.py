@@ -24,7 +24,7 @@ from hardpix.atomic import remove_unfinished
 from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
-from hardpix.run import results, resume, rundir, tracking
+from hardpix.run import results, resume, rundir, tracking, world
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
@@ -68,8 +68,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
     validate(cfg)
     cfg = inherit(cfg, overrides)
     run_dir = rundir.choose(cfg, overrides)
-    # torchrun starts all processes alike: the first one writes
-    further = int(os.environ.get("RANK", "0")) > 0
+    # torchrun and srun start all processes alike: the first one writes
+    further = world.rank() > 0
     before = None if further else rundir.inspect(run_dir, cfg)
     if before is not None and resume.is_complete(before, cfg):
         print(f"{run_dir} is done: nothing to resume")

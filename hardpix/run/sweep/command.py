@@ -9,11 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import yaml
+
 from hardpix.run.sweep.execute import command
 from hardpix.run.sweep.jobs import Job, counted, jobs_of
-from hardpix.run.sweep.launchers import read_launcher, timed
+from hardpix.run.sweep.launchers import HERE, KINDS, Launcher, read_launcher, timed
 from hardpix.run.sweep.state import ACTION, look
 from hardpix.run.sweep.study import OnError, Study, read_study
+from hardpix.types import ConfigError
+
+PREFIX = "launcher."  # of a launcher's settings among the words
 
 DESCRIPTION = """\
 Train the runs of a study, conf/sweep/NAME.yaml or the product of the values on the command line
@@ -42,17 +47,40 @@ def main(arguments: list[str]) -> int:
         help="train on N processes of this machine at once, in place of the file's (default: 0, in this one); "
         "auto: one per GPU, without a GPU one per core",
     )
+    parser.add_argument(
+        "--launcher",
+        choices=KINDS,
+        help="here: on this machine; slurm: each a job of the cluster, launcher.partition=gpu "
+        "launcher.timeout_min=600 ... as hydra/launcher=submitit_slurm names them",
+    )
     given = parser.parse_intermixed_args(arguments)
     study, jobs = _jobs(given)
-    if given.workers is not None:
-        node = {"workers": given.workers, "devices": study.launcher.devices}
-        study = replace(study, launcher=read_launcher(node, "--"))
+    study = replace(study, launcher=_launcher(study.launcher, given))
     if given.on_error:
         study = replace(study, on_error=given.on_error)
     if given.dry_run:
         print(plan(jobs, given.config_dir, take_over=given.take_over))
         return 0
     return timed(study, jobs, take_over=given.take_over)
+
+
+def _launcher(file: Launcher, given: argparse.Namespace) -> Launcher:
+    """That of the study's file, with what the command line says in its place."""
+    kind = given.launcher or ("here" if given.workers is not None else file.kind)
+    words = [word.removeprefix(PREFIX).partition("=") for word in given.settings]
+    if kind == "slurm":
+        if given.workers is not None:
+            raise ConfigError("--workers: are processes of this machine; leave it or --launcher slurm out")
+        return replace(
+            file,
+            kind=kind,
+            settings={**file.settings, **{key: yaml.safe_load(value) for key, _, value in words}},
+        )
+    if words:
+        raise ConfigError(f"{given.settings[0]}: is a setting of --launcher slurm")
+    if given.workers is None:
+        return HERE if file.kind == "slurm" else file
+    return read_launcher({"workers": given.workers, "devices": file.devices}, "--")
 
 
 def _status(arguments: list[str]) -> int:
@@ -90,7 +118,8 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def _jobs(given: argparse.Namespace) -> tuple[Study, list[Job]]:
-    study = read_study(given.words, given.config_dir)
+    given.settings = [word for word in given.words if word.startswith(PREFIX)]
+    study = read_study([word for word in given.words if word not in given.settings], given.config_dir)
     jobs, twice = jobs_of(study, given.config_dir)
     for line in twice:
         print(line)

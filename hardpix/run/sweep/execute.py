@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -21,9 +22,11 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.run import rundir
+from hardpix.run import rundir, world
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
+from hardpix.run.sweep import queue
+from hardpix.run.sweep.crew import Crew, Elsewhere, follow
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, ERROR, INTERRUPTED, State, clear, leftovers, look, scores
 from hardpix.run.sweep.study import Study
@@ -31,6 +34,10 @@ from hardpix.types import HardpixError
 
 OUTPUT = "output.log"  # what a run printed, where no terminal shows it
 TAIL = 4000  # bytes of it that are told of a run whose process is gone
+
+# What Lightning sets for the processes that it starts, and takes for the user's own at the next job.
+OF_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CHILD_LEAVES = 60.0  # seconds for a further process to end by itself
 
 
 class Ended(NamedTuple):
@@ -69,10 +76,16 @@ class Outcome:
 def run_here(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Outcome:
     """Bring every job to its end, as far as it is not there yet; the state of each is looked up when its turn comes."""
     outcome = Outcome(len(jobs))
-    with terminable() as stopped, thawed():
+    crew = Crew()
+    crew.agree(jobs)
+    if crew.follows:
+        with terminable(), thawed():
+            outcome.status = follow(crew, jobs, _train)
+        return outcome
+    with terminable() as stopped, thawed(), crew.led():
         for job in jobs:
             for _ in range(study.tries):
-                ended = work(job, partial(outcome.begun, job), take_over=take_over)
+                ended = work(job, partial(outcome.begun, job), crew, take_over=take_over)
                 outcome.ended(job, ended)
                 if ended.kind != "failed" or stopped:
                     break
@@ -84,10 +97,17 @@ def run_here(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> O
     return outcome
 
 
-def work(job: Job, tell: Callable[[State], None], *, take_over: bool = False, to_file: bool = False) -> Ended:
+def work(
+    job: Job,
+    tell: Callable[[State], None],
+    crew: Crew | None = None,
+    *,
+    take_over: bool = False,
+    to_file: bool = False,
+) -> Ended:
     """Train a job once, unless it is done or another process has it; ``tell`` hears what begins and why.
 
-    ``to_file``: what is printed goes to the run's ``output.log``.
+    ``crew``: the processes that train it together. ``to_file``: what is printed goes to the run's ``output.log``.
     """
     state = look(job.run_dir)
     if state.kind == "done":  # without a trace: also where one may only read
@@ -98,19 +118,24 @@ def work(job: Job, tell: Callable[[State], None], *, take_over: bool = False, to
         if not free and state.kind != "done":
             state = State("running", "running: another sweep on this machine has it")
         tell(state)
-        if state.kind in ("done", "running"):
+        if ACTION[state.kind] in ("skip", "leave"):
             return Ended(state.kind)
+        if not queue.ours(job.run_dir):
+            queue.forget(job.run_dir)
         settle()
         with written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
-            return _attempt(job, state)
+            return _attempt(job, state, crew or Crew())
 
 
-def _attempt(job: Job, state: State) -> Ended:
+def _attempt(job: Job, state: State, crew: Crew) -> Ended:
     """What a job raises ends it alone; a signal is told by a status."""
     if state.kind == "failed" and not state.resume:
         clear(job.run_dir)
+    cfg = job.config(resume=state.resume)
+    crew.say(f"train {job.number} {'resume' if cfg.resume else 'fresh'}")
     try:
-        _train(job.config(resume=state.resume), job)
+        with crew.together(cfg):
+            _train(cfg, job)
     except (KeyboardInterrupt, SystemExit) as error:
         code = error.code if isinstance(error, SystemExit) else 130
         return Ended("interrupted", status=code if isinstance(code, int) and code else 130)
@@ -119,7 +144,7 @@ def _attempt(job: Job, state: State) -> Ended:
         if not isinstance(error, HardpixError):
             print(text, file=sys.stderr, flush=True)
         line = _one_line(error)
-        _leave_traces(job, line, text)
+        _leave_traces(job, line, text, again=isinstance(error, Elsewhere))
         return Ended("failed", line)
     (job.run_dir / ERROR).unlink(missing_ok=True)
     return Ended("done", scores(record.read(job.run_dir)))
@@ -150,10 +175,38 @@ def lost(job: Job, why: str) -> Ended:
 def _train(cfg: DictConfig, job: Job) -> None:
     from hardpix.run import train
 
+    before = {name: os.environ.get(name) for name in OF_LAUNCHERS}
     try:
         train.train(cfg, job.overrides)
     finally:
+        if world.size() == 1:
+            _end_children()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
         _clean_up()
+
+
+def _end_children() -> None:
+    """End the processes that Lightning started for DDP, and its thread that would end this one if one of them fails.
+
+    They leave by themselves when the group does; the next job has its own.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._finished = True  # type: ignore[attr-defined]
+            for child in thread._child_processes:  # type: ignore[attr-defined]
+                try:
+                    child.wait(CHILD_LEAVES)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
 
 
 def settle() -> None:
@@ -287,7 +340,7 @@ def summary(jobs: Sequence[Job], outcome: Outcome, before: dict[int, State], sec
     known = f" ({earlier} before)" if earlier else ""
     order = {
         f"done{known}": counts["done"],
-        **{k: counts[k] for k in ("failed", "running", "interrupted", "waiting")},
+        **{k: counts[k] for k in ("failed", "running", "submitted", "interrupted", "waiting")},
     }
     lines = [f"{len(jobs)} jobs: {counted(order)}; {seconds:.0f} s"]
     for job in jobs:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from hardpix.types import ConfigError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hardpix.run.sweep.study import Study
 
 KEYS = ("workers", "devices")
+KINDS = ("here", "slurm")
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,30 @@ class Launcher:
 
     workers: int | Literal["auto"] = 0  # 0: in this process; auto: one per GPU, without a GPU one per core
     devices: tuple[str, ...] | Literal["auto"] = "auto"  # CUDA_VISIBLE_DEVICES of each; auto: all GPUs
+    kind: Literal["here", "slurm"] = "here"
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of slurm, as its plugin names them
 
 
 HERE = Launcher()
 
 
 def read_launcher(node: Any, where: str) -> Launcher:
-    """``{workers: 4, devices: [0, 1]}``; raises ``ConfigError`` that begins with ``where``."""
+    """``{workers: 4, devices: [0, 1]}``, or ``{kind: slurm, partition: gpu, ...}``.
+
+    Raises ``ConfigError`` that begins with ``where``.
+    """
     if node is None:
         return HERE
+    if node in KINDS:
+        node = {"kind": node}
+    if isinstance(node, dict) and "kind" in node:
+        kind, node = node["kind"], {key: value for key, value in node.items() if key != "kind"}
+        if kind not in KINDS:
+            raise ConfigError(f"{where}launcher.kind={kind}: must be {' or '.join(KINDS)}")
+        if kind == "slurm":
+            return Launcher(kind="slurm", settings=node)
+        if not node:
+            return HERE
     if not isinstance(node, dict) or set(node) - set(KEYS):
         raise ConfigError(f"{where}launcher={node}: must be a mapping with some of {', '.join(KEYS)}")
     workers, devices = node.get("workers", "auto"), node.get("devices", "auto")
@@ -48,7 +64,15 @@ def read_launcher(node: Any, where: str) -> Launcher:
 
 
 def timed(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> int:
-    """Run, print the summary, and return the exit status: 1 if a job failed, 130 or 143 after a signal."""
+    """Run, print the summary, and return the exit status: 1 if a job failed, 130 or 143 after a signal.
+
+    On a cluster the jobs are submitted, and that is all.
+    """
+    if study.launcher.kind == "slurm":
+        from hardpix.run.sweep.slurm import submit
+
+        return submit(study, jobs, study.launcher.settings, take_over=take_over)
+    from hardpix.run import world
     from hardpix.run.sweep.execute import run_here, summary
     from hardpix.run.sweep.pool import run_pool
     from hardpix.run.sweep.state import look
@@ -57,6 +81,8 @@ def timed(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> int:
     before = {job.number: look(job.run_dir, take_over=take_over) for job in jobs}
     launch = run_here if study.launcher.workers == 0 else run_pool
     outcome = launch(study, jobs, take_over=take_over)
+    if world.rank() > 0:
+        return outcome.status
     print("\n" + summary(jobs, outcome, before, time.perf_counter() - begin), flush=True)
     unfinished = {"failed", "interrupted"} & set(outcome.ends.values())
     return outcome.status or (1 if unfinished else 0)

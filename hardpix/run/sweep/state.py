@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from hardpix import record
 from hardpix.run import rundir
+from hardpix.run.sweep import queue
 from hardpix.types import HardpixError
 
 ERROR = "error.txt"  # the traceback of a run that failed
@@ -17,8 +18,15 @@ INTERRUPTED = "interrupted"  # what a record says of a run that a signal ended
 LOST = "worker "  # how the error of a run begins whose process was killed; what it raises begins with a type
 CSV = "metrics.csv"
 
-Kind = Literal["done", "running", "interrupted", "failed", "new"]
-ACTION = {"done": "skip", "running": "leave", "interrupted": "resume", "failed": "retry", "new": "run"}
+Kind = Literal["done", "running", "submitted", "interrupted", "failed", "new"]
+ACTION = {
+    "done": "skip",
+    "running": "leave",
+    "submitted": "leave",
+    "interrupted": "resume",
+    "failed": "retry",
+    "new": "run",
+}
 
 
 class State(NamedTuple):
@@ -29,7 +37,21 @@ class State(NamedTuple):
 
 
 def look(run_dir: Path, *, take_over: bool = False) -> State:
-    """What lies in a run's directory; ``take_over``: a run on a machine that cannot be seen counts as interrupted."""
+    """How far a run is; ``take_over``: one on a machine, or in a queue, that cannot be seen counts as interrupted."""
+    state = _recorded(run_dir, take_over=take_over or queue.ours(run_dir))
+    place = None if state.kind == "done" else queue.place(run_dir)
+    if place is None or (take_over and place.state is None):
+        return state
+    if not place.waits:  # its job is no more, wherever it ran
+        return _recorded(run_dir, take_over=True) if state.kind == "running" else state
+    if state.kind == "running":
+        return state._replace(why=f"{state.why}, SLURM job {place.job}")
+    how = f"cannot be asked ({place.why}): --take-over if it is lost" if place.state is None else place.state
+    return State("submitted", f"submitted as {place.job}: {how}", state.record)
+
+
+def _recorded(run_dir: Path, *, take_over: bool) -> State:
+    """What lies in a run's directory."""
     if not (run_dir / record.FILE_NAME).is_file():
         return State("new", "not started")
     try:

@@ -1,0 +1,226 @@
+"""``hardpix export``: a run's network as one ONNX file, compared with the run before it gets its name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hardpix import record
+from hardpix.types import ConfigError, DataError, HardpixError
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra
+OPSET = 18  # the lowest that torch writes: the one that most readers know
+TOLERANCE = 1e-4  # of the largest logit: rounding stays below
+SMALLEST = 64  # pixels, of the second size
+
+DESCRIPTION = """\
+Write what a run predicts as an ONNX graph: image [B, 3, H, W] (RGB, mean and standard deviation of the data set taken
+off) -> class logits, or labels. Classes, mean, standard deviation and sizes stand in the file's metadata. The graph
+sees the whole image in one piece; windows and scales of the run's inference are up to whoever runs it."""
+
+
+class Difference(NamedTuple):
+    """What a graph says against what the run says, of all pixels that were compared."""
+
+    pixels: int
+    equal: int  # pixels with the same label
+    largest: float  # difference of logits
+    scale: float  # the run's largest logit, of either sign
+    beyond: int  # pixels with a difference above the tolerance times the scale
+
+
+def main(arguments: list[str]) -> int:
+    given = _parser().parse_intermixed_args(arguments)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f'--onnx needs {", ".join(missing)}: pip install "hardpix[onnx]"')
+    _check(given)
+    found = record.read(given.run)
+
+    from hardpix.run.evaluate import loaded
+    from hardpix.run.onnx_graph import Inference, exported
+
+    cfg, data, method = loaded(given.run, given.weights, given.overrides)
+    graph = Inference(method, given.output)
+    program = exported(graph, given.size, given.opset)
+    program.model.metadata_props.update(_facts(found, cfg, data.info, given))
+    temporary = given.onnx.with_name(f".{given.onnx.name}.{os.getpid()}.tmp")
+    try:
+        _save(program, temporary)
+        if not _compared(graph, temporary, data, given):
+            return 1
+        os.replace(temporary, given.onnx)
+    finally:
+        temporary.unlink(missing_ok=True)
+    free = "H, W" if given.size is None else ", ".join(map(str, given.size))
+    shape = f"[B, {data.info.num_classes}, {free}]" if given.output == "logits" else f"[B, {free}]"
+    print(
+        f"written to {given.onnx}: image [B, 3, {free}] -> {given.output} {shape}, opset {given.opset}, "
+        f"{given.onnx.stat().st_size / 1e6:.1f} MB"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "hardpix export", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument(
+        "overrides", nargs="*", help="data=, data. keys, and a method's own at inference: method.tile=null"
+    )
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="the file to write")
+    parser.add_argument("--weights", default="last", choices=("last", "best"))
+    parser.add_argument("--output", default="logits", choices=("logits", "labels"))
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="fix the image's size (default: any size)"
+    )
+    parser.add_argument("--opset", type=int, default=OPSET, help=f"ONNX operator set (default: {OPSET})")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help=f"largest difference of logits, as a share of the largest logit (default: {TOLERANCE})",
+    )
+    return parser
+
+
+def _check(given: argparse.Namespace) -> None:
+    from onnx.defs import onnx_opset_version
+
+    if not OPSET <= given.opset <= onnx_opset_version():
+        raise ConfigError(f"--opset {given.opset}: must lie between {OPSET} and {onnx_opset_version()}")
+    if given.size is not None and min(given.size) < 1:
+        raise ConfigError(f"--size {given.size[0]} {given.size[1]}: must be pixels, 1 or more")
+    if not given.tolerance > 0:
+        raise ConfigError(f"--tolerance {given.tolerance}: must be above 0")
+    if not given.onnx.parent.is_dir() or given.onnx.is_dir():
+        raise ConfigError(f"--onnx {given.onnx}: must be a file in a folder that exists")
+
+
+def _facts(found: record.RunRecord, cfg: Any, info: Any, given: argparse.Namespace) -> dict[str, str]:
+    """What someone who has the file alone needs to use it."""
+    from hardpix import __version__
+    from hardpix.run.rundir import plain
+
+    crop = cfg.data.train_transform.get("crop")
+    facts: Mapping[str, Any] = {
+        "version": __version__,
+        "run_id": found.run_id,
+        "run": found.name,
+        "weights": given.weights,
+        "dataset": info.name,
+        "classes": info.classes,
+        "palette": info.palette,
+        "channels": "RGB",
+        "mean": info.mean,
+        "std": info.std,
+        "input": "(pixel - mean) / std per channel, pixels 0 to 255, float32 [B, 3, H, W]",
+        "input_size": given.size,
+        "training_crop": None if crop is None else list(crop),
+        "inference": plain(cfg)["inference"],
+        "output": given.output,
+    }  # fmt: skip
+    return {f"hardpix.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+
+
+def _save(program: Any, path: Path) -> None:
+    try:
+        program.save(path, external_data=False)
+    except OSError as error:
+        raise ConfigError(f"--onnx: {path.parent} cannot be written ({error.strerror})") from None
+
+
+def _compared(graph: Any, path: Path, data: Any, given: argparse.Namespace) -> bool:
+    """Run the written file beside the run, print how far they are apart; whether that is near enough."""
+    import onnxruntime
+    import torch
+
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what fails is raised, and told by us
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for what, image in _images(data, given.size):
+            with torch.inference_mode():
+                logits = graph.method(image)
+            answer = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+            found = difference(logits, answer, given.tolerance)
+            print(
+                f"{what}, {' x '.join(map(str, image.shape))}: largest difference of logits {found.largest:.1e} "
+                f"(largest logit {found.scale:.1e}), equal labels {found.equal} of {found.pixels}"
+            )
+            if found.beyond:
+                other = "" if given.size else "; --size H W fixes the size, if that is what it cannot follow"
+                print(
+                    f"{found.beyond} pixels differ by more than {given.tolerance:g} (--tolerance) of the largest "
+                    f"logit: nothing written{other}",
+                    file=sys.stderr,
+                )
+                return False
+    except (HardpixError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # onnxruntime's own kinds, and shapes that do not fit
+        line = str(error).strip().splitlines()[0][:200]
+        fixed = "" if given.size is not None else "; --size H W fixes the size, which more networks allow"
+        raise ConfigError(f"the exported graph does not run: {line}{fixed}") from error
+    return True
+
+
+def difference(logits: Any, answer: Any, tolerance: float) -> Difference:
+    """``logits`` ``[B, C, H, W]`` of the run against logits or labels ``[B, H, W]`` of the graph.
+
+    Of labels: how much higher than the graph's choice the run's own stands, in the run's logits. NaN is beyond any
+    tolerance.
+    """
+    import torch
+
+    own = logits.argmax(1)
+    if answer.shape not in (logits.shape, own.shape):
+        raise ConfigError(f"the exported graph gives {list(answer.shape)}, not {list(logits.shape)}")
+    if answer.ndim == 4:
+        apart, labels = (logits - answer).abs().amax(1), answer.argmax(1)
+    else:
+        labels = answer
+        apart = logits.amax(1) - logits.gather(1, labels[:, None])[:, 0]
+    apart, scale = torch.nan_to_num(apart, nan=float("inf")), float(logits.abs().max())
+    beyond = int((apart > tolerance * scale).sum())
+    return Difference(own.numel(), int((labels == own).sum()), float(apart.max()), scale, beyond)
+
+
+def _images(data: Any, size: list[int] | None) -> Iterator[tuple[str, Any]]:
+    """Two batches ``[B, 3, H, W]``: of one image and of two; where the size is free, of two sizes."""
+    import torch
+
+    from hardpix.ops.resize import resize
+
+    what, image = "test frame", _frame(data)
+    if image is None:
+        generator = torch.Generator().manual_seed(0)
+        what, image = "random image", torch.randn(1, 3, 256, 320, generator=generator)
+    if size is not None:
+        image = resize(image, (size[0], size[1]))
+        yield what, image
+        yield what, torch.cat([image, image.flip(-1)])
+        return
+    yield what, image
+    height, width = (
+        max(SMALLEST, round(n * share / 32) * 32)
+        for n, share in zip(image.shape[-2:], (0.75, 0.5), strict=True)
+    )
+    smaller = resize(image, (height, width))
+    yield what, torch.cat([smaller, smaller.flip(-1)])
+
+
+def _frame(data: Any) -> Any:
+    """The first test frame, normalised ``[1, 3, H, W]``; None where the data are not at hand."""
+    try:
+        return data.evaluation_batch("test", 0)["image"]
+    except (DataError, OSError, IndexError) as error:
+        print(f"no test frame ({str(error).strip()}): a random image instead")
+        return None
