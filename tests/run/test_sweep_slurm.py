@@ -86,7 +86,7 @@ def test_settings_are_the_plugins_and_are_checked(tmp_path):
         slurm.parameters_of({"partitoin": "gpu"}, "")
     with pytest.raises(ConfigError, match=r"launcher\.timeout_min: Value 'long'"):
         slurm.parameters_of({"timeout_min": "long"}, "")
-    with pytest.raises(ConfigError, match="kind is here or slurm"):
+    with pytest.raises(ConfigError, match="must be here or slurm"):
         read_launcher({"kind": "lsf"}, "")
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/s.yaml").write_text("axes: {seed: [0, 1]}\nlauncher: {kind: slurm, partition: gpu}\n")
