@@ -38,6 +38,7 @@ THIRD_PARTY = {
     "omegaconf": {"run"},
     "timm": {"models/backbone.py"},
     "segmentation_models_pytorch": {"models/smp.py"},
+    "optuna": {"run/sweep/trials.py", "run/sweep/search.py", "run/sweep/search_status.py"},
     "wandb": {"run/tracking.py"},
     "torchmetrics": {"metrics"},
 }

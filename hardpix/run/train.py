@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +37,7 @@ from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run
 from hardpix.run.remarks import start_remarks
-from hardpix.run.trainer import build_trainer, compile_model
+from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError, Diverged
 
 JOB_VARIABLE = "HARDPIX_JOB"  # run directory, for the processes that Lightning starts for DDP
@@ -58,12 +56,14 @@ class Job(NamedTuple):
     resume_path: Path | None
 
 
-def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
+def train(
+    cfg: DictConfig, overrides: Sequence[str] = (), callbacks: Sequence[pl.Callback] = ()
+) -> record.RunRecord:
     """Train, test and record; the directory is ``runs_dir/study/run``.
 
     What cannot work is refused before anything is written. The record then says ``running`` until the end,
     ``done``, or ``failed`` with the error; whatever is raised is raised on, a signal as ``SystemExit`` with its
-    status (130, 143). ``overrides`` (the command line) only name the run.
+    status (130, 143). ``overrides`` (the command line) only name the run; ``callbacks`` watch it besides its own.
     """
     validate(cfg)
     cfg = inherit(cfg, overrides)
@@ -75,7 +75,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
         print(f"{run_dir} is done: nothing to resume")
         return before
     started = new_record(cfg, run_dir, overrides, before)
-    job = _assemble(cfg, run_dir, started)
+    job = _assemble(cfg, run_dir, started, callbacks)
     if before is not None:
         resume.check_length(before, cfg, job.method)
     if further:
@@ -122,7 +122,9 @@ def join(run_dir: Path) -> None:
     _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
 
 
-def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
+def _assemble(
+    cfg: DictConfig, run_dir: Path, started: record.RunRecord, further: Sequence[pl.Callback] = ()
+) -> Job:
     quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
@@ -141,7 +143,8 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
         resume_step=None if resume_path is None else read_checkpoint(resume_path)["global_step"],
         **cfg.logger,
     )
-    callbacks = build_callbacks(run_dir=run_dir, monitor=f"val/{data.info.main_metric}", **cfg.callbacks)
+    monitor = f"val/{data.info.main_metric}"
+    callbacks = [*build_callbacks(run_dir=run_dir, monitor=monitor, **cfg.callbacks), *further]
     trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
     on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
@@ -275,17 +278,3 @@ def _check_finite(method: Method) -> None:
             f"training diverged: {bad[0]} (and {len(bad) - 1} more) is not finite; lower optimizer.lr, "
             "set trainer.clip_norm, or use trainer.precision=32"
         )
-
-
-def quiet() -> None:
-    """Lightning's advice about things that are chosen here on purpose."""
-    import logging
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*in eval mode at the start of.*",
-                 ".*number of training batches.*", ".*Checkpoint directory.*",
-                 ".*ckpt_path.*", ".*exists and is not empty.*", ".*isinstance.treespec.*", ".*LeafSpec.*",
-                 ".*lr_scheduler.step.*before.*optimizer.step.*", ".*`log_every_n_steps`.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", text)
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", category=DeprecationWarning)

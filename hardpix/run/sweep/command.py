@@ -17,7 +17,8 @@ from hardpix.run.sweep.study import OnError, Study, read_study
 DESCRIPTION = """\
 Train the runs of a study, conf/sweep/NAME.yaml or the product of the values on the command line
 (method=baseline,hardness seed=0,1,2). All are checked before the first one trains. Give the same command again after
-whatever has happened: what is done is skipped, what was interrupted goes on, what failed is tried once more."""
+whatever has happened: what is done is skipped, what was interrupted goes on, what failed is tried once more. A file
+with search: has Optuna choose, in as many processes as the command is given; a failed trial of it stays failed."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,10 +36,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--on-error", choices=get_args(OnError), help="in place of the file's (default: continue)"
     )
+    parser.add_argument(
+        "--wandb", type=Path, metavar="FILE.yaml", help="train nothing: write a search as a sweep of W&B"
+    )
     given = parser.parse_intermixed_args(arguments)
     study, jobs = _jobs(given)
     if given.on_error:
         study = replace(study, on_error=given.on_error)
+    if given.wandb:
+        from hardpix.run.sweep import wandb_sweep
+
+        print(wandb_sweep.write(study, given.wandb, given.config_dir))
+        return 0
+    if study.search is not None:
+        from hardpix.run.sweep import search
+
+        if given.dry_run:
+            print(search.plan(study, given.config_dir))
+            return 0
+        return search.run(study, given.config_dir, take_over=given.take_over)
     if given.dry_run:
         print(plan(jobs, given.config_dir, take_over=given.take_over))
         return 0
@@ -53,6 +69,13 @@ def _status(arguments: list[str]) -> int:
 
     study, jobs = _jobs(given)
     try:
+        if study.search is not None:
+            from hardpix.run.sweep import search, search_status
+
+            folder = search.prepare(study, given.config_dir)[0]
+            name = study.name or folder.name
+            search_status.show(str(folder), folder, name, study.search, watch=given.watch)
+            return 0
         show(
             study.name or ", ".join(sorted({str(job.run_dir.parent) for job in jobs})),
             jobs,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -24,7 +25,10 @@ from hardpix.run.overrides import quoted
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, ERROR, State, clear, look
 from hardpix.run.sweep.study import Study
-from hardpix.types import HardpixError
+from hardpix.types import HardpixError, Pruned
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 
 @dataclass
@@ -41,7 +45,7 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
     outcome = Outcome()
     settled = False
     tries = 1 + (study.retries if study.on_error == "retry" else 0)
-    with _terminable() as stopped, _thawed():
+    with terminable() as stopped, thawed():
         for job in jobs:
             state = look(job.run_dir)
             if state.kind == "done":  # without a trace: also where one may only read
@@ -57,15 +61,15 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
                     outcome.ends[job.number] = state.kind
                     continue
                 if not settled:
-                    _settle()
+                    settle()
                     settled = True
-                for attempt in range(1, tries + 1):
+                for count in range(1, tries + 1):
                     outcome.errors.pop(job.number, None)
-                    end = _attempt(job, state, outcome)
+                    end = attempt(job, state, outcome)
                     outcome.ends[job.number] = end
-                    if end != "failed" or attempt == tries or stopped:
+                    if end != "failed" or count == tries or stopped:
                         break
-                    print(f"attempt {attempt} of {tries} failed: {outcome.errors[job.number]}", flush=True)
+                    print(f"attempt {count} of {tries} failed: {outcome.errors[job.number]}", flush=True)
                     state = look(job.run_dir)
             if stopped or outcome.status:
                 outcome.status = 143 if stopped else outcome.status
@@ -75,17 +79,19 @@ def run_all(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Ou
     return outcome
 
 
-def _attempt(job: Job, state: State, outcome: Outcome) -> str:
+def attempt(job: Job, state: State, outcome: Outcome, callbacks: Sequence[pl.Callback] = ()) -> str:
     """Train a job once; what it raises ends it alone, a signal the whole sweep."""
     if state.kind == "failed":
         clear(job.run_dir)
-    cfg = job.config(resume=state.kind == "interrupted")
+    cfg = job.config(resume=ACTION[state.kind] == "resume")
     try:
-        _train(cfg, job)
+        _train(cfg, job, callbacks)
     except (KeyboardInterrupt, SystemExit) as error:
         code = error.code if isinstance(error, SystemExit) else 130
         outcome.status = code if isinstance(code, int) and code else 130
         return "interrupted"
+    except Pruned:
+        return "pruned"
     except Exception as error:
         outcome.errors[job.number] = _one_line(error)
         _leave_traces(job, error)
@@ -94,16 +100,16 @@ def _attempt(job: Job, state: State, outcome: Outcome) -> str:
     return "done"
 
 
-def _train(cfg: DictConfig, job: Job) -> None:
+def _train(cfg: DictConfig, job: Job, callbacks: Sequence[pl.Callback]) -> None:
     from hardpix.run import train
 
     try:
-        train.train(cfg, job.overrides)
+        train.train(cfg, job.overrides, callbacks)
     finally:
         _clean_up()
 
 
-def _settle() -> None:
+def settle() -> None:
     """Set the half a million objects of the imports apart: looking through them took 0.4 s after every job."""
     import hardpix.run.train  # noqa: F401
 
@@ -151,7 +157,7 @@ def _announce(job: Job, state: State, total: int) -> None:
 
 
 @contextmanager
-def _thawed() -> Iterator[None]:
+def thawed() -> Iterator[None]:
     """At the end of a process libraries complain of what was never collected."""
     try:
         yield
@@ -160,7 +166,7 @@ def _thawed() -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[list[int]]:
+def terminable() -> Iterator[list[int]]:
     """A list that SIGTERM fills.
 
     Outside Lightning the signal raises; while it trains, its own handler ends the run after the current step.
@@ -186,7 +192,7 @@ def command(job: Job, state: State, config_dir: Path | None = None) -> str:
     """The command line that trains this job alone."""
     own = [o for o in job.overrides if not o.startswith("study=")]
     words = [*own, f"study={quoted(job.run_dir.parent.name)}", f"run={quoted(job.run_dir.name)}"]
-    words += ["resume=true"] if state.kind == "interrupted" else []
+    words += ["resume=true"] if ACTION[state.kind] == "resume" else []
     folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
     return " ".join(["hardpix", "train", *map(shlex.quote, [*folder, *words])])
 

@@ -14,10 +14,12 @@ from hardpix.types import HardpixError
 
 ERROR = "error.txt"  # the traceback of a run that failed
 INTERRUPTED = "interrupted"  # what a record says of a run that a signal ended
+PRUNED = "Pruned: "  # how the error of a run begins that a search ended early
 CSV = "metrics.csv"
 
-Kind = Literal["done", "running", "interrupted", "failed", "new"]
-ACTION = {"done": "skip", "running": "leave", "interrupted": "resume", "failed": "retry", "new": "run"}
+Kind = Literal["done", "running", "interrupted", "failed", "pruned", "new"]
+ACTION = {"done": "skip", "running": "leave", "interrupted": "resume", "failed": "retry", "pruned": "resume",
+          "new": "run"}  # fmt: skip
 
 
 class State(NamedTuple):
@@ -36,6 +38,8 @@ def look(run_dir: Path, *, take_over: bool = False) -> State:
         return State("failed", f"its record cannot be read: {error}")
     if found.status == "done":
         return State("done", "done", found)
+    if found.status == "failed" and str(found.error).startswith(PRUNED):
+        return State("pruned", f"pruned {str(found.error).removeprefix(PRUNED)}", found)
     if found.status == "failed" and found.error != INTERRUPTED:
         return State("failed", f"failed: {found.error}", found)
     where = f"process {found.host.get('pid', '?')} on {found.host.get('hostname', '?')}"

@@ -18,7 +18,7 @@ from hardpix.run.sweep.state import State, look, steps_done
 
 PAUSE = 2.0  # seconds between two looks
 SHOWN_AS = {"new": "waiting", "interrupted": "waiting"}
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "pruned": "yellow", "waiting": "dim"}
 
 
 def show(title: str, jobs: Sequence[Job], *, watch: bool = False) -> None:
@@ -39,7 +39,7 @@ def show(title: str, jobs: Sequence[Job], *, watch: bool = False) -> None:
 
 
 def _rank(state: State) -> int:
-    return ("running", "failed", "interrupted", "new", "done").index(state.kind)
+    return ("running", "failed", "interrupted", "pruned", "new", "done").index(state.kind)
 
 
 def rendered(title: str, jobs: Sequence[Job], states: Sequence[State]) -> Group:
@@ -64,7 +64,7 @@ def footer(jobs: Sequence[Job], states: Sequence[State]) -> list[str]:
     counts = Counter(SHOWN_AS.get(state.kind, state.kind) for state in states)
     failed = [(job, s.why) for job, s in zip(jobs, states, strict=True) if s.kind == "failed"]
     lines = [f"job {job.number} {why}" for job, why in failed]
-    lines += [counted({kind: counts[kind] for kind in ("done", "running", "failed", "waiting")})]
+    lines += [counted({kind: counts[kind] for kind in ("done", "running", "failed", "pruned", "waiting")})]
     scored = [
         (_score(s.record), job, s.record) for job, s in zip(jobs, states, strict=True) if s.kind == "done"
     ]
@@ -93,7 +93,7 @@ def _detail(job: Job, state: State) -> str:
         return f"step {steps_done(job.run_dir)}" + (f" of {total}" if total else f", {epochs} epochs in all")
     if state.kind == "done" and state.record is not None:
         return duration(state.record.metrics.get("run/seconds", 0.0))
-    return state.why if state.kind == "interrupted" else ""
+    return state.why if state.kind in ("interrupted", "pruned") else ""
 
 
 def seconds_left(jobs: Sequence[Job], states: Sequence[State]) -> float | None:
