@@ -39,7 +39,8 @@ THIRD_PARTY = {
     "timm": {"models/backbone.py"},
     "segmentation_models_pytorch": {"models/smp.py"},
     "optuna": {"run/sweep/trials.py", "run/sweep/search.py", "run/sweep/search_status.py"},
-    "wandb": {"run/tracking.py"},
+    "wandb": {"run/tracking/wandb_logger.py"},
+    "wandb_workspaces": {"run/dashboard_command.py"},
     "torchmetrics": {"metrics"},
 }
 

@@ -28,6 +28,7 @@ from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
+from hardpix.run.decile_scores import decile_scores
 from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
@@ -35,7 +36,7 @@ from hardpix.run.fitting import fit_to_labels
 from hardpix.run.last_checkpoint import Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
-from hardpix.run.parent import factors, inherit, source_run
+from hardpix.run.parent import factors, inherit, source_run, told
 from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError, Diverged
@@ -101,7 +102,9 @@ def _recorded(job: Job, started: record.RunRecord, before: record.RunRecord | No
     try:
         metrics = _run(job)
     except BaseException as error:
-        record.write(replace(started, status="failed", error=_described(error)), job.run_dir)
+        failed = replace(started, status="failed", error=_described(error))
+        record.write(failed, job.run_dir)
+        tracking.close(job.loggers, failed)
         status = _signal_status(error)
         if status:
             raise SystemExit(status) from error
@@ -114,6 +117,7 @@ def _recorded(job: Job, started: record.RunRecord, before: record.RunRecord | No
     }  # too short a leg to measure
     done = replace(started, status="done", metrics=metrics)
     record.write(done, job.run_dir)
+    tracking.close(job.loggers, done)
     return done
 
 
@@ -138,8 +142,8 @@ def _assemble(
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes)}", flush=True)
     loggers = tracking.build_loggers(
         run_dir=run_dir,
-        identity=tracking.Identity(started.run_id, started.name, started.study, "train"),
-        config=started.factors,
+        identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
+        config=started.factors | {f"code.{key}": value for key, value in started.code.items()},
         resume_step=None if resume_path is None else read_checkpoint(resume_path)["global_step"],
         **cfg.logger,
     )
@@ -163,27 +167,31 @@ def _run(job: Job) -> dict[str, float]:
         print(line, flush=True)
     if job.resume_path is None:
         fit_to_labels(method, job.data)
-    try:
-        tracking.connect(job.loggers)
-        trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
-        _check_finite(method)
-        settle(trainer, method)
-        _settle_counters(trainer)
-        metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
-        if trainer.is_global_zero:
-            paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
-            tracking.log_images(job.loggers, "panels", paths, trainer.global_step)
-        cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
-        return (
-            metrics
-            | cost
-            | {
-                "run/steps": float(trainer.global_step),
-                "run/parameters": float(sum(p.numel() for p in method.parameters())),
-            }
-        )
-    finally:
-        tracking.close(job.loggers)
+    tracking.connect(job.loggers)
+    trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
+    _check_finite(method)
+    settle(trainer, method)
+    _settle_counters(trainer)
+    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
+    if trainer.is_global_zero:
+        paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
+        shown = tracking.has_dashboard(job.loggers)
+        deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
+        tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
+    cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
+    return (
+        metrics
+        | cost
+        | {
+            "run/steps": float(trainer.global_step),
+            "run/parameters": float(sum(p.numel() for p in method.parameters())),
+        }
+    )
+
+
+def _tags(cfg: DictConfig, data: DataModule) -> tuple[str, ...]:
+    """Method, data set, backbone, head."""
+    return (told(cfg.method), data.info.name, told(cfg.backbone), told(cfg.head))
 
 
 def _settle_counters(trainer: pl.Trainer) -> None:
