@@ -102,7 +102,7 @@ def workspace(entity: str, project: str, name: str = NAME, classes: Sequence[str
                     log_x=logarithmic,
                 )
             )
-    classed = [
+    classed: list[Any] = [
         panels.BarPlot(title=f"IoU of {name}", metrics=[summary(f"per_class/iou/{name}")], **by_method)
         for name in classes
     ]

@@ -175,7 +175,9 @@ def _run(job: Job) -> dict[str, float]:
     metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
     if trainer.is_global_zero:
         paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
-        shown = tracking.has_dashboard(job.loggers)
+        shown = (
+            tracking.has_dashboard(job.loggers) and trainer.world_size == 1
+        )  # counted in this process alone
         deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
         tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
     cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
