@@ -121,17 +121,14 @@ class WandbRun(Logger):
             x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True, x_save_requirements=False,
         )  # fmt: skip
         before = self._offline_legs()
-        self.run = wandb.init(
-            **self.started,
-            mode=mode,
-            resume="allow",
-            allow_val_change=True,
-            dir=str(self.run_dir),
-            settings=settings,
-        )  # type: ignore[arg-type]
-        if (
-            mode == "offline"
-        ):  # the new file has all rows: two of them would be sent as one run with rows twice
+        options: dict[str, Any] = self.started | {
+            "mode": mode,
+            "dir": str(self.run_dir),
+            "settings": settings,
+        }
+        self.run = wandb.init(**options, resume="allow", allow_val_change=True)
+        # The new file has all rows: two of them would be sent as one run with rows twice.
+        if mode == "offline":
             for folder in before:
                 shutil.rmtree(folder, ignore_errors=True)
 
