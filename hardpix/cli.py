@@ -26,6 +26,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   compare    what runs differ in:        hardpix compare RUN RUN
   figure     draw from runs:             hardpix figure sweep RUNS... --x method.alpha --out FILE.pdf
   report     one page of runs:           hardpix report RUNS... -o FILE.html
+  dashboard  the plots in W&B:           hardpix dashboard --project P --entity E
   data       prepare a data set:         hardpix data prepare NAME --from FILES --to DIR
              look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
              pack it for fast loading:   hardpix data pack data=NAME --out DIR
@@ -175,6 +176,12 @@ def _report(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _dashboard(arguments: list[str]) -> int:
+    from hardpix.run.dashboard_command import main
+
+    return main(arguments)
+
+
 def _data(arguments: list[str]) -> int:
     from hardpix.run.data_command import main
 
@@ -210,6 +217,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "figure": _figure,
     "report": _report,
+    "dashboard": _dashboard,
     "data": _data,
     "list": _list,
     "completion": _completion,

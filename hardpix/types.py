@@ -24,6 +24,10 @@ class ConfigError(HardpixError):
     """The configuration asks for something that does not exist or does not fit together."""
 
 
+class Pruned(HardpixError):
+    """Ends a run that is behind the other trials of a search; its record is ``failed`` with this as the error."""
+
+
 class DataError(HardpixError):
     """A file of a dataset is missing, unreadable or contradicts another one."""
 

@@ -60,6 +60,12 @@ def tiny(tmp_path):
     return lambda *overrides: compose_tiny(tmp_path / "runs", overrides)
 
 
+@pytest.fixture(scope="session")
+def composed_tiny():
+    """``composed_tiny(runs_dir, overrides)``: as ``tiny``, for fixtures of a whole module."""
+    return compose_tiny
+
+
 def compose_tiny(runs_dir, overrides):
     given = {o.split("=")[0] for o in overrides}  # a group can be chosen once
     kept = [o for o in TINY if o.split("=")[0] not in given]

@@ -38,7 +38,9 @@ THIRD_PARTY = {
     "omegaconf": {"run"},
     "timm": {"models/backbone.py"},
     "segmentation_models_pytorch": {"models/smp.py"},
-    "wandb": {"run/tracking.py"},
+    "optuna": {"run/sweep/trials.py", "run/sweep/search.py", "run/sweep/search_status.py"},
+    "wandb": {"run/tracking/wandb_logger.py"},
+    "wandb_workspaces": {"run/dashboard_command.py"},
     "torchmetrics": {"metrics"},
 }
 

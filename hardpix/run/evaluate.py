@@ -111,7 +111,8 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     from hardpix.run.build import build
     from hardpix.run.checkpoint import load_weights
     from hardpix.run.panels import write_panels
-    from hardpix.run.train import frame_counts, quiet
+    from hardpix.run.train import frame_counts
+    from hardpix.run.trainer import quiet
 
     quiet()
     trained = record.read(run_dir)

@@ -39,7 +39,7 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         asked = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] == group]
         if asked and rundir.plain(cfg)[group] != rundir.plain(parent)[group]:
             raise ConfigError(
-                f"{asked[0]}: the networks are those of parent={cfg.parent} ({_told(parent[group])}); leave it out"
+                f"{asked[0]}: the networks are those of parent={cfg.parent} ({told(parent[group])}); leave it out"
             )
     return with_parent(cfg, parent, "parent")
 
@@ -128,5 +128,6 @@ def _check_kind(cfg: DictConfig, parent: DictConfig | None) -> None:
         )
 
 
-def _told(group: DictConfig) -> str:
+def told(group: DictConfig) -> str:
+    """What a group has chosen, in a word: its ``name``, else the class."""
     return str(group.get("name") or group["_target_"].rpartition(".")[2])

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -152,12 +152,17 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
 
 def alive(before: record.RunRecord) -> bool:
     """Whether another process trains the run of a record, as far as this machine can tell."""
-    pid = int(before.host.get("pid", "0"))
-    if before.host.get("hostname") != platform.node() or pid in (0, os.getpid()):
+    return owner_lives(before.host)
+
+
+def owner_lives(host: Mapping[str, str]) -> bool:
+    """Whether a process other than this one is the ``pid`` on ``hostname`` that began at ``pid_began``."""
+    pid = int(host.get("pid", "0"))
+    if host.get("hostname") != platform.node() or pid in (0, os.getpid()):
         return False
     if not lives(pid):
         return False
-    began = before.host.get("pid_began")  # the number alone may have passed to another process
+    began = host.get("pid_began")  # the number alone may have passed to another process
     return began is None or process_began(pid) in ("", began)
 
 

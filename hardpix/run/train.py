@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +28,7 @@ from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
+from hardpix.run.decile_scores import decile_scores
 from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
@@ -37,9 +36,9 @@ from hardpix.run.fitting import fit_to_labels
 from hardpix.run.last_checkpoint import Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
-from hardpix.run.parent import factors, inherit, source_run
+from hardpix.run.parent import factors, inherit, source_run, told
 from hardpix.run.remarks import start_remarks
-from hardpix.run.trainer import build_trainer, compile_model
+from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError, Diverged
 
 JOB_VARIABLE = "HARDPIX_JOB"  # run directory, for the processes that Lightning starts for DDP
@@ -58,12 +57,15 @@ class Job(NamedTuple):
     resume_path: Path | None
 
 
-def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
+def train(
+    cfg: DictConfig, overrides: Sequence[str] = (), callbacks: Sequence[pl.Callback] = ()
+) -> record.RunRecord:
     """Train, test and record; the directory is ``runs_dir/study/run``.
 
     What cannot work is refused before anything is written. The record then says ``running`` until the end,
     ``done``, or ``failed`` with the error; whatever is raised is raised on, a signal as ``SystemExit`` with its
-    status (130, 143). ``overrides`` (the command line) name the run and stand in its record.
+    status (130, 143). ``overrides`` (the command line) name the run and stand in its record; ``callbacks`` watch it
+    besides its own.
     """
     validate(cfg)
     cfg = inherit(cfg, overrides)
@@ -75,7 +77,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> record.RunRecord:
         print(f"{run_dir} is done: nothing to resume")
         return before
     started = new_record(cfg, run_dir, overrides, before)
-    job = _assemble(cfg, run_dir, started)
+    job = _assemble(cfg, run_dir, started, callbacks)
     if before is not None:
         resume.check_length(before, cfg, job.method)
     if further:
@@ -101,7 +103,9 @@ def _recorded(job: Job, started: record.RunRecord, before: record.RunRecord | No
     try:
         metrics = _run(job)
     except BaseException as error:
-        record.write(replace(started, status="failed", error=_described(error)), job.run_dir)
+        failed = replace(started, status="failed", error=_described(error))
+        record.write(failed, job.run_dir)
+        tracking.close(job.loggers, failed)
         status = _signal_status(error)
         if status:
             raise SystemExit(status) from error
@@ -114,6 +118,7 @@ def _recorded(job: Job, started: record.RunRecord, before: record.RunRecord | No
     }  # too short a leg to measure
     done = replace(started, status="done", metrics=metrics)
     record.write(done, job.run_dir)
+    tracking.close(job.loggers, done)
     return done
 
 
@@ -122,7 +127,9 @@ def join(run_dir: Path) -> None:
     _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
 
 
-def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
+def _assemble(
+    cfg: DictConfig, run_dir: Path, started: record.RunRecord, further: Sequence[pl.Callback] = ()
+) -> Job:
     quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
@@ -136,12 +143,13 @@ def _assemble(cfg: DictConfig, run_dir: Path, started: record.RunRecord) -> Job:
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes)}", flush=True)
     loggers = tracking.build_loggers(
         run_dir=run_dir,
-        identity=tracking.Identity(started.run_id, started.name, started.study, "train"),
-        config=started.factors,
+        identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
+        config=started.factors | {f"code.{key}": value for key, value in started.code.items()},
         resume_step=None if resume_path is None else read_checkpoint(resume_path)["global_step"],
         **cfg.logger,
     )
-    callbacks = build_callbacks(run_dir=run_dir, monitor=f"val/{data.info.main_metric}", **cfg.callbacks)
+    monitor = f"val/{data.info.main_metric}"
+    callbacks = [*build_callbacks(run_dir=run_dir, monitor=monitor, **cfg.callbacks), *further]
     trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
     on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
@@ -160,27 +168,33 @@ def _run(job: Job) -> dict[str, float]:
         print(line, flush=True)
     if job.resume_path is None:
         fit_to_labels(method, job.data)
-    try:
-        tracking.connect(job.loggers)
-        trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
-        _check_finite(method)
-        settle(trainer, method)
-        _settle_counters(trainer)
-        metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
-        if trainer.is_global_zero:
-            paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
-            tracking.log_images(job.loggers, "panels", paths, trainer.global_step)
-        cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
-        return (
-            metrics
-            | cost
-            | {
-                "run/steps": float(trainer.global_step),
-                "run/parameters": float(sum(p.numel() for p in method.parameters())),
-            }
-        )
-    finally:
-        tracking.close(job.loggers)
+    tracking.connect(job.loggers)
+    trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
+    _check_finite(method)
+    settle(trainer, method)
+    _settle_counters(trainer)
+    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
+    if trainer.is_global_zero:
+        paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
+        shown = (
+            tracking.has_dashboard(job.loggers) and trainer.world_size == 1
+        )  # counted in this process alone
+        deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
+        tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
+    cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
+    return (
+        metrics
+        | cost
+        | {
+            "run/steps": float(trainer.global_step),
+            "run/parameters": float(sum(p.numel() for p in method.parameters())),
+        }
+    )
+
+
+def _tags(cfg: DictConfig, data: DataModule) -> tuple[str, ...]:
+    """Method, data set, backbone, head."""
+    return (told(cfg.method), data.info.name, told(cfg.backbone), told(cfg.head))
 
 
 def _settle_counters(trainer: pl.Trainer) -> None:
@@ -276,17 +290,3 @@ def _check_finite(method: Method) -> None:
             f"training diverged: {bad[0]} (and {len(bad) - 1} more) is not finite; lower optimizer.lr, "
             "set trainer.clip_norm, or use trainer.precision=32"
         )
-
-
-def quiet() -> None:
-    """Lightning's advice about things that are chosen here on purpose."""
-    import logging
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*in eval mode at the start of.*",
-                 ".*number of training batches.*", ".*Checkpoint directory.*",
-                 ".*ckpt_path.*", ".*exists and is not empty.*", ".*isinstance.treespec.*", ".*LeafSpec.*",
-                 ".*lr_scheduler.step.*before.*optimizer.step.*", ".*`log_every_n_steps`.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", text)
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", category=DeprecationWarning)

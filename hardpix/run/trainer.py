@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,17 @@ def compile_model(method: pl.LightningModule, mode: bool | str) -> None:
     ]
     for part in [*method.model.children(), *others]:  # type: ignore[union-attr]
         part.compile(mode=None if mode is True else mode)
+
+
+def quiet() -> None:
+    """Lightning's advice about things that are chosen here on purpose."""
+    import logging
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*in eval mode at the start of.*",
+                 ".*number of training batches.*", ".*Checkpoint directory.*",
+                 ".*ckpt_path.*", ".*exists and is not empty.*", ".*isinstance.treespec.*", ".*LeafSpec.*",
+                 ".*lr_scheduler.step.*before.*optimizer.step.*", ".*`log_every_n_steps`.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", text)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=DeprecationWarning)

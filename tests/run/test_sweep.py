@@ -205,7 +205,7 @@ class Stub:
     def __init__(self):
         self.calls, self.faults = [], {}
 
-    def __call__(self, cfg, overrides):
+    def __call__(self, cfg, overrides, callbacks=()):
         from hardpix.run.train import new_record
 
         run_dir = Path(cfg.runs_dir) / cfg.study / cfg.run
@@ -242,7 +242,7 @@ def trained(monkeypatch):
     stub = Stub()
     monkeypatch.setattr("hardpix.run.train.train", stub)
     for name in ("settle", "_clean_up"):  # the collector looks at all modules for a third of a second
-        monkeypatch.setattr(f"hardpix.run.sweep.execute.{name}", lambda: None)
+        monkeypatch.setattr(f"hardpix.run.sweep.process.{name}", lambda: None)
     return stub
 
 

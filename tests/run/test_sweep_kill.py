@@ -148,3 +148,51 @@ def _kill_twice(words, draw):
         finally:
             process.kill()
             process.wait()
+
+
+SEARCH = """
+search: {optimizer.lr: {loguniform: [0.001, 1]}, method: {choice: [baseline, hardness]}}
+trials: 4
+sampler: random
+pruner: none
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_search_that_two_processes_end_is_the_search_of_one(tmp_path, monkeypatch):
+    trials = pytest.importorskip("hardpix.run.sweep.trials")
+    monkeypatch.chdir(tmp_path)
+    Path("conf/sweep").mkdir(parents=True)
+    Path("conf/sweep/s.yaml").write_text(SEARCH)
+    fixed = [word for word in STUDY if not word.startswith(("method=", "seed="))]
+    words = ["sweep", "s", "--config-dir", "conf", *fixed]
+
+    def start():
+        begin = [sys.executable, "-m", "hardpix.cli", *words, "study=killed"]
+        return subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    process = start()
+    try:
+        limit = time.monotonic() + 300
+        while len(list(Path("runs/killed").glob("*/checkpoints/last.ckpt"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert [t.state.name for t in trials.found(Path("runs/killed"), "killed")] == ["COMPLETE", "RUNNING"]
+    pair = [start(), start()]
+    assert [one.wait(300) for one in pair] == [0, 0]
+    assert main([*words, "study=whole"]) == 0
+    killed, whole = (trials.found(Path("runs") / study, study) for study in ("killed", "whole"))
+    assert [(t.number, t.state.name) for t in killed] == [(n, "COMPLETE") for n in range(4)]
+    assert len({t.user_attrs["owner"]["pid"] for t in killed}) == 3
+    for ours, theirs in zip(killed, whole, strict=True):
+        assert (ours.params, ours.value) == (theirs.params, theirs.value)
+        assert ours.intermediate_values == theirs.intermediate_values
+    names = {Path(path).name for t in killed for path in t.user_attrs["runs"]}
+    assert len(names) == len(finished("runs/killed")) == 4
+    for name in names:
+        one, other = (weights(Path("runs", study), name) for study in ("killed", "whole"))
+        assert all(torch.equal(one[key], other[key]) for key in one | other)

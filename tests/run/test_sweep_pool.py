@@ -33,7 +33,7 @@ from hardpix.run.rundir import process_began
 ENVIRONMENT = {k: os.environ.get(k, "") for k in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
 assert "torch" not in sys.modules
 
-def train(cfg, overrides):
+def train(cfg, overrides, callbacks=()):
     run_dir = Path(cfg.runs_dir) / cfg.study / cfg.run
     began = process_began(os.getpid())
     host = {"pid": str(os.getpid()), "hostname": os.uname().nodename, "pid_began": began} | ENVIRONMENT
@@ -73,8 +73,8 @@ def train(cfg, overrides):
 stub = types.ModuleType("hardpix.run.train")
 stub.train = train
 sys.modules["hardpix.run.train"] = stub
-from hardpix.run.sweep import execute
-execute.settle = execute._clean_up = lambda: None
+from hardpix.run.sweep import process
+process.settle = process._clean_up = lambda: None
 from hardpix.run.sweep.worker import main
 sys.exit(main(int(sys.argv[1])))
 """

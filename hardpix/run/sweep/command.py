@@ -23,7 +23,8 @@ PREFIX = "launcher."  # of a launcher's settings among the words
 DESCRIPTION = """\
 Train the runs of a study, conf/sweep/NAME.yaml or the product of the values on the command line
 (method=baseline,hardness seed=0,1,2). All are checked before the first one trains. Give the same command again after
-whatever has happened: what is done is skipped, what was interrupted goes on, what failed is tried once more."""
+whatever has happened: what is done is skipped, what was interrupted goes on, what failed is tried once more. A file
+with search: has Optuna choose, in as many processes as the command is given; a failed trial of it stays failed."""
 
 
 def main(arguments: list[str]) -> int:
@@ -53,11 +54,31 @@ def main(arguments: list[str]) -> int:
         help="here: on this machine; slurm: each a job of the cluster, launcher.partition=gpu "
         "launcher.timeout_min=600 ... as hydra/launcher=submitit_slurm names them",
     )
+    parser.add_argument(
+        "--wandb", type=Path, metavar="FILE.yaml", help="train nothing: write a search as a sweep of W&B"
+    )
     given = parser.parse_intermixed_args(arguments)
     study, jobs = _jobs(given)
     study = replace(study, launcher=_launcher(study.launcher, given))
     if given.on_error:
         study = replace(study, on_error=given.on_error)
+    if given.wandb:
+        from hardpix.run.sweep import wandb_sweep
+
+        print(wandb_sweep.write(study, given.wandb, given.config_dir))
+        return 0
+    if study.search is not None:
+        from hardpix.run.sweep import search
+
+        if study.launcher != HERE:
+            raise ConfigError(
+                "a search runs in one process; start the same command again beside it, and both share the trials"
+            )
+
+        if given.dry_run:
+            print(search.plan(study, given.config_dir))
+            return 0
+        return search.run(study, given.config_dir, take_over=given.take_over)
     if given.dry_run:
         print(plan(jobs, given.config_dir, take_over=given.take_over))
         return 0
@@ -91,6 +112,13 @@ def _status(arguments: list[str]) -> int:
 
     study, jobs = _jobs(given)
     try:
+        if study.search is not None:
+            from hardpix.run.sweep import search, search_status
+
+            folder = search.prepare(study, given.config_dir)[0]
+            name = study.name or folder.name
+            search_status.show(str(folder), folder, name, study.search, watch=given.watch)
+            return 0
         show(
             study.name or ", ".join(sorted({str(job.run_dir.parent) for job in jobs})),
             jobs,

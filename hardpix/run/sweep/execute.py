@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import platform
 import shlex
-import signal
-import subprocess
 import sys
-import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.run import rundir, world
+from hardpix.run import rundir
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
-from hardpix.run.sweep import queue
+from hardpix.run.sweep import process, queue
 from hardpix.run.sweep.crew import Crew, Elsewhere, follow
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, ERROR, INTERRUPTED, State, clear, leftovers, look, scores
 from hardpix.run.sweep.study import Study
-from hardpix.types import HardpixError
+from hardpix.types import HardpixError, Pruned
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 OUTPUT = "output.log"  # what a run printed, where no terminal shows it
 TAIL = 4000  # bytes of it that are told of a run whose process is gone
-
-# What Lightning sets for the processes that it starts, and takes for the user's own at the next job.
-OF_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-CHILD_LEAVES = 60.0  # seconds for a further process to end by itself
 
 
 class Ended(NamedTuple):
@@ -79,10 +73,10 @@ def run_here(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> O
     crew = Crew()
     crew.agree(jobs)
     if crew.follows:
-        with terminable(), thawed():
+        with process.terminable(), process.thawed():
             outcome.status = follow(crew, jobs, _train)
         return outcome
-    with terminable() as stopped, thawed(), crew.led():
+    with process.terminable() as stopped, process.thawed(), crew.led():
         for job in jobs:
             for _ in range(study.tries):
                 ended = work(job, partial(outcome.begun, job), crew, take_over=take_over)
@@ -122,23 +116,26 @@ def work(
             return Ended(state.kind)
         if not queue.ours(job.run_dir):
             queue.forget(job.run_dir)
-        settle()
-        with written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
-            return _attempt(job, state, crew or Crew())
+        process.settle()
+        with process.written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
+            return attempt(job, state, crew)
 
 
-def _attempt(job: Job, state: State, crew: Crew) -> Ended:
-    """What a job raises ends it alone; a signal is told by a status."""
+def attempt(job: Job, state: State, crew: Crew | None = None, callbacks: Sequence[pl.Callback] = ()) -> Ended:
+    """Train; what a job raises ends it alone, a signal is told by a status."""
+    crew = crew or Crew()
     if state.kind == "failed" and not state.resume:
         clear(job.run_dir)
     cfg = job.config(resume=state.resume)
     crew.say(f"train {job.number} {'resume' if cfg.resume else 'fresh'}")
     try:
         with crew.together(cfg):
-            _train(cfg, job)
+            _train(cfg, job, callbacks)
     except (KeyboardInterrupt, SystemExit) as error:
         code = error.code if isinstance(error, SystemExit) else 130
         return Ended("interrupted", status=code if isinstance(code, int) and code else 130)
+    except Pruned:
+        return Ended("pruned")
     except Exception as error:
         text = "".join(traceback.format_exception(error))
         if not isinstance(error, HardpixError):
@@ -172,60 +169,11 @@ def lost(job: Job, why: str) -> Ended:
         return Ended("failed", why)
 
 
-def _train(cfg: DictConfig, job: Job) -> None:
+def _train(cfg: DictConfig, job: Job, callbacks: Sequence[pl.Callback] = ()) -> None:
     from hardpix.run import train
 
-    before = {name: os.environ.get(name) for name in OF_LAUNCHERS}
-    try:
-        train.train(cfg, job.overrides)
-    finally:
-        if world.size() == 1:
-            _end_children()
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-        _clean_up()
-
-
-def _end_children() -> None:
-    """End the processes that Lightning started for DDP, and its thread that would end this one if one of them fails.
-
-    They leave by themselves when the group does; the next job has its own.
-    """
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-    for thread in threading.enumerate():
-        if thread.name == "child-process-observer":
-            thread._finished = True  # type: ignore[attr-defined]
-            for child in thread._child_processes:  # type: ignore[attr-defined]
-                try:
-                    child.wait(CHILD_LEAVES)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
-
-
-def settle() -> None:
-    """Set the half a million objects of the imports apart: looking through them took 0.4 s after every job."""
-    if gc.get_freeze_count():
-        return
-    import hardpix.run.train  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
-
-
-def _clean_up() -> None:
-    """A network refers to its trainer and back: the next job must not find it in memory."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.compiler.reset()
+    with process.cleaned():
+        train.train(cfg, job.overrides, callbacks)
 
 
 def _leave_traces(job: Job, line: str, text: str, *, again: bool = False) -> None:
@@ -266,58 +214,6 @@ def _unbegun(job: Job) -> record.RunRecord:
 def _one_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {line}"[:500]
-
-
-@contextmanager
-def written_to(path: Path) -> Iterator[None]:
-    """What this process, its children and libraries print goes to the end of a file, until the block ends."""
-    kept = os.dup(1), os.dup(2)
-    try:
-        with open(path, "ab") as file:
-            _point(file.fileno(), file.fileno())
-        yield
-    finally:
-        _point(*kept)
-        for handle in kept:
-            os.close(handle)
-
-
-def _point(out: int, err: int) -> None:
-    for stream, number, handle in ((sys.stdout, 1, out), (sys.stderr, 2, err)):
-        stream.flush()
-        os.dup2(handle, number)
-
-
-@contextmanager
-def thawed() -> Iterator[None]:
-    """At the end of a process libraries complain of what was never collected."""
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def terminable() -> Iterator[list[int]]:
-    """A list that SIGTERM fills.
-
-    Outside Lightning the signal raises; while it trains, its own handler ends the run after the current step.
-    """
-    stopped: list[int] = []
-
-    def handler(number: int, _: object) -> None:
-        stopped.append(number)
-        if signal.getsignal(signal.SIGTERM) is handler:
-            raise SystemExit(143)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def command(job: Job, state: State, config_dir: Path | None = None) -> str:

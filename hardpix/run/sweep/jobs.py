@@ -31,6 +31,8 @@ SHOWN = 80  # characters of a job's name in its directory
 TOLD = 5  # jobs that a problem names
 MARKED = re.compile(r"-[0-9a-f]{8}$")  # names that a sweep has given
 
+Composer = Callable[[Sequence[str]], DictConfig]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -50,18 +52,22 @@ class Job:
         return cfg
 
 
-def jobs_of(study: Study, config_dir: Path | None = None) -> tuple[list[Job], list[str]]:
+def jobs_of(
+    study: Study, config_dir: Path | None = None, names: Sequence[str] = (), composed: Composer | None = None
+) -> tuple[list[Job], list[str]]:
     """Every different job, and a line on each that is left out because it is one before it once more.
 
+    ``names``: of the jobs; without them the settings in which they differ. ``composed``: of :func:`composer`, for
+    further jobs.
     Raises ``ConfigError`` with all problems of all jobs.
     """
     varied = _varied(study.jobs)
     jobs: dict[tuple[str, str], Job] = {}
     problems: dict[str, list[str]] = {}
     twice: list[str] = []
-    composed = composer(config_dir)
+    composed = composed or composer(config_dir)
     for number, overrides in enumerate(study.jobs, 1):
-        name = short_name([o for o in overrides if key_of(o) in varied])
+        name = names[number - 1] if names else short_name([o for o in overrides if key_of(o) in varied])
         try:
             cfg = composed(overrides)
             validate(cfg)
@@ -102,7 +108,7 @@ def _numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def composer(config_dir: Path | None = None) -> Callable[[Sequence[str]], DictConfig]:
+def composer(config_dir: Path | None = None) -> Composer:
     """A function from overrides to a configuration, for many of them: what chooses files is composed once.
 
     Hydra reads and merges files for a tenth of a second; the values of a command line come last and take a

@@ -18,7 +18,9 @@ from hardpix.run.sweep.state import State, look, scores, steps_done
 
 PAUSE = 2.0  # seconds between two looks
 SHOWN_AS = {"new": "waiting", "interrupted": "waiting"}
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "submitted": "blue", "waiting": "dim"}
+STYLES = {
+    "done": "green", "running": "cyan", "failed": "red", "submitted": "blue", "pruned": "yellow", "waiting": "dim",
+}  # fmt: skip
 
 
 def show(title: str, jobs: Sequence[Job], *, watch: bool = False) -> None:
@@ -39,7 +41,7 @@ def show(title: str, jobs: Sequence[Job], *, watch: bool = False) -> None:
 
 
 def _rank(state: State) -> int:
-    return ("running", "failed", "submitted", "interrupted", "new", "done").index(state.kind)
+    return ("running", "failed", "submitted", "interrupted", "pruned", "new", "done").index(state.kind)
 
 
 def rendered(title: str, jobs: Sequence[Job], states: Sequence[State]) -> Group:
@@ -64,7 +66,8 @@ def footer(jobs: Sequence[Job], states: Sequence[State]) -> list[str]:
     counts = Counter(SHOWN_AS.get(state.kind, state.kind) for state in states)
     failed = [(job, s.why) for job, s in zip(jobs, states, strict=True) if s.kind == "failed"]
     lines = [f"job {job.number} {why}" for job, why in failed]
-    lines += [counted({kind: counts[kind] for kind in ("done", "running", "failed", "submitted", "waiting")})]
+    kinds = ("done", "running", "failed", "pruned", "submitted", "waiting")
+    lines += [counted({kind: counts[kind] for kind in kinds})]
     done = [
         (job, s.record)
         for job, s in zip(jobs, states, strict=True)
@@ -93,7 +96,7 @@ def _detail(job: Job, state: State) -> str:
         return f"step {steps_done(job.run_dir)}" + (f" of {total}" if total else f", {epochs} epochs in all")
     if state.kind == "done" and state.record is not None:
         return duration(state.record.metrics.get("run/seconds", 0.0))
-    return state.why if state.kind in ("interrupted", "submitted") else ""
+    return state.why if state.kind in ("interrupted", "pruned", "submitted") else ""
 
 
 def seconds_left(jobs: Sequence[Job], states: Sequence[State]) -> float | None:

@@ -15,11 +15,24 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.run.config import conf_dir, explain, nearest
-from hardpix.run.overrides import quoted
+from hardpix.run.overrides import override, quoted
 from hardpix.run.sweep.launchers import HERE, Launcher, read_launcher
+from hardpix.run.sweep.space import SETTINGS, Search, read_search, replaced
 from hardpix.types import ConfigError
 
-KEYS = ("study", "overrides", "axes", "for", "rows", "seeds", "on_error", "retries", "launcher")
+KEYS = (
+    "study",
+    "overrides",
+    "axes",
+    "for",
+    "rows",
+    "seeds",
+    "on_error",
+    "retries",
+    "launcher",
+    "search",
+    *SETTINGS,
+)
 OWN = ("run", "resume")  # the sweep's own business
 
 OnError = Literal["continue", "retry", "stop"]
@@ -35,6 +48,7 @@ class Study:
     on_error: OnError = "continue"
     retries: int = 1  # of a job that fails, with on_error=retry
     launcher: Launcher = HERE
+    search: Search | None = None  # then there are no jobs: trials ask for them
 
     @property
     def tries(self) -> int:
@@ -62,7 +76,9 @@ def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
     name = content.name if "study" not in given else ""
     if name:
         given["study"] = [f"study={quoted(name)}"]
-    return Study(name, tuple(_expand(content, given)), content.on_error, content.retries, content.launcher)
+    search = None if content.search is None else replaced(content.search, given)
+    jobs = tuple(_expand(content, given)) if search is None else ()
+    return Study(name, jobs, content.on_error, content.retries, content.launcher, search)
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,7 @@ class _Content:
     on_error: OnError = "continue"
     retries: int = 1
     launcher: Launcher = HERE
+    search: Search | None = None
 
 
 def _expand(content: _Content, given: Axes) -> Iterator[tuple[str, ...]]:
@@ -173,16 +190,20 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
     seeds = content.get("seeds", [])
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         raise ConfigError(f"{path}: seeds={seeds}: must be a list of whole numbers")
+    common = _settings(path, "overrides", content.get("overrides") or [])
+    chances = tuple(f"seed={seed}" for seed in seeds)
+    search = read_search(path, content, common=common, seeds=chances, check_key=_check_own)
     found = _Content(
         name=str(content.get("study") or name.replace("/", "-")),
-        common=_settings(path, "overrides", content.get("overrides") or []),
+        common=common,
         axes=_axes(path, "axes", content.get("axes") or {}),
-        own={str(key): _axes(path, f"for.{key}", axes) for key, axes in own.items()},
+        own={str(k): _axes(path, f"for.{k}", axes) for k, axes in own.items()} if search is None else {},
         rows=tuple(_settings(path, f"rows.{index}", row) for index, row in enumerate(rows)),
-        seeds=tuple(f"seed={seed}" for seed in seeds),
+        seeds=chances,
         on_error=on_error,
         retries=retries,
         launcher=read_launcher(content.get("launcher"), f"{path}: "),
+        search=search,
     )
     possible = {*found.common, *(text for choices in found.axes.values() for text in choices)}
     for condition in found.own:
@@ -200,7 +221,7 @@ def _axes(path: Path, where: str, node: Any) -> Axes:
         if isinstance(values, str):
             axes[str(key)] = _choices(f"{key}={values}")[1]
         elif isinstance(values, list) and values:
-            axes[str(key)] = [_override(key, value) for value in values]
+            axes[str(key)] = [override(key, value) for value in values]
         else:
             raise ConfigError(
                 f"{path}: {where}.{key}: must be a list of values, or a text such as range(1,4)"
@@ -212,7 +233,7 @@ def _axes(path: Path, where: str, node: Any) -> Axes:
 def _settings(path: Path, where: str, node: Any) -> tuple[str, ...]:
     """Settings that a file gives as a list of overrides or as a mapping."""
     if isinstance(node, dict):
-        texts = [_override(key, value) for key, value in node.items()]
+        texts = [override(key, value) for key, value in node.items()]
     elif isinstance(node, list) and all(isinstance(item, str) for item in node):
         texts = list(node)
     else:
@@ -228,18 +249,3 @@ def _settings(path: Path, where: str, node: Any) -> tuple[str, ...]:
 def _check_own(path: Path, where: str, key: str) -> None:
     if key.lstrip("+~") in (*OWN, "study"):
         raise ConfigError(f"{path}: {where}: {key}: a sweep names and resumes its runs itself")
-
-
-def _override(key: Any, value: Any) -> str:
-    return f"{key}={_value(value)}"
-
-
-def _value(value: Any) -> str:
-    """A value of a YAML file in Hydra's grammar."""
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(_value, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_value(inner)}" for key, inner in value.items()) + "}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

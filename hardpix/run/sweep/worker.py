@@ -11,8 +11,9 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hardpix.run.sweep.execute import settle, terminable, thawed, work
+from hardpix.run.sweep.execute import work
 from hardpix.run.sweep.jobs import Job
+from hardpix.run.sweep.process import settle, terminable, thawed
 
 Task = tuple[Job, bool]  # with take_over
 

@@ -1,0 +1,127 @@
+"""What a process that trains one job after the other does about itself: memory, signals, output, further processes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hardpix.run import world
+
+# What Lightning sets for the processes that it starts, and takes for the user's own at the next job.
+OF_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CHILD_LEAVES = 60.0  # seconds for a further process to end by itself
+
+
+@contextmanager
+def cleaned() -> Iterator[None]:
+    """After the block nothing of its training is left to the next."""
+    before = {name: os.environ.get(name) for name in OF_LAUNCHERS}
+    try:
+        yield
+    finally:
+        if world.size() == 1:
+            _end_children()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        _clean_up()
+
+
+def _end_children() -> None:
+    """End the processes that Lightning started for DDP, and its thread that would end this one if one of them fails.
+
+    They leave by themselves when the group does; the next job has its own.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._finished = True  # type: ignore[attr-defined]
+            for child in thread._child_processes:  # type: ignore[attr-defined]
+                try:
+                    child.wait(CHILD_LEAVES)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+
+
+def settle() -> None:
+    """Set the half a million objects of the imports apart: looking through them took 0.4 s after every job."""
+    if gc.get_freeze_count():
+        return
+    import hardpix.run.train  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def _clean_up() -> None:
+    """A network refers to its trainer and back: the next job must not find it in memory."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.compiler.reset()
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """What this process, its children and libraries print goes to the end of a file, until the block ends."""
+    kept = os.dup(1), os.dup(2)
+    try:
+        with open(path, "ab") as file:
+            _point(file.fileno(), file.fileno())
+        yield
+    finally:
+        _point(*kept)
+        for handle in kept:
+            os.close(handle)
+
+
+def _point(out: int, err: int) -> None:
+    for stream, number, handle in ((sys.stdout, 1, out), (sys.stderr, 2, err)):
+        stream.flush()
+        os.dup2(handle, number)
+
+
+@contextmanager
+def thawed() -> Iterator[None]:
+    """At the end of a process libraries complain of what was never collected."""
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def terminable() -> Iterator[list[int]]:
+    """A list that SIGTERM fills.
+
+    Outside Lightning the signal raises; while it trains, its own handler ends the run after the current step.
+    """
+    stopped: list[int] = []
+
+    def handler(number: int, _: object) -> None:
+        stopped.append(number)
+        if signal.getsignal(signal.SIGTERM) is handler:
+            raise SystemExit(143)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,227 @@
+"""A study with ``search:``: trials asked of Optuna one by one, each of them ordinary runs of the study's folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hardpix.record import flatten
+from hardpix.run.config import nearest
+from hardpix.run.lock import held
+from hardpix.run.overrides import override
+from hardpix.run.rundir import NO_FACTOR, plain, short_name
+from hardpix.run.sweep.execute import attempt, command
+from hardpix.run.sweep.jobs import Composer, Job, composer, counted, jobs_of
+from hardpix.run.sweep.process import settle, terminable, thawed
+from hardpix.run.sweep.space import Dimension, Search
+from hardpix.run.sweep.state import State, look
+from hardpix.run.sweep.study import Study, merged
+from hardpix.types import ConfigError
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+PAUSE = 1.0  # seconds between two looks at a run that another process trains
+
+
+class _Ended(Exception):
+    """A signal has ended a trial; the next process goes on with it."""
+
+
+def prepare(study: Study, config_dir: Path | None = None) -> tuple[Path, dict[str, Any], list[Job]]:
+    """The folder, what its trials have in common, and the jobs of the search's corners.
+
+    Raises ``ConfigError`` with every problem that a value of a list or an end of a range has.
+    """
+    search = _search(study)
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError('a search needs Optuna: pip install "hardpix[search]"')
+    seeds = search.seeds[:1]
+    cells = [merged(search.common, picked, seeds) for picked in search.probes()]
+    jobs, _ = jobs_of(Study("", tuple(cells)), config_dir)
+    settings = {
+        "search": {d.name: {d.kind: list(d.values)} for d in search.dimensions},
+        "metric": search.metric, "seeds": [seed.partition("=")[2] for seed in search.seeds],
+        "sampler seed": search.seed,
+    }  # fmt: skip
+    flat = flatten(plain(jobs[0].config())).items()
+    settings |= {key: value for key, value in flat if not key.startswith((*NO_FACTOR, "seed"))}
+    return jobs[0].run_dir.parent, json.loads(json.dumps(settings)), jobs
+
+
+def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False) -> int:
+    """Work on trials until there are ``trials``; exit status 1 if one failed now, 130 or 143 after a signal.
+
+    Several processes share a search. A trial whose process was killed is taken up again with the same settings, its
+    runs from their last checkpoints.
+    """
+    search, begin = _search(study), time.perf_counter()
+    folder, settings, _ = prepare(study, config_dir)
+    from hardpix.run.sweep import trials
+
+    store = trials.opened(folder, study.name or folder.name, search, settings)
+    worker = _Worker(study, search, config_dir, take_over)
+    with terminable() as stopped, thawed():
+        try:
+            while not stopped:
+                trial = trials.next_trial(store, folder, search, take_over=take_over)
+                if trial is None:
+                    break
+                failed = worker.bring_to_end(store, trial)
+                if failed and study.on_error == "stop":
+                    break
+        except _Ended:
+            pass
+        except (KeyboardInterrupt, SystemExit) as error:  # between two trainings
+            code = error.code if isinstance(error, SystemExit) else 130
+            worker.status = code if isinstance(code, int) and code else 130
+    from hardpix.run.sweep.search_status import footer
+
+    print("\n" + "\n".join(footer(trials.found(folder, store.study_name), search)), end="")
+    print(f"; {time.perf_counter() - begin:.0f} s", flush=True)
+    status = 143 if stopped else worker.status
+    return status or (1 if worker.failures else 0)
+
+
+class _Worker:
+    """This process's part of a search."""
+
+    def __init__(self, study: Study, search: Search, config_dir: Path | None, take_over: bool) -> None:
+        self.study, self.search, self.take_over = study, search, take_over
+        self.composed = composer(config_dir)
+        self.errors: dict[int, str] = {}  # of jobs, one line each
+        self.status, self.failures = 0, 0
+
+    def bring_to_end(self, store: Any, trial: Trial) -> bool:
+        """Train what a trial's score is the mean of, and tell it; whether the trial failed."""
+        from hardpix.run.sweep import trials
+
+        picked = trials.choose(trial, self.search)
+        number = f"trial {trial.number + 1} of {self.search.trials}"
+        try:
+            jobs = trial_jobs(self.search, picked, self.composed)
+        except ConfigError as error:  # choices that do not go together
+            return self._failed(store, trial, number, str(error).splitlines()[0])
+        trial.set_user_attr("runs", [str(job.run_dir) for job in jobs])
+        scores = []
+        for index, job in enumerate(jobs):
+            print(f"{number}: {job.name}", flush=True)
+            end, state = self._train(job, trial, index)
+            if end == "pruned":
+                print(f"{number}: {state.why}", flush=True)
+                trials.tell(store, trial, trials.PRUNED)
+                return False
+            if end == "failed" or state.record is None:
+                return self._failed(store, trial, number, self.errors.get(job.number, state.why))
+            score = _score(self.search, state)
+            if score != score:
+                return self._failed(store, trial, number, "its score is not a number")
+            scores.append(score)
+        trials.tell(store, trial, trials.COMPLETE, statistics.fmean(scores))
+        return False
+
+    def _train(self, job: Job, trial: Trial, index: int) -> tuple[str, State]:
+        from hardpix.run.sweep import trials
+
+        while True:
+            with held(job.run_dir) as free:
+                state = look(job.run_dir, take_over=self.take_over)
+                if state.kind in ("done", "pruned"):  # by this trial before, or another one chose the same
+                    return state.kind, state
+                if free and state.kind != "running":
+                    settle()
+                    return self._attempts(job, trial, index, state, trials.reporter(trial))
+            print(f"waiting for another process that trains {job.run_dir}", flush=True)
+            time.sleep(PAUSE)
+
+    def _attempts(self, job: Job, trial: Trial, index: int, state: State, report: Any) -> tuple[str, State]:
+        from hardpix.run.sweep.search_callback import ReportToTrial
+
+        for count in range(1, self.study.tries + 1):
+            self.errors.pop(job.number, None)
+            watch = ReportToTrial(
+                report, metric=self.search.metric, earlier=index, prunes=self.search.pruner != "none"
+            )
+            ended = attempt(job, state, callbacks=[watch])
+            if ended.kind == "interrupted":
+                self.status = ended.status
+                raise _Ended
+            state = look(job.run_dir)
+            if ended.kind == "failed":
+                self.errors[job.number] = ended.text
+            if ended.kind != "failed" or count == self.study.tries:
+                break
+            print(f"attempt {count} of {self.study.tries} failed: {ended.text}", flush=True)
+        return ended.kind, state
+
+    def _failed(self, store: Any, trial: Trial, number: str, error: str) -> bool:
+        from hardpix.run.sweep import trials
+
+        print(f"{number} failed: {error}", flush=True)
+        trial.set_user_attr("error", error)
+        trials.tell(store, trial, trials.FAILED)
+        self.failures += 1
+        return True
+
+
+def trial_jobs(search: Search, picked: Sequence[str], composed: Composer) -> list[Job]:
+    """A trial's runs, one for each seed."""
+    seeds: list[list[str]] = [[seed] for seed in search.seeds] or [[]]
+    cells = [merged(search.common, picked, seed) for seed in seeds]
+    shown = [_short(text) for text in picked if _varies(search, text)]
+    names = [short_name([*shown, *seed]) for seed in seeds]
+    return jobs_of(Study("", tuple(cells)), names=names, composed=composed)[0]
+
+
+def plan(study: Study, config_dir: Path | None = None) -> str:
+    """What the search would do, with the command that trains one of its corners."""
+    search = _search(study)
+    folder, _, jobs = prepare(study, config_dir)
+    from hardpix.run.sweep import trials
+
+    states = Counter(str(t.state.name).lower() for t in trials.found(folder, study.name or folder.name))
+    lines = [f"a search of {search.trials} trials, sampler={search.sampler}, pruner={search.pruner}, in {folder}: "
+             f"{counted(states)} so far"]  # fmt: skip
+    lines += [_told(dimension) for dimension in search.dimensions]
+    lines += ["one of its corners:", f"      {command(jobs[0], look(jobs[0].run_dir), config_dir)}"]
+    return "\n".join(lines)
+
+
+def _told(dimension: Dimension) -> str:
+    where = "" if dimension.condition is None else f" (for {dimension.condition})"
+    return f"  {dimension.key}: {dimension.kind} {', '.join(map(str, dimension.values))}{where}"
+
+
+def _short(text: str) -> str:
+    """A number with four digits, for a name; the setting itself has them all."""
+    key, _, value = text.partition("=")
+    try:
+        return override(key, float(f"{float(value):.4g}")) if "." in value or "e" in value else text
+    except ValueError:
+        return text
+
+
+def _varies(search: Search, text: str) -> bool:
+    key = text.partition("=")[0]
+    return any(d.key == key and len(d.values) > 1 for d in search.dimensions)
+
+
+def _score(search: Search, state: State) -> float:
+    found = state.record
+    assert found is not None
+    metric = search.metric or f"val/{found.main_metric}"
+    if metric not in found.metrics:
+        known = [name for name in found.metrics if name.startswith("val/")]
+        raise ConfigError(f"metric={metric}: no run logs it{nearest(metric, known)}")
+    return found.metrics[metric]
+
+
+def _search(study: Study) -> Search:
+    assert study.search is not None
+    return study.search
