@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_cascade
+import bench_files
 import bench_hl
 import bench_hn
 import bench_input
@@ -40,6 +41,7 @@ SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "lwm": lambda: bench_lwm.rows(15),
     "cascade": lambda: bench_cascade.rows(3),
     "hn": lambda: bench_hn.rows(15),
+    "files": lambda: bench_files.rows(5),
     "hl": lambda: bench_hl.rows(5),
 }
 PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "timm", "pillow")

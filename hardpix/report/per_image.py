@@ -8,11 +8,11 @@ written before the column existed are read as well.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hardpix.atomic import replacing
 from hardpix.types import DataError
 
 FILE_NAME = "per_image.csv"
@@ -46,16 +46,13 @@ def write_per_image(rows: Iterable[Sequence[Any]], folder: Path) -> None:
     A row is an image's name, labelled pixels, pixel accuracy, mIoU and, where they are known, its counts: one
     (class, hit, truth, predicted) for each class.
     """
-    path = folder / FILE_NAME
-    temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(ImageRow._fields)
-            writer.writerows(map(_line, rows))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(folder / FILE_NAME) as unfinished,
+        open(unfinished, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(ImageRow._fields)
+        writer.writerows(map(_line, rows))
 
 
 def read_per_image(folder: Path) -> list[ImageRow] | None:

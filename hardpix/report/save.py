@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from hardpix.atomic import replacing
 from hardpix.types import HardpixError
 
 if TYPE_CHECKING:
@@ -75,11 +75,7 @@ def _as_figure(picture: Image.Image) -> Figure:
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with replacing(path, sync=False) as unfinished:
             write(unfinished)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise HardpixError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None

@@ -59,3 +59,16 @@ def test_a_resumed_run_replaces_the_steps_it_does_again(tmp_path, again):
         again: 100 + again,
         again + 1: 101 + again,
     }
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_half_a_row_is_none(tmp_path, cut):
+    """A full disk or a power cut may leave the beginning of a row: `12,...` must not become step 1."""
+    logger = MetricsCSV(tmp_path / "metrics.csv", resume_step=None)
+    for step in range(10, 13):
+        log(logger, step, loss=step)
+    logger.finalize("success")
+    content = logger.path.read_bytes()
+    logger.path.write_bytes(content[:-cut])
+    kept = MetricsCSV(logger.path, resume_step=100)
+    assert [row["step"] for row in kept.rows] == [10, 11]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from hardpix.atomic import replacing
+from hardpix.atomic import flush, replacing
 
 
 class MetricsCSV(Logger):
@@ -66,6 +67,8 @@ class MetricsCSV(Logger):
         """A run resumed from here finds all rows up to here."""
         self.promised = len(self.rows)
         self._write(self.promised)
+        if self.path.is_file():
+            flush(self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -88,10 +91,10 @@ class MetricsCSV(Logger):
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows that are whole: of one that was being written when the process ended, half may be there."""
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = [
-            {k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)
-        ]
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    rows: list[dict[str, Any]] = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]
     return [row | {"step": int(row["step"])} for row in rows]
