@@ -212,7 +212,7 @@ def _train(
     own = [f"run='{run}'"]
     if stage.link and stage.source:
         own.append(f"{stage.link}='{directories[stage.source]}'")
-    cfg = compose([*overrides, *own], config_dir=config_dir)
+    cfg = compose([*overrides, *own, "resume=false"], config_dir=config_dir)
     run_dir = Path(cfg.runs_dir) / str(cfg.study) / run
     if (run_dir / record.FILE_NAME).is_file():
         before = record.read(run_dir)
