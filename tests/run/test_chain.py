@@ -67,7 +67,7 @@ def _composed_once(monkeypatch):
         for override in overrides:
             if override.startswith(own):
                 name, _, value = override.partition("=")
-                cfg[name] = True if value == "true" else value.strip("'")
+                cfg[name] = {"true": True, "false": False}.get(value, value.strip("'"))
         return cfg
 
     monkeypatch.setattr(chain_command, "compose", once)
