@@ -112,7 +112,8 @@ class Case:
 
     def _arguments(self, settings, run, parent):
         given = {o.partition("=")[0] for o in (*settings, *STEPS)}
-        kept = [o for o in TINY if o.partition("=")[0] not in given]
+        of_parent = ("head.", "backbone.", "model.") if parent else ()  # a run on another takes its networks
+        kept = [o for o in TINY if o.partition("=")[0] not in given and not o.startswith(of_parent)]
         link = [] if parent is None else [f"parent='{parent}'"]
         return ["train", *kept, *STEPS, *settings, *link, f"runs_dir={self.folder}/runs", f"run={run}"]
 
