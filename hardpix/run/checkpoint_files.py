@@ -49,7 +49,10 @@ def save(content: dict[str, Any], path: Path) -> None:
     with atomic.replacing(path) as unfinished:
         with open(unfinished, "wb") as file:
             digesting = _Digesting(file)
-            torch.save(content, digesting)  # type: ignore[arg-type]
+            try:
+                torch.save(content, digesting)  # type: ignore[arg-type]
+            except RuntimeError as error:  # which tells of a position only
+                raise digesting.problem or error from None
         listed = manifest(path.parent)
         if path.name == LAST and path.is_file():
             _keep(path, path.with_name(BEFORE))
@@ -134,11 +137,16 @@ class _Digesting:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
+        self.problem: OSError | None = None
 
     def write(self, content: Any) -> int:
         self.digest.update(content)
         self.size += len(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.problem = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

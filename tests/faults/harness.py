@@ -132,6 +132,7 @@ def in_child(work, log, seconds=120):
             target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(target, 1)
             os.dup2(target, 2)
+            sys.stdout, sys.stderr = (open(n, "w", closefd=False, buffering=1) for n in (1, 2))  # noqa: SIM115
             status = work()
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else 1
