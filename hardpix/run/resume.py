@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from hardpix import atomic, record
 from hardpix.methods import Method
-from hardpix.run import rundir
+from hardpix.run import rundir, world
 from hardpix.run.checkpoint_files import MANIFEST, manifest, newest, sha256
 from hardpix.types import ConfigError
 
@@ -17,13 +17,13 @@ from hardpix.types import ConfigError
 def checkpoint(run_dir: Path, cfg: DictConfig) -> Path | None:
     """Where to go on from; None where the run begins. Raises ``HardpixError`` if no checkpoint is whole.
 
-    A damaged ``last.ckpt`` gives its place to the one before.
+    A damaged ``last.ckpt`` gives its place to the one before; of several processes the first one sees to that.
     """
     if not cfg.resume or not rundir.resumable(run_dir):
         return None
     found, last = newest(run_dir), run_dir / rundir.LAST
-    if found == last:
-        return last
+    if found == last or world.rank() > 0:
+        return found
     print(f"going on from {found.name}, the one before", flush=True)
     listed = manifest(last.parent)
     digest = sha256(found)
