@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class Divergence(Callback):
         self.run_dir, self.left = run_dir, max_skip if nan == "skip" else 0
         self.skipped = 0
         self.names: list[str] = []  # of the images since the last step
+        self.parameters: list[torch.nn.Parameter] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.parameters = [p for p in pl_module.parameters() if p.requires_grad]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -44,15 +49,16 @@ class Divergence(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         losses: dict[str, torch.Tensor] = pl_module.last_losses  # type: ignore[assignment]
-        gradients = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
-        checked = [loss.detach().float() for loss in losses.values()]
-        if trainer.precision != "16-mixed" and gradients:
-            checked += torch._foreach_norm(list(gradients.values()))
-        bad = not bool(torch.isfinite(torch.stack([x.float() for x in checked])).all()) if checked else False
+        total = losses["loss"]
+        if trainer.precision != "16-mixed":
+            norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
+            total = total + torch.stack(norms).sum() if norms else total
+        bad = not math.isfinite(total)  # one value for all: the only wait for the device
         if trainer.world_size > 1:
             bad = trainer.strategy.reduce_boolean_decision(bad, all=False)
         if not bad:
             return
+        gradients = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
         self._tell(trainer, losses, gradients)
         if self.skipped >= self.left:
             raise Diverged(self._sentence(trainer, losses))

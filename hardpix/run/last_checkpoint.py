@@ -66,8 +66,12 @@ class LastCheckpoint(Checkpoint):
         step, loop = trainer.global_step, trainer.fit_loop.epoch_loop
         epoch_ends = batch_idx + 1 == trainer.num_training_batches
         over = step == trainer.max_steps or (epoch_ends and trainer.current_epoch + 1 == trainer.max_epochs)
-        every = epoch_ends if self.every_steps is None else step % self.every_steps == 0
-        stop = self._told_to_stop(trainer) and not loop._should_accumulate()
+        stepped = not loop._should_accumulate()  # gradients of half a step are in no checkpoint
+        every = stepped and (epoch_ends if self.every_steps is None else step % self.every_steps == 0)
+        stop = self._told_to_stop(trainer) and stepped
+        if not (epoch_ends or over or every or stop):
+            self.waits = False
+            return
         validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
         # and leaves it out where a run goes on in the validation at the end of an epoch
         follows = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)

@@ -103,7 +103,7 @@ def logged(run_dir):
 @pytest.mark.parametrize(
     "case",
     [
-        ["method=baseline", "trainer.accumulate=1"],
+        ["method=baseline", "trainer.accumulate=2", "data.batch_size=2"],
         ["method=hardness", "trainer.ema_decay=0.9"],
         ["method=baseline", "scheduler=plateau", "scheduler.patience=0", "trainer.val_every_epochs=2"],
     ],
@@ -131,6 +131,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch, 
     kept = [k for k in whole.metrics if k.startswith(("val/", "test/", "run/steps"))]
     assert {k: again.metrics[k] for k in kept} == {k: whole.metrics[k] for k in kept}
     assert record.read(runs / "parts").run_id == again.run_id
+
+
+def test_no_checkpoint_holds_half_a_step(tiny, monkeypatch):
+    """Two batches a step: the gradient of the first one would be lost."""
+    seen = []
+
+    def save(self, checkpoint, path, storage_options=None):
+        if path.name == "last.ckpt":
+            seen.append((checkpoint["global_step"], progress(checkpoint)))
+
+    def progress(checkpoint):
+        return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+
+    monkeypatch.setattr("hardpix.run.checkpoint_files.AtomicCheckpointIO.save_checkpoint", save)
+    settings = ("trainer.accumulate=2", "data.batch_size=2", "callbacks.checkpoint_every_steps=1", "panels=0")
+    train(tiny("run=a", "trainer.val_every_epochs=2", *settings), [])
+    assert seen == [(step, 2 * step) for step in (1, 2, 3, 4)]
 
 
 def test_a_constant_schedule_can_be_trained_longer_and_no_other(tiny, tmp_path):
