@@ -138,7 +138,7 @@ def test_no_checkpoint_holds_half_a_step(tiny, monkeypatch):
     seen = []
 
     def save(self, checkpoint, path, storage_options=None):
-        if path.name == "last.ckpt":
+        if str(path).endswith("last.ckpt"):
             seen.append((checkpoint["global_step"], progress(checkpoint)))
 
     def progress(checkpoint):
