@@ -112,6 +112,16 @@ def test_a_stop_while_saving_leaves_a_checkpoint_that_is_listed(run_dir, monkeyp
     assert step_of(newest(run_dir)) == 2
 
 
+def test_a_stop_between_the_two_names_leaves_nothing_behind(run_dir):
+    """Then both names are the same file, and the system renames no file to itself."""
+    last = run_dir / "checkpoints/last.ckpt"
+    last.with_name("previous.ckpt").unlink()
+    os.link(last, last.with_name("previous.ckpt"))
+    save(state(3), last)
+    assert sorted(p.name for p in last.parent.iterdir()) == ["last.ckpt", "manifest.json", "previous.ckpt"]
+    assert (step_of(last), step_of(last.with_name("previous.ckpt"))) == (3, 2)
+
+
 def test_where_none_is_whole_nothing_is_taken(run_dir):
     for name in ("last", "previous"):
         damage(run_dir / f"checkpoints/{name}.ckpt")
