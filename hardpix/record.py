@@ -22,6 +22,7 @@ READABLE_SCHEMAS = (1,)
 FILE_NAME = "run.json"
 
 Status = Literal["running", "done", "failed"]
+PRUNED = "Pruned: "  # how the error of a run begins that a search ended early
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class RunRecord:
         default_factory=dict
     )  # "nyuv2/train": 795; train, val and test as they were used
     overrides: list[str] = field(default_factory=list)  # of its command line, "method=hardness"; for people
+
+    @property
+    def outcome(self) -> str:
+        """The status; ``pruned`` of a run that did not fail, but that a search ended early."""
+        return "pruned" if self.status == "failed" and (self.error or "").startswith(PRUNED) else self.status
+
+    @property
+    def reason(self) -> str:
+        """The first line of the error, without what the outcome says already; empty where there is none."""
+        return ((self.error or "").removeprefix(PRUNED).strip().splitlines() or [""])[0]
 
 
 def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:

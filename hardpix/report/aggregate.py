@@ -17,10 +17,10 @@ from hardpix.types import HardpixError
 class Cell:
     """Mean and sample standard deviation (n - 1; NaN below two values) in the metric's own unit.
 
-    ``states`` counts the seeds that gave no value: ``failed``, ``running``, ``missing`` (no run for a seed
+    ``states`` counts the seeds that gave no value: ``failed``, ``pruned``, ``running``, ``missing`` (no run for a seed
     that other rows have, or a run without the metric), ``nan``, and ``no reference`` where the reference row
     has none. One NaN leaves no mean: averaging the seeds that did not diverge would flatter the method.
-    Failed and running runs never enter a mean. ``test``: of the difference from the row that is tested against.
+    Runs that are not done never enter a mean. ``test``: of the difference from the row that is tested against.
     """
 
     mean: float
@@ -51,7 +51,7 @@ def by_seed(runs: Sequence[Run], notes: list[str]) -> dict[int, Run]:
         better, worse = sorted((other, run), key=lambda r: -rank.get(r.record.status, 0))
         found[run.record.seed] = better
         notes.append(
-            f"Left out: {worse.directory} ({worse.record.status}), attempted again as {better.directory}."
+            f"Left out: {worse.directory} ({worse.record.outcome}), attempted again as {better.directory}."
         )
     return found
 
@@ -59,7 +59,7 @@ def by_seed(runs: Sequence[Run], notes: list[str]) -> dict[int, Run]:
 def outcomes_of(found: Mapping[int, Run]) -> dict[int, Outcome]:
     """What each seed's run scored, or its status."""
     return {
-        seed: run.record.metrics if run.record.status == "done" else run.record.status
+        seed: run.record.metrics if run.record.status == "done" else run.record.outcome
         for seed, run in found.items()
     }
 

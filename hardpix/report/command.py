@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hardpix.atomic import write_text
 from hardpix.report.collect import Run, collect
 from hardpix.report.lacks import Choose
 from hardpix.report.render import render
 from hardpix.report.significance import Options
 from hardpix.report.table import DEFAULT_ROWS, table
+from hardpix.types import HardpixError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -95,7 +97,12 @@ def run(args: argparse.Namespace, choose: Choose = lambda group, factors: "") ->
         choose=choose,
     )
     made = replace(made, notes=(*unreadable, *made.notes))
-    emit(render(made, args.format), made.notes, args)
+    output = render(made, args.format)
+    if args.format == "html":
+        from hardpix.report.html import index_page
+
+        output = index_page(f"hardpix: {' and '.join(args.rows)}", [output], runs=runs)
+    emit(output, made.notes, args)
     return 0
 
 
@@ -111,7 +118,12 @@ def collected(args: argparse.Namespace) -> tuple[list[Run], list[str]]:
 def emit(output: str, notes: Sequence[str], args: argparse.Namespace) -> None:
     """Write to ``--out`` or the screen; notes that the format has no place for go to the error stream."""
     if args.out:
-        Path(args.out).write_text(output, encoding="utf-8")
+        path = Path(args.out)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, output)
+        except OSError as error:
+            raise HardpixError(f"--out {path}: cannot be written ({error.strerror}).") from None
     else:
         sys.stdout.write(output)
     if args.out or args.format == "csv":  # CSV has no place for them

@@ -155,7 +155,7 @@ def _tally(reference: dict[str, ImageRow], other: dict[str, ImageRow]) -> Images
 
 def _notes(sides: Sequence[Side], classes: Sequence[str]) -> list[str]:
     notes = [
-        f"{side.directory} is {side.record.status}{f': {side.record.error}' if side.record.error else ''}."
+        f"{side.directory} is {side.record.outcome}{f': {side.record.reason}' if side.record.reason else ''}."
         for side in sides
         if side.record.status != "done"
     ]

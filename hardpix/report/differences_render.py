@@ -22,7 +22,7 @@ def as_json(found: Differences) -> str:
                 "directory": side.directory,
                 "name": side.record.name,
                 "run_id": side.record.run_id,
-                "status": side.record.status,
+                "status": side.record.outcome,
                 "seed": side.record.seed,
                 "dataset": side.record.dataset,
             }

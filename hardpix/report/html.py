@@ -8,10 +8,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from hardpix.report.collect import Run
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #f3f4f6; --line: #d5d9df;
@@ -111,10 +113,10 @@ def _run_list(runs: Sequence[Run]) -> str:
     lines += [f"<th>{head}</th>" for head in heads] + ["</tr></thead><tbody>"]
     for directory, record in runs:
         seconds = record.metrics.get("run/seconds")
-        status = record.status if record.error is None else f"{record.status}: {record.error}"
+        status = f"{record.outcome}: {record.reason}" if record.reason else record.outcome
         cells = [record.name or record.run_id, status, str(record.seed)]
         cells += ["-" if seconds is None else f"{seconds:.1f}", directory]
-        kinds = ["", record.status, "number", "number", ""]
+        kinds = ["", record.outcome, "number", "number", ""]
         row = [
             f"<td class='{kind}'>{html.escape(cell)}</td>" for kind, cell in zip(kinds, cells, strict=True)
         ]

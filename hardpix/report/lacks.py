@@ -47,7 +47,7 @@ def of_row(
                     words = f"{run.directory} has no {metric}"
                     lacks.append(Lack("missing", (seed,), words, metric=metric))
         else:
-            told.setdefault((run.record.status, reason(run)), []).append(seed)
+            told.setdefault((run.record.outcome, reason(run)), []).append(seed)
     lacks += [Lack(state, tuple(own), f"{_seeds(own)} {words}") for (state, words), own in told.items()]
     return lacks
 
@@ -78,10 +78,9 @@ def at_once(commands: Sequence[str]) -> tuple[str, ...]:
 
 def reason(run: Run) -> str:
     """``failed: OutOfMemoryError: ... (runs/a)``: the first line of what a run ended with."""
-    error = (run.record.error or "").strip().splitlines()
     if run.record.status == "running":
         return f"running since {run.record.started or 'an unknown time'}"
-    return f"{run.record.status}: {error[0] if error else 'its record gives no reason'}"
+    return f"{run.record.outcome}: {run.record.reason or 'its record gives no reason'}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -49,7 +49,7 @@ def legend(rows: Sequence[Row], runs: bool = False) -> str:
     for i, row in enumerate(rows):
         for j, run in enumerate(row.runs):
             done = run.record.status == "done"
-            label = f"{row.label}, seed {run.record.seed}{'' if done else f', {run.record.status}'}"
+            label = f"{row.label}, seed {run.record.seed}{'' if done else f', {run.record.outcome}'}"
             single.append(button("run", f"{i}-{j}", i, label, pressed=not done))
     return f'{made}<details class="legend"><summary>single runs</summary>{"".join(single)}</details>'
 

@@ -15,7 +15,7 @@ import numpy as np
 from hardpix.record import read
 from hardpix.report import compare
 from hardpix.report.collect import Run, run_directories
-from hardpix.report.labels import labels, titles
+from hardpix.report.labels import brief, labels, titles
 from hardpix.report.table import DEFAULT_ROWS, Table, natural, table
 from hardpix.types import DataError, HardpixError
 
@@ -138,7 +138,8 @@ def _part(name: str, runs: list[Run], split: str, given: Sequence[str]) -> Part:
             raise
         return Part(name, runs, factors, varied(runs), [], metric, None, str(error), notes)
     columns = zip(
-        *(labels(factor, [g.values[i] for g in groups]) for i, factor in enumerate(factors)), strict=True
+        *(brief(labels(f, [g.values[i] for g in groups], factors)) for i, f in enumerate(factors)),
+        strict=True,
     )
     named = sorted(zip(columns, groups, strict=True), key=lambda pair: [natural(label) for label in pair[0]])
     rows = [

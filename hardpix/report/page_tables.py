@@ -26,7 +26,7 @@ SHOWN = 12  # values in a line of the summary
 def summary(part: Part) -> str:
     """What was compared, as a list of facts."""
     records = [run.record for run in part.runs]
-    status = {s: sum(r.status == s for r in records) for s in ("done", "running", "failed")}
+    status = {s: sum(r.outcome == s for r in records) for s in ("done", "running", "failed", "pruned")}
     frames = {key: value for r in records for key, value in sorted(r.frames.items())}
     code = sorted({_version(r.code) for r in records})
     facts = {
@@ -74,8 +74,8 @@ def without_score(part: Part) -> str:
     """The runs that are not done, told before anything else; empty where all are."""
     left = [run for run in part.runs if run.record.status != "done"]
     lines = [
-        f"<li><strong>{run.record.status}</strong> {attribute(run.directory)}"
-        f"{f': {attribute(run.record.error)}' if run.record.error else ''}</li>"
+        f"<li><strong>{run.record.outcome}</strong> {attribute(run.directory)}"
+        f"{f': {attribute(run.record.reason)}' if run.record.reason else ''}</li>"
         for run in left
     ]
     return f'<ul class="lacking">{"".join(lines)}</ul>' if lines else ""
@@ -90,7 +90,7 @@ def run_list(runs: Sequence[Run]) -> str:
         seconds = record.metrics.get("run/seconds")
         lines.append(
             f'<tr><th scope="row">{attribute(record.name or record.run_id)}</th>'
-            f'<td class="{record.status}">{record.status}</td><td class="number">{record.seed}</td>'
+            f'<td class="{record.outcome}">{record.outcome}</td><td class="number">{record.seed}</td>'
             f'<td class="number">{"" if seconds is None else f"{seconds:.1f}"}</td><td>{attribute(directory)}</td></tr>'
         )
     return "".join([*lines, "</tbody></table></div></div>"])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from hardpix.report import sheet
 from hardpix.report.columns import direction, title
 from hardpix.report.columns import is_fraction as is_fraction
+from hardpix.report.labels import brief
 from hardpix.report.lacks import Lack, at_once
 from hardpix.report.sheet import BEST, LACKING, SECOND, TIMES, Note, Sheet, Text
 from hardpix.report.significance import PairedTest
@@ -118,9 +119,9 @@ def _sheet(table: Table) -> Sheet:
     ]
     common, own = protocols(table.rows)
     body = []
-    for r, (row, labels) in enumerate(
-        zip(table.rows, sheet.grouped([row.labels for row in table.rows]), strict=True)
-    ):
+    shown = [brief(column) for column in zip(*(row.labels for row in table.rows), strict=True)]
+    grouped = sheet.grouped(list(zip(*shown, strict=True)))
+    for r, (row, labels) in enumerate(zip(table.rows, grouped, strict=True)):
         line = list(labels)
         for i, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
             lacking = LACKING if column.kind != "test" else ""

@@ -21,6 +21,7 @@ LATEX = {
     "\n": " ",
 }
 BEST, SECOND, LACKING, UNRUN = "best", "second", "lacking", "unrun"  # what a page's style knows
+FOLDED = 4  # marked notes that a page shows at once; more of them open on a click
 SAME = "same"  # a label that the row above has, too: it is shown once for the group
 
 
@@ -207,11 +208,18 @@ def _html(sheet: Sheet) -> str:
         lines += [f"<tr><th class=part colspan={width}>{html.escape(part)}</th></tr>"] * bool(part)
         lines += [_html_row(rows, i, sheet, told) for i in range(len(rows))]
     lines.append("</tbody></table></div>")
-    for note in sheet.notes:
-        mark = f"<sup>{note.mark}</sup> " if note.mark else ""
-        commands = [f"<code>{html.escape(command)}</code>" for command in note.commands]
-        lines.append(f"<p class=note>{mark}{_told(html.escape(note.words), commands)}</p>")
+    marked = [_html_note(note) for note in sheet.notes if note.mark]
+    folds = len(marked) > FOLDED
+    lines += [f"<details><summary>{len(marked)} notes, with commands for what is missing</summary>"] * folds
+    lines += [*marked, *["</details>"] * folds]
+    lines += [_html_note(note) for note in sheet.notes if not note.mark]
     return "\n".join(lines) + "\n"
+
+
+def _html_note(note: Note) -> str:
+    mark = f"<sup>{note.mark}</sup> " if note.mark else ""
+    commands = [f"<code>{html.escape(command)}</code>" for command in note.commands]
+    return f"<p class=note>{mark}{_told(html.escape(note.words), commands)}</p>"
 
 
 def _html_row(rows: Sequence[Sequence[Text]], place: int, sheet: Sheet, told: dict[str, str]) -> str:

@@ -76,7 +76,7 @@ def table(
     groups = compare.group(runs, rows, ignore)
     notes: list[str] = []
     found = [by_seed(group.runs, notes) for group in groups]
-    named = [labels(rows[i], [g.values[i] for g in groups]) for i in range(len(rows))]
+    named = [labels(rows[i], [g.values[i] for g in groups], rows) for i in range(len(rows))]
     names = list(zip(*named, strict=True))
     chosen = of_table.choose(columns, runs)
     if per_class:

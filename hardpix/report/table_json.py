@@ -103,7 +103,7 @@ def run_entry(run: Run) -> dict[str, Any]:
         "directory": run.directory,
         "run_id": own.run_id,
         "seed": own.seed,
-        "status": own.status,
+        "status": own.outcome,
         "reason": told,
     }
 

@@ -13,10 +13,12 @@ import time
 
 import pytest
 
+from hardpix.cli import main
 from hardpix.record import SCHEMA, RunRecord, write
 from hardpix.report.collect import Run, collect
 from hardpix.report.command import add_arguments
 from hardpix.report.command import run as run_command
+from hardpix.report.labels import brief
 from hardpix.report.lacks import combined
 from hardpix.report.render import best_rows, render
 from hardpix.report.table import table
@@ -540,3 +542,37 @@ def test_a_choice_in_a_command_gives_way_with_all_its_settings():
     template, donor = (made(name, overrides=words) for name, words in own.items())
     found = combined(template, {"loss": donor}, ["method", "loss"], 5, lambda group, factors: "")
     assert found == "hardpix train 'a.b=[1,2]' loss=focal seed=5"
+
+
+def test_a_run_that_a_search_ended_early_is_pruned_and_not_failed():
+    error = "Pruned: at step 2 of 8, val/miou 0.0100 is behind the other trials"
+    runs = [made("runs/a"), made("runs/b", "OHEM", miou=0.9, status="failed", error=error, metrics={})]
+    text = render(table(runs, ["loss"], ["test/miou"]), "md")
+    assert cells(text)[3][:2] == ["OHEM", "pruned [1]"]
+    assert "- 1: seed 0 pruned: at step 2 of 8, val/miou 0.0100 is behind" in text
+    assert "failed" not in text
+
+
+def test_long_numbers_of_labels_are_short_for_the_eye_and_whole_for_programs():
+    values = (0.14804560990495674, 0.0431171005868549)
+    runs = [
+        made(f"runs/{v}", factors={"method._target_": "a.HL", "method.alpha": v, "method.c": c})
+        for v, c in zip(values, (0.1, 0.5), strict=True)
+    ]
+    found = table(runs, ["method", "method.alpha"], ["test/miou"])
+    assert [row[:2] for row in cells(render(found, "md"))[2:]] == [
+        ["HL (c=0.1)", "0.148"],
+        ["HL (c=0.5)", "0.04312"],
+    ]
+    assert "0.14804560990495674" in render(found, "csv")
+    assert brief(["0.12345678", "0.12345679"]) == ["0.12345678", "0.12345679"]
+
+
+def test_html_is_a_page_and_a_file_that_cannot_be_written_is_told(tmp_path, capsys):
+    stored(tmp_path / "runs", golden_runs())
+    words = ["table", str(tmp_path / "runs"), "--rows", "loss", "--format", "html"]
+    assert main([*words, "--out", str(tmp_path / "new" / "t.html")]) == 0
+    assert (tmp_path / "new" / "t.html").read_text().startswith("<!DOCTYPE html>")
+    (tmp_path / "file").write_text("")
+    assert main([*words, "--out", str(tmp_path / "file" / "t.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -15,7 +15,6 @@ from hardpix.types import HardpixError
 
 ERROR = "error.txt"  # the traceback of a run that failed
 INTERRUPTED = "interrupted"  # what a record says of a run that a signal ended
-PRUNED = "Pruned: "  # how the error of a run begins that a search ended early
 LOST = "worker "  # how the error of a run begins whose process was killed; what it raises begins with a type
 CSV = "metrics.csv"
 
@@ -63,8 +62,8 @@ def _recorded(run_dir: Path, *, take_over: bool) -> State:
     if found.status == "done":
         return State("done", "done", found)
     checkpoint = rundir.resumable(run_dir)
-    if found.status == "failed" and str(found.error).startswith(PRUNED):
-        return State("pruned", f"pruned {str(found.error).removeprefix(PRUNED)}", found, True)
+    if found.outcome == "pruned":
+        return State("pruned", f"pruned {found.reason}", found, True)
     if found.status == "failed" and found.error != INTERRUPTED:
         goes_on = checkpoint and str(found.error).startswith(LOST)
         how = "; goes on from its last checkpoint" if goes_on else ""
