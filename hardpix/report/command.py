@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, choose: Choose = lambda group, factors: "") ->
     if args.format == "html":
         from hardpix.report.html import index_page
 
-        output = index_page(f"hardpix: {' and '.join(args.rows)}", [output], runs=runs)
+        output = index_page(f"hardpix: {', '.join(args.rows)}", [output], runs=runs)
     emit(output, made.notes, args)
     return 0
 

@@ -116,7 +116,7 @@ def _run_list(runs: Sequence[Run]) -> str:
         status = f"{record.outcome}: {record.reason}" if record.reason else record.outcome
         cells = [record.name or record.run_id, status, str(record.seed)]
         cells += ["-" if seconds is None else f"{seconds:.1f}", directory]
-        kinds = ["", record.outcome, "number", "number", ""]
+        kinds = ["", f"words {record.outcome}", "number", "number", ""]
         row = [
             f"<td class='{kind}'>{html.escape(cell)}</td>" for kind, cell in zip(kinds, cells, strict=True)
         ]

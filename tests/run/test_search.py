@@ -412,8 +412,9 @@ def test_another_search_is_not_mixed_in(sweep, trained, capsys):
 def test_a_metric_that_no_run_has_is_told_and_can_be_mended(sweep, trained, capsys):
     assert sweep(text=FILE + "metric: val/mioo") == 2
     assert "metric=val/mioo: no run logs it; did you mean 'val/miou'?" in capsys.readouterr().err
+    assert record.read(found()[0].user_attrs["runs"][0]).status == "failed"  # at its first validation
     assert sweep(text=FILE + "metric: val/miou") == 0
-    assert len(trained.runs) == 7
+    assert len(trained.runs) == 8
 
 
 def test_dry_run_and_status_touch_nothing_and_import_no_torch(tmp_path):
@@ -429,6 +430,20 @@ def test_dry_run_and_status_touch_nothing_and_import_no_torch(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_status_is_brief_and_tells_the_time_left(sweep, trained, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    trained.score = lambda cfg, step: 0.25
+    trained.faults[3] = (10, SystemExit(143))
+    sweep(text="search: {optimizer.lr: {loguniform: [0.001, 1]}}\ntrials: 8\npruner: none")
+    capsys.readouterr()
+    assert main(["sweep", "status", "s", "--config-dir", "conf"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rate = found()[0].params["optimizer.lr"]
+    assert f"optimizer.lr={rate:.4g} " in next(line for line in lines if "│     1 │" in line)
+    assert f"best: trial 1, val 25.00 %: optimizer.lr={rate}" in lines
+    assert any(line.startswith("time left: about ") for line in lines)
+
+
 def test_the_last_validation_never_prunes():
     seen = []
     watch = ReportToTrial(lambda s, step: seen.append((s, step)) or True, metric=None, earlier=2, prunes=True)
@@ -437,7 +452,7 @@ def test_the_last_validation_never_prunes():
     module = SimpleNamespace(info=SimpleNamespace(main_metric="miou"))
     watch.on_validation_end(trainer, module)
     trainer.global_step = 20
-    with pytest.raises(Pruned, match=r"at step 20 of 30, val/miou 0\.5000"):
+    with pytest.raises(Pruned, match=r"at step 20 of 30, val/miou 50\.00 %"):
         watch.on_validation_end(trainer, module)
     trainer.sanity_checking = True
     watch.on_validation_end(trainer, module)

@@ -149,6 +149,8 @@ class _Worker:
                 report, metric=self.search.metric, earlier=index, prunes=self.search.pruner != "none"
             )
             ended = attempt(job, state, callbacks=[watch])
+            if watch.refusal:
+                raise ConfigError(watch.refusal)
             if ended.kind == "interrupted":
                 self.status = ended.status
                 raise _Ended

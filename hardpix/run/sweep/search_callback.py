@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from hardpix.run.config import nearest
+from hardpix.run.sweep.state import told
 from hardpix.types import ConfigError, Pruned
 
 
@@ -21,21 +24,29 @@ class ReportToTrial(Callback):
         self, report: Callable[[float, int], bool], *, metric: str | None, earlier: int, prunes: bool
     ) -> None:
         self.report, self.metric, self.earlier, self.prunes = report, metric, earlier, prunes
+        self.refusal = ""  # why no trial of this search can be scored
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.prunes and trainer.world_size > 1:
-            raise ConfigError("pruner: works for runs of one process; set pruner: none, or trainer.devices=1")
+            self._refuse("pruner: works for runs of one process; set pruner: none, or trainer.devices=1")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metric = self.metric or f"val/{pl_module.info.main_metric}"  # type: ignore[union-attr]
-        score = float(trainer.callback_metrics.get(metric, float("nan")))
+        if metric not in trainer.callback_metrics:
+            known = [str(name) for name in trainer.callback_metrics if str(name).startswith("val/")]
+            self._refuse(f"metric={metric}: no run logs it{nearest(metric, known)}")
+        score = float(trainer.callback_metrics[metric])
         total = int(trainer.estimated_stepping_batches)
         if score != score:
             return
         ends = self.report(score, self.earlier * total + trainer.global_step)
         if self.prunes and ends and trainer.global_step < total:
             raise Pruned(
-                f"at step {trainer.global_step} of {total}, {metric} {score:.4f} is behind the other trials"
+                f"at step {trainer.global_step} of {total}, {metric} {told(metric, score)} is behind the other trials"
             )
+
+    def _refuse(self, text: str) -> NoReturn:
+        self.refusal = text
+        raise ConfigError(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,15 +14,17 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from hardpix.report.labels import brief
 from hardpix.run.rundir import owner_lives
 from hardpix.run.sweep.jobs import counted
 from hardpix.run.sweep.space import Search
-from hardpix.run.sweep.state import look, steps_done
-from hardpix.run.sweep.status import PAUSE, STYLES
+from hardpix.run.sweep.state import look, steps_done, told
+from hardpix.run.sweep.status import PAUSE, STYLES, duration
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+MAIN = "val/miou"  # metric: null is the data set's main one, a fraction like this one
 CALLED = {
     "COMPLETE": "done",
     "PRUNED": "pruned",
@@ -51,12 +54,13 @@ def rendered(title: str, found: Sequence[FrozenTrial], search: Search) -> Group:
     table = Table(title=escape(title), title_justify="left")
     for column in ("trial", "settings", "state", "score", ""):
         table.add_column(column, overflow="fold", justify="right" if column in ("trial", "score") else "left")
+    metric = search.metric or MAIN
     for trial in found:
         kind = state_of(trial)
-        score = "" if trial.value is None or kind != "done" else f"{trial.value:.4f}"
+        score = "" if trial.value is None or kind != "done" else told(metric, trial.value)
         table.add_row(
             str(trial.number + 1),
-            escape(settings(trial)),
+            escape(" ".join(brief(settings(trial).split(" ")))),
             f"[{STYLES[kind]}]{kind}[/]",
             score,
             escape(_detail(trial)),
@@ -72,11 +76,28 @@ def footer(found: Sequence[FrozenTrial], search: Search) -> list[str]:
         score, best = max(done, key=lambda item: item[0])
         seeds = f", mean of {len(search.seeds)} seeds" if len(search.seeds) > 1 else ""
         lines.append(
-            f"best: trial {best.number + 1}, {search.metric or 'val'} {score:.4f}{seeds}: {settings(best)}"
+            f"best: trial {best.number + 1}, {search.metric or 'val'} {told(search.metric or MAIN, score)}{seeds}: "
+            f"{settings(best)}"
         )
     counts = Counter(state_of(trial) for trial in found)
     order = {kind: counts[kind] for kind in ("done", "pruned", "running", "failed", "waiting")}
-    return [*lines, f"{len(found)} of {search.trials} trials: {counted(order)}"]
+    lines.append(f"{len(found)} of {search.trials} trials: {counted(order)}")
+    left = seconds_left(found, search)
+    return lines if left is None else [*lines, f"time left: about {duration(left)}"]
+
+
+def seconds_left(found: Sequence[FrozenTrial], search: Search) -> float | None:
+    """From the mean of what finished trials took, pruned ones among them; None before the first, and at the end."""
+    seconds = [
+        trial.duration.total_seconds()
+        for trial in found
+        if trial.duration is not None and state_of(trial) in ("done", "pruned")
+    ]
+    limit = min(search.trials, len(search.grid())) if search.sampler == "grid" else search.trials
+    left = limit - sum(trial.state.is_finished() for trial in found)
+    if not seconds or left <= 0:
+        return None
+    return statistics.fmean(seconds) * left / max(1, sum(state_of(trial) == "running" for trial in found))
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -108,4 +129,4 @@ def _detail(trial: FrozenTrial) -> str:
         return str(trial.user_attrs.get("error", ""))
     if trial.state.name == "RUNNING":
         return f"step {sum(map(steps_done, runs))}"
-    return ""
+    return "" if trial.duration is None else duration(trial.duration.total_seconds())

@@ -109,8 +109,10 @@ def submit(study: Study, jobs: Sequence[Job], settings: Mapping[str, Any], *, ta
 
 
 def _submit(study: Study, jobs: Sequence[Job], parameters: Mapping[str, Any]) -> None:
-    from submitit import AutoExecutor
-
+    try:
+        from submitit import AutoExecutor
+    except ImportError:
+        raise ConfigError(MISSING) from None
     folder = jobs[0].run_dir.parent.absolute() / FOLDER
     shared = set(_conf("BaseQueueConf"))
     given = {k: v for k, v in parameters.items() if k not in ("max_num_timeout", "submitit_folder")}

@@ -120,7 +120,10 @@ def read_search(
     }
     for condition, inner in own.items():
         if condition not in possible:
-            raise ConfigError(f"{path}: for.{condition}: neither overrides nor search have that choice")
+            raise ConfigError(
+                f"{path}: for.{condition}: neither overrides nor search have that choice"
+                f"{nearest(str(condition), sorted(possible))}"
+            )
         if not isinstance(inner, dict):
             raise ConfigError(f"{path}: for.{condition}: must be a mapping of keys to what is searched")
         found += [

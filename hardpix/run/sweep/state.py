@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hardpix import record
+from hardpix.report.columns import is_fraction
 from hardpix.run import rundir
 from hardpix.run.sweep import queue
 from hardpix.types import HardpixError
@@ -91,9 +92,14 @@ def leftovers(run_dir: Path) -> list[Path]:
 
 def scores(found: record.RunRecord) -> str:
     """``val/miou 41.20 %, test 40.10 %``; without what the record lacks."""
-    told = [(f"{split}/{found.main_metric}", split) for split in ("val", "test")]
-    values = [(key if split == "val" else split, found.metrics.get(key)) for key, split in told]
+    keys = [(f"{split}/{found.main_metric}", split) for split in ("val", "test")]
+    values = [(key if split == "val" else split, found.metrics.get(key)) for key, split in keys]
     return ", ".join(f"{name} {100 * value:.2f} %" for name, value in values if value is not None)
+
+
+def told(metric: str, value: float) -> str:
+    """``41.20 %`` of a metric that is a fraction, four digits of any other."""
+    return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:.4g}"
 
 
 def steps_done(run_dir: Path) -> int:

@@ -161,7 +161,7 @@ def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
         known = sorted(
             p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml")
         )
-        raise ConfigError(f"sweep {name}: no such file in {folders[-1]}{nearest(name, known)}")
+        raise ConfigError(f"sweep {name}: no such file in {folders[-1]}{nearest(name, [*known, 'status'])}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))  # its reader takes 1e-3 for a number
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
@@ -208,7 +208,10 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
     possible = {*found.common, *(text for choices in found.axes.values() for text in choices)}
     for condition in found.own:
         if condition not in possible:
-            raise ConfigError(f"{path}: for.{condition}: neither overrides nor axes have that choice")
+            raise ConfigError(
+                f"{path}: for.{condition}: neither overrides nor axes have that choice"
+                f"{nearest(condition, sorted(possible))}"
+            )
     return found
 
 

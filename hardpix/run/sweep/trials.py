@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hardpix.run.rundir import owner_lives, process_began
+from hardpix.run.rundir import claim, owner_lives, process_began
 from hardpix.run.sweep.space import Dimension, Search
 from hardpix.types import ConfigError
 
@@ -41,7 +41,7 @@ def opened(folder: Path, name: str, search: Search, settings: Mapping[str, Any])
     seeded by the search's seed and the trial's number.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder)
     with locked(folder):
         study = optuna.create_study(
             storage=_storage(folder),
