@@ -10,6 +10,7 @@ PACKAGE = ROOT / "hardpix"
 ALLOWED = {
     "types": set(),
     "atomic": set(),
+    "arguments": set(),
     "record": {"types", "atomic"},
     "ops": {"types"},
     "losses": {"types", "ops"},
@@ -18,9 +19,10 @@ ALLOWED = {
     "data": {"types", "atomic", "ops"},
     "optim": {"types"},
     "methods": {"types", "ops", "losses", "metrics", "models"},
-    "report": {"types", "atomic", "record"},
+    "report": {"types", "atomic", "arguments", "record"},
     "run": {
-        "types", "atomic", "record", "ops", "losses", "metrics", "models", "data", "optim", "methods", "report",
+        "types", "atomic", "arguments", "record", "ops", "losses", "metrics", "models", "data", "optim", "methods",
+        "report",
     },
     "cli": {"types", "atomic", "run", "report"},
 }  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hardpix.arguments import Parser
 from hardpix.atomic import write_text
 from hardpix.report.collect import Run, collect
 from hardpix.report.lacks import Choose
@@ -18,7 +19,7 @@ from hardpix.types import HardpixError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix table",
         description="Compare runs in a table: mean, deviation and n over seeds; runs that differ in anything "
         "undeclared are refused. NAME RUN... is a published table with its numbers beside ours.",
@@ -136,7 +137,6 @@ def _list(text: str) -> list[str]:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("at least 1 is needed")
-    return count
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 1")
+    return int(text)

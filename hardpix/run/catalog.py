@@ -16,8 +16,9 @@ USES = {
     "chain": "hardpix chain NAME",
     "pipeline": "a part of the files of conf/data",
     "sweep": "hardpix sweep NAME",
-    "table": "hardpix table --published NAME",
+    "table": "hardpix table NAME RUNS...",
 }
+OTHER_WORDS = {"studies": "sweep", "study": "sweep", "searches": "sweep", "papers": "table"}
 ALSO_CALLED = {"datasets": "data"}
 
 COMMAND = re.compile(r"hardpix (train|chain|evaluate) \S")
@@ -75,6 +76,7 @@ def use(group: str, name: str = "NAME") -> str:
 def group_called(word: str, known: list[str]) -> str:
     """The group meant by ``method``, ``methods`` or ``datasets``; ConfigError with the nearest one."""
     names = {called(group): group for group in known} | {group: group for group in known}
+    names |= {word: group for word, group in OTHER_WORDS.items() if group in known}
     if word in names:
         return names[word]
     raise refusal(f"there is no list {word!r}{_nearest(word, [called(group) for group in known])}")

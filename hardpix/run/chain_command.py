@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import hashlib
 import re
@@ -15,6 +14,7 @@ import yaml
 from omegaconf import DictConfig
 
 from hardpix import record
+from hardpix.arguments import Parser
 from hardpix.run import rundir
 from hardpix.run.config import compose, conf_dir, nearest, validate
 from hardpix.types import ConfigError
@@ -37,7 +37,7 @@ class Stage:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix chain",
         description="Train runs that stand on each other, as conf/chain/NAME.yaml lists them. Each stage is a run with "
         "its own record; stages that are done are skipped, one that was interrupted is resumed: give the same "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from hardpix import record
+from hardpix.arguments import Parser
 from hardpix.report.command import emit
 from hardpix.report.differences import Side, differences, side
 from hardpix.report.differences_render import as_json, markdown
@@ -14,7 +14,7 @@ from hardpix.types import ConfigError
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix compare",
         description="What runs differ in: settings, scores, costs, classes and images, each against the first run.",
     )

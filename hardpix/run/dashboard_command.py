@@ -6,12 +6,12 @@ Keys of the configuration are those of a run's ``config.yaml``; ``axes`` has the
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hardpix.arguments import Parser
 from hardpix.atomic import write_text
 from hardpix.types import ConfigError, HardpixError
 
@@ -32,7 +32,7 @@ DECILES = tuple(f"deciles/miou/{index:02}" for index in range(1, 11))
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix dashboard",
         description="Make a workspace in a project of W&B: scores by method, the papers' parameters, hardness "
         "deciles, cost, learning curves and classes. Each call makes a new view.",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-
+from hardpix.arguments import Parser
 from hardpix.run import check_command, hn_command, pack_command, prepare_command, show_command, stitch_command
 
 # Each module has add_parser(commands) and run(given) -> exit status, and imports torch in run alone.
@@ -18,7 +17,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("hardpix data", description="prepare, look at and pack data sets")
+    parser = Parser("hardpix data", description="Prepare, look at and pack data sets.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for module in COMMANDS.values():
         module.add_parser(commands)

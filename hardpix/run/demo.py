@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 import traceback
 from datetime import datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from hardpix.arguments import Parser
 from hardpix.report.collect import collect
 from hardpix.report.html import Figure, Section, index_page
 from hardpix.report.render import render
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("hardpix demo", description=__doc__.replace("``", ""))
+    parser = Parser("hardpix demo", description=__doc__.replace("``", ""))
     parser.add_argument("--out", type=Path, help="folder for runs and page (default: runs/demo-TIME)")
     parser.add_argument("--seeds", type=int, default=2, help="runs per row (default: 2)")
     parser.add_argument("overrides", nargs="*", help="settings of every run, such as trainer.max_steps=50")

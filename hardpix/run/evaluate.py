@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
+from hardpix.arguments import Parser
 from hardpix.report.compare import IGNORED, covers
 from hardpix.report.effort import TRAINED_ON as TRAINED
 from hardpix.run import rundir
@@ -24,7 +24,7 @@ TESTED = ("test/", "time/", "tiles/")  # what a test measures
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix evaluate",
         description="Score a run: mIoU, accuracies, per-class table, panels. Overrides may choose another "
         "inference=whole|slide|multiscale, another data=NAME with the same classes, or set any data., inference. "

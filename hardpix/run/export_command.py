@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hardpix import record
+from hardpix.arguments import Parser
 from hardpix.types import ConfigError, DataError, HardpixError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra
@@ -68,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix export", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="run directory")

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from hardpix.arguments import Parser
 from hardpix.report import save
 from hardpix.run import figure_errors, figure_hardness, figure_hn, figure_runs
 from hardpix.run import figure_options as options
@@ -13,7 +14,7 @@ from hardpix.types import ConfigError
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("hardpix figure", description="draw figures from runs: PNG, PDF and CSV")
+    parser = Parser("hardpix figure", description="Draw figures from runs: PNG, PDF and CSV.")
     commands = parser.add_subparsers(dest="kind", metavar="KIND")
     for name, (add, _, text) in KINDS.items():
         one = commands.add_parser(name, help=text.split(":")[0], description=text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
 
+from hardpix.arguments import Parser
 from hardpix.run import catalog
 from hardpix.run.catalog import Entry, use
 
@@ -15,7 +15,7 @@ WIDEST = 44  # names above it push their own line only
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix list",
         description="What can be chosen, one line each, from the first comment of each file of conf/. Without a LIST: "
         "the lists there are.",

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardpix.data.base import Source
-from hardpix.data.images import SUFFIXES, images_below
+from hardpix.arguments import Parser
 from hardpix.run.evaluate import loaded
-from hardpix.run.sheets import save_picture
 from hardpix.types import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from hardpix.data.base import Source
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix predict",
         description="Write label PNGs, colour overlays and, where the method has them, hardness maps.",
     )
@@ -71,6 +72,7 @@ def own_values(source: Source) -> Mapping[int, int]:
 
 def _with_own_values() -> list[str]:
     import hardpix.data
+    from hardpix.data.base import Source
 
     kinds = [
         kind for kind in vars(hardpix.data).values() if isinstance(kind, type) and issubclass(kind, Source)
@@ -98,6 +100,8 @@ def find_images(sources: list[Path]) -> list[Path]:
 
     Raises if there are none, or if two different files would write the same output.
     """
+    from hardpix.data.images import SUFFIXES, images_below
+
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
@@ -137,6 +141,7 @@ def predict(
 
     from hardpix.data.images import read_image
     from hardpix.report.figures import heatmap, overlay
+    from hardpix.run.sheets import save_picture
 
     method = method.to(device).eval()
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.info.mean, data.info.std))

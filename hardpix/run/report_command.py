@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hardpix.arguments import Parser
 from hardpix.report.page import page, write_page
 from hardpix.report.page_explorer import Explorer
 from hardpix.report.page_runs import Part, gather, parts
@@ -19,7 +20,7 @@ FRAMES = 12
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "hardpix report",
         description="One page of runs in one file, without network: tables, learning curves, curves of swept settings, "
         "confusion matrices, cost against quality, and an explorer of hard pixels.",

@@ -38,6 +38,8 @@ def start(args: argparse.Namespace) -> int:
             )
         else:
             args.published, args.runs = first, args.runs[1:]
+    elif first and not Path(first).exists() and (close := _nearest(first)):
+        raise HardpixError(f"{first} is no run, and no published table; did you mean {close}?")
     return run(args) if args.published else command.run(args, fill.choice)
 
 
@@ -49,6 +51,16 @@ def _is_published(word: str) -> bool:
     paper, _, table = word.partition("/")
     known = published.papers().get(paper)
     return known is not None and (not table or table in known.tables)
+
+
+def _nearest(word: str) -> str:
+    """The name of a table or a paper that looks like ``word``; empty where none does."""
+    import difflib
+
+    from hardpix.report import published
+
+    known = [f"{paper.id}/{table}" for paper in published.papers().values() for table in paper.tables]
+    return next(iter(difflib.get_close_matches(word, [*known, *published.papers()], n=1, cutoff=0.7)), "")
 
 
 def run(args: argparse.Namespace) -> int:

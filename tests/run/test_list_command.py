@@ -61,7 +61,7 @@ def test_the_overview_counts(capsys):
     counts = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if "  " in line}
     heads = len(list((catalog.conf_dir() / "head").glob("*.yaml")))
     assert counts["heads"] == [str(heads), "hardpix train head=NAME"]
-    assert counts["tables"][1] == "hardpix table --published NAME"
+    assert counts["tables"][1] == "hardpix table NAME RUNS..."
     assert {"losses", "datasets", "callbacks", "chains"} <= set(counts)
 
 

@@ -71,7 +71,7 @@ def test_a_published_name_comes_first_and_a_path_that_exists_wins(tmp_path, monk
     )
     assert shown(capsys, "lwm/III", "lwm").startswith("### lwm/III: ")
     assert main(["table", "lwm/VI"]) == 2
-    assert "lwm/VI holds no run" in capsys.readouterr().err
+    assert "lwm/VI is no run, and no published table; did you mean lwm/V?" in capsys.readouterr().err
 
 
 def test_a_damaged_record_is_told_and_the_others_shown(tmp_path, capsys):
@@ -197,3 +197,31 @@ def test_two_real_runs_against_each_other(tiny, capsys):
     known = [float(lines[0][f"iou:{name} mean"]) for name in names]
     known = [value for value in known if not math.isnan(value)]
     assert sum(known) / len(known) == pytest.approx(float(lines[0]["test/miou mean"]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("lmw/II", "lwm/II"), ("hl6", "hl/6"), ("nowhere", "")])
+def test_a_mistyped_table_gets_the_nearest_name(word, meant, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["table", word]) == 2
+    said = capsys.readouterr().err
+    assert (f"{word} is no run, and no published table; did you mean {meant}?" in said) == bool(meant)
+    assert meant or "nowhere holds no run" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep", "s", "--launcher", "slrum"], "did you mean slurm?"),
+        (["figure", "swep"], "did you mean sweep?"),
+        (["table", "--per-clsas"], "did you mean --per-class?"),
+        (["sweep"], "are required: NAME_OR_OVERRIDE; hardpix sweep --help says more"),
+        (["table", "--resamples", "x"], "--resamples: x: must be a whole number from 1"),
+    ],
+)
+def test_what_is_mistyped_gets_one_line_with_the_nearest_name(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hardpix {words[0]}: ")
+    assert said in line

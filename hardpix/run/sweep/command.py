@@ -11,6 +11,7 @@ from typing import get_args
 
 import yaml
 
+from hardpix.arguments import Parser
 from hardpix.run.sweep.execute import command
 from hardpix.run.sweep.jobs import Job, counted, jobs_of
 from hardpix.run.sweep.launchers import HERE, KINDS, Launcher, read_launcher, timed
@@ -130,9 +131,7 @@ def _status(arguments: list[str]) -> int:
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "words",
         nargs="+",
