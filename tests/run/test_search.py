@@ -435,7 +435,7 @@ def test_a_status_is_brief_and_tells_the_time_left(sweep, trained, capsys, monke
     trained.score = lambda cfg, step: 0.25
     trained.faults[3] = (10, SystemExit(143))
     sweep(text="search: {optimizer.lr: {loguniform: [0.001, 1]}}\ntrials: 8\npruner: none")
-    capsys.readouterr()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("3 of 8 trials: 2 done, 1 waiting; ")
     assert main(["sweep", "status", "s", "--config-dir", "conf"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rate = found()[0].params["optimizer.lr"]

@@ -68,8 +68,11 @@ def rendered(title: str, found: Sequence[FrozenTrial], search: Search) -> Group:
     return Group(table, *(escape(line) for line in footer(found, search)))
 
 
-def footer(found: Sequence[FrozenTrial], search: Search) -> list[str]:
-    """The best trial with its settings, and how many there are of each kind."""
+def footer(found: Sequence[FrozenTrial], search: Search, *, over: bool = False) -> list[str]:
+    """The best trial with its settings, how many there are of each kind, and the time left.
+
+    ``over``: this process has ended its work, a trial that it holds waits for the next one.
+    """
     lines = []
     done = [(trial.value, trial) for trial in found if state_of(trial) == "done" and trial.value is not None]
     if done:
@@ -79,11 +82,11 @@ def footer(found: Sequence[FrozenTrial], search: Search) -> list[str]:
             f"best: trial {best.number + 1}, {search.metric or 'val'} {told(search.metric or MAIN, score)}{seeds}: "
             f"{settings(best)}"
         )
-    counts = Counter(state_of(trial) for trial in found)
+    counts = Counter(state_of(trial, over=over) for trial in found)
     order = {kind: counts[kind] for kind in ("done", "pruned", "running", "failed", "waiting")}
     lines.append(f"{len(found)} of {search.trials} trials: {counted(order)}")
     left = seconds_left(found, search)
-    return lines if left is None else [*lines, f"time left: about {duration(left)}"]
+    return lines if left is None or over else [*lines, f"time left: about {duration(left)}"]
 
 
 def seconds_left(found: Sequence[FrozenTrial], search: Search) -> float | None:
@@ -100,21 +103,23 @@ def seconds_left(found: Sequence[FrozenTrial], search: Search) -> float | None:
     return statistics.fmean(seconds) * left / max(1, sum(state_of(trial) == "running" for trial in found))
 
 
-def state_of(trial: FrozenTrial) -> str:
+def state_of(trial: FrozenTrial, *, over: bool = False) -> str:
     """``waiting``: its process is gone, and the next one goes on with it."""
     kind = CALLED[trial.state.name]
     owner = trial.user_attrs.get("owner")
-    if kind == "running" and owner is not None and not _may_live(owner):
+    if kind == "running" and owner is not None and not _may_live(owner, over):
         return "waiting"
     return kind
 
 
-def _may_live(owner: dict[str, str]) -> bool:
+def _may_live(owner: dict[str, str], over: bool) -> bool:
     import os
     import platform
 
     here = owner["hostname"] == platform.node()
-    return not here or owner["pid"] == str(os.getpid()) or owner_lives(owner)
+    if here and owner["pid"] == str(os.getpid()):
+        return not over
+    return not here or owner_lives(owner)
 
 
 def settings(trial: FrozenTrial) -> str:
