@@ -110,8 +110,8 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     from hardpix.run.branch_time import BranchTime
     from hardpix.run.build import build
     from hardpix.run.checkpoint import load_weights
+    from hardpix.run.data_facts import used
     from hardpix.run.panels import write_panels
-    from hardpix.run.train import frame_counts
     from hardpix.run.trainer import quiet
 
     quiet()
@@ -143,10 +143,11 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     factors = record.flatten(rundir.plain(cfg)) | {"evaluation.split": split, "evaluation.weights": weights}
     factors["init_from"] = trained.factors.get("init_from")  # of which only the run knows what it was
     factors |= trained_on(trained, data.info.name)
+    seen = used(data, [split])
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(), overrides=[],
-        dataset=data.info.name, frames=trained.frames | frame_counts(data, [split]),
+        dataset=data.info.name, frames=trained.frames | seen["frames"], data=trained.data | seen["data"],
     )  # fmt: skip
     record.write(done, out)
     write_panels(method, data, out / "panels", split=split, count=cfg.panels)

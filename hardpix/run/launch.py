@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix.run import ailments
 from hardpix.run.config import conf_dir, explain, validate
 from hardpix.types import ConfigError, HardpixError
 
@@ -39,7 +40,9 @@ def launch(arguments: list[str]) -> int:
             # The other jobs of a sweep go on; this one's record, its trace and the last lines tell.
             if not isinstance(error, HardpixError):
                 traceback.print_exc()
-            failures.append(f"{' '.join(overrides)}: {type(error).__name__}: {error}")
+            failures.append(
+                f"{' '.join(overrides)}: {type(error).__name__}: {ailments.sentence(error) or error}"
+            )
             return None
 
     command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
