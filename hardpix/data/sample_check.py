@@ -14,7 +14,7 @@ from hardpix.types import DataError, DatasetInfo
 
 
 def checked(sample: Sample, info: DatasetInfo) -> Sample:
-    """The sample, with only finite positive readings valid in its depth, and 0 for the others.
+    """The sample, with only finite positive readings valid in its depth, and none that is not finite.
 
     Raises ``DataError`` that names the frame where its tensors differ in size or its label is no class.
     """
@@ -52,9 +52,10 @@ def check_label(label: Tensor, info: DatasetInfo, name: str) -> None:
 
 def readings(sample: Sample) -> Sample:
     """NaN, infinite, negative and zero depth is no reading."""
-    depth = sample["depth"].numpy()
-    valid = sample["depth_valid"].numpy()
-    good = (depth > 0) & (depth < np.inf)  # False of NaN
-    valid = valid & good
+    depth, valid = sample["depth"].numpy(), sample["depth_valid"].numpy()
+    positive = depth > 0  # False of NaN
+    if np.isfinite(depth.sum(dtype=np.float32)) and not (valid & ~positive).any():
+        return sample
+    valid = valid & positive & (depth < np.inf)
     kept = torch.from_numpy(np.where(valid, depth, np.float32(0)))
     return {**sample, "depth": kept, "depth_valid": torch.from_numpy(valid)}  # type: ignore[return-value, typeddict-item]

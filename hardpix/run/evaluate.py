@@ -14,7 +14,7 @@ from hardpix import record
 from hardpix.arguments import Parser
 from hardpix.report.compare import IGNORED, covers
 from hardpix.report.effort import TRAINED_ON as TRAINED
-from hardpix.run import rundir
+from hardpix.run import rundir, writable
 from hardpix.run.config import compose_group, nearest, validate
 from hardpix.types import ConfigError, HardpixError
 
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     validate(cfg)
     named = [o for o in given.overrides if not o.startswith("reproduces=")]
     out = given.out or given.run / "evaluations" / _name(given.split, given.weights, named)
+    writable.check("--out", out, folder=True)
     evaluate(given.run, cfg, split=given.split, weights=given.weights, out=out)
     return 0
 

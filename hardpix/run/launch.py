@@ -8,6 +8,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.run import ailments
 from hardpix.run.config import conf_dir, explain, validate
+from hardpix.run.rundir import check_writable
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -76,6 +78,7 @@ def _importable(name: str) -> bool:
 
 def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
     validate(cfg)
+    check_writable(Path(cfg.runs_dir))  # before torch is imported
     with _outside_hydra():
         import torch
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
-from hardpix.atomic import write_text
+from hardpix.atomic import obstacle, write_text
 from hardpix.run import world
 from hardpix.types import ConfigError, HardpixError
 
@@ -115,11 +115,7 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     longer by now. A directory that holds another run is refused, unless that one failed before its first checkpoint;
     so is one whose run is alive in another process, and one that cannot be written.
     """
-    parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(
-            f"{run_dir}: {parent} is not a folder that can be written; choose another runs_dir="
-        )
+    check_writable(run_dir)
     if not (run_dir / record.FILE_NAME).is_file():
         if resumable(run_dir):
             raise ConfigError(
@@ -155,6 +151,11 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
         f"{run_dir} already holds a run ({before.status}) of another configuration ({found}); give the same settings "
         "to continue it, or another run= for a new run"
     )
+
+
+def check_writable(folder: Path) -> None:
+    if problem := obstacle(folder, folder=True):
+        raise ConfigError(f"{folder}: {problem}; choose another runs_dir=")
 
 
 def alive(before: record.RunRecord) -> bool:
