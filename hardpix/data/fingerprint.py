@@ -37,14 +37,11 @@ def fingerprint(frames: Frames) -> str:
 
 
 def changed_since(frames: Frames, seconds: float) -> list[Path]:
-    """Up to three files that were written, renamed or copied there after a time (in seconds since 1970)."""
-    found: list[Path] = []
-    for item in stored(frames):
-        if isinstance(item, Path) and item.exists() and item.stat().st_ctime > seconds:
-            found.append(item)
-            if len(found) == TOLD:
-                break
-    return found
+    """The newest three of the files that were written, renamed or copied there after a time (seconds since 1970)."""
+    files = [item for item in stored(frames) if isinstance(item, Path) and item.exists()]
+    changed = {path: path.stat().st_ctime for path in files}
+    newest = sorted((path for path in files if changed[path] > seconds), key=lambda p: -changed[p])
+    return newest[:TOLD]
 
 
 def stored(frames: Frames) -> Iterable[Path | str]:

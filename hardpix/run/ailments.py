@@ -75,14 +75,14 @@ def _peak() -> str:
 
 def _worker(error: BaseException) -> str | None:
     text = str(error)
-    if "DataLoader worker" not in text or "Original Traceback" in text:
+    if not re.match(r"DataLoader worker \(pid", text):
         return None
     if "Bus error" in text or "shared memory" in text:
         return f"a data worker was ended because the shared memory /dev/shm is full: {SHM}"
     found = re.search(r"killed by signal: (\w[\w ]*)", text)
-    how = f"by the signal {found[1].strip()}" if found else "without a word"
+    how = f" by the signal {found[1].strip()}" if found else ""
     return (
-        f"a data worker was ended {how}, most often because the machine's memory was full: take fewer "
+        f"a data worker was ended{how}, most often because the machine's memory was full: take fewer "
         "data.num_workers (0 loads in the process itself) or a smaller data.batch_size; the last checkpoint is kept"
     )
 

@@ -107,8 +107,9 @@ def test_changed_files_are_named(root):
         assert path.stat().st_ctime <= now + 1
     frames = folder(root).frames("train", BOTH)
     assert changed_since(frames, now + 100) == []
+    edited("labels")(root)
     assert len(changed_since(frames, 0)) == 3
-    assert changed_since(frames, 0)[0] == root / "train/images/0.png"
+    assert changed_since(frames, 0)[0] == root / "train/labels/2.png"
 
 
 def test_a_packed_set_follows_its_contents(root, tmp_path):
