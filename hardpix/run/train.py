@@ -143,7 +143,7 @@ def _assemble(
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
     if cfg.init_from and resume_path is None:
-        print(f"init_from: {init_from(method, cfg.init_from, data.info.classes)}", flush=True)
+        print(f"init_from: {init_from(method, cfg.init_from, data.info.classes, cfg)}", flush=True)
     loggers = tracking.build_loggers(
         run_dir=run_dir,
         identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
