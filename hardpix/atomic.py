@@ -82,9 +82,12 @@ def obstacle(path: str | os.PathLike[str], *, folder: bool) -> str | None:
             return f"{place} is a folder"
         if place.is_file() and not folder:
             place = place.parent
-        place = next(p for p in (place, *place.parents) if p.exists())
+        wanted, place = place, next(p for p in (place, *place.parents) if p.exists())
         if not place.is_dir():
             return f"{place} is a file"
+        longest = os.pathconf(place, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        if any(len(os.fsencode(part)) > longest for part in wanted.relative_to(place).parts):
+            return f"{place} takes no name of more than {longest} bytes (File name too long)"
         with tempfile.TemporaryFile(dir=place):
             return None
     except OSError as error:
