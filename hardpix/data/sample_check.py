@@ -58,4 +58,4 @@ def readings(sample: Sample) -> Sample:
         return sample
     valid = valid & positive & (depth < np.inf)
     kept = torch.from_numpy(np.where(valid, depth, np.float32(0)))
-    return {**sample, "depth": kept, "depth_valid": torch.from_numpy(valid)}  # type: ignore[return-value, typeddict-item]
+    return {**sample, "depth": kept, "depth_valid": torch.from_numpy(valid)}

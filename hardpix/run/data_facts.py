@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from hardpix import record
 from hardpix.data import DataModule, changed_since, fingerprint
@@ -12,7 +13,7 @@ from hardpix.types import DataError
 ROLES = ("train", "val", "test")
 
 
-def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, dict]:
+def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
     """For a record: ``frames`` (``{"nyuv2/train": 795}``) and ``data`` (their fingerprints) of the splits.
 
     A partial copy of a data set, or a changed one, must show in what is made of the record.
