@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,29 @@ def remove_unfinished(folder: Path) -> list[Path]:
     for path in found:
         path.unlink(missing_ok=True)
     return found
+
+
+def obstacle(path: str | os.PathLike[str], *, folder: bool) -> str | None:
+    """Why no file (or no ``folder`` with files) can be made at ``path``, with the place that is in the way; else None.
+
+    Tried, not asked: a quota, a full table of files and a read-only disk are seen too, and so they are by root.
+    """
+    place = Path(path).absolute()
+    try:
+        if place.is_dir() and not folder:
+            return f"{place} is a folder"
+        if place.is_file() and not folder:
+            place = place.parent
+        wanted, place = place, next(p for p in (place, *place.parents) if p.exists())
+        if not place.is_dir():
+            return f"{place} is a file"
+        longest = os.pathconf(place, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        if any(len(os.fsencode(part)) > longest for part in wanted.relative_to(place).parts):
+            return f"{place} takes no name of more than {longest} bytes (File name too long)"
+        with tempfile.TemporaryFile(dir=place):
+            return None
+    except OSError as error:
+        return f"{place} cannot be written ({error.strerror})"
 
 
 def free_space(path: Path) -> str:

@@ -40,10 +40,10 @@ Settings are Hydra overrides (group=choice, key.sub=value); hardpix train --cfg 
 """
 
 
-# Disk full, quota, read-only, no rights, a fault of the disk, too many open files.
+# Disk full, quota, read-only, no rights, a fault of the disk, a name too long.
 UNWRITABLE = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENAMETOOLONG")
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG")
     if hasattr(errno, name)
 }
 
@@ -79,8 +79,12 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
+        from hardpix.run import ailments
         from hardpix.types import HardpixError  # only now: a completion must be quick
 
+        if not full and (ailing := ailments.sentence(error)) is not None:
+            print(f"hardpix: {ailing}", file=sys.stderr)
+            return 1
         if not full and isinstance(error, OSError) and error.errno in UNWRITABLE:
             print(f"hardpix: {_unwritten(error)}", file=sys.stderr)
             return 2

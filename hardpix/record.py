@@ -47,6 +47,8 @@ class RunRecord:
     frames: dict[str, int] = field(
         default_factory=dict
     )  # "nyuv2/train": 795; train, val and test as they were used
+    # "nyuv2/train": what tells the frames and files that were used from others, see hardpix.data.fingerprint
+    data: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)  # of its command line, "method=hardness"; for people
 
     @property

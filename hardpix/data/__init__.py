@@ -7,6 +7,7 @@ from hardpix.data.cifar100 import CIFAR100
 from hardpix.data.cityscapes import Cityscapes
 from hardpix.data.coco import Coco
 from hardpix.data.datamodule import DataModule
+from hardpix.data.fingerprint import changed_since, fingerprint
 from hardpix.data.folder import Folder
 from hardpix.data.gtav import GTAV
 from hardpix.data.hn import HN
@@ -51,5 +52,7 @@ __all__ = [
     "TestTransform",
     "TotalText",
     "TrainTransform",
+    "changed_since",
+    "fingerprint",
     "pack",
 ]

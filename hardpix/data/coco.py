@@ -235,6 +235,10 @@ class CocoFrames:
         rules = f"{self._mapping} {self._crowd} {self._background} {self._names} {self._sizes}"
         return hashlib.sha256(rules.encode() + self._text).hexdigest()
 
+    def stored(self) -> list[Path]:
+        """The annotations and all images."""
+        return [self._path, *self._files]
+
     def _mask(self, annotation: dict[str, Any], height: int, width: int) -> Mask:
         try:
             return decode(annotation["segmentation"], height, width)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hardpix.data.base import Frames, Source
+from hardpix.data.keys import ALWAYS, UNLABELED, needed
 from hardpix.data.loading import (
     Finish,
     Loader,
@@ -27,13 +28,10 @@ from hardpix.data.loading import (
     to_batch,
 )
 from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
+from hardpix.data.skipping import Skips
 from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels
 from hardpix.data.subset import IMAGE, LabeledSplit
 from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
-
-ALWAYS = frozenset({"image", "label"})
-UNLABELED = frozenset({"unlabeled"})  # what a method requires to be given images without labels
-WITH_DEPTH = "data=nyuv2, sunrgbd and synthetic, and your own folder or listed data with depth files"
 
 
 class DataModule(pl.LightningDataModule):
@@ -53,6 +51,9 @@ class DataModule(pl.LightningDataModule):
     are given their images, ``unlabeled_batch_size`` (None: ``batch_size``) in each batch, and an epoch then is one
     pass over these.
     labeled_seed: of a share's choice; not the run's, so that the seeds of a study compare the same subset.
+    on_error, max_skip: training frames that cannot be read, see :class:`hardpix.data.skipping.Skips`. In evaluation
+    such a frame always ends the run: a score without it would be another score.
+    accept_change: go on with a run whose data set has changed since it began.
     """
 
     def __init__(
@@ -74,6 +75,9 @@ class DataModule(pl.LightningDataModule):
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
+        on_error: str = "stop",
+        max_skip: int = 10,
+        accept_change: bool = False,
     ) -> None:
         super().__init__()
         _at_least("batch_size", batch_size, 1)
@@ -95,6 +99,7 @@ class DataModule(pl.LightningDataModule):
         self._drop_last, self._repeat_rare = drop_last, repeat_rare
         self._splits = {"train": train_split, "val": val_split, "test": test_split}
         self._keys, self._semi = ALWAYS, False
+        self.skips, self.accept_change = Skips(on_error, max_skip), accept_change
 
     @property
     def info(self) -> DatasetInfo:
@@ -102,29 +107,13 @@ class DataModule(pl.LightningDataModule):
 
     def use(self, keys: frozenset[str]) -> None:
         """Load these keys (and image and label, always); a ``DataError`` names those the data set lacks."""
-        provided = with_validity(self.info.provides)
-        if "label" not in provided:
-            raise DataError(
-                f"data set {self.info.name} has no labels, only {', '.join(sorted(provided))}: no segmentation can be "
-                "trained or scored on it; choose another data"
-            )
-        if "unlabeled" in keys and self._train.whole:
-            raise ConfigError(
-                "data.labeled=null: the method learns from frames without labels, too; set the share of the training "
-                "frames that have labels, data.labeled=0.125, or the path of a list of them"
-            )
-        lacking = sorted(keys - provided - UNLABELED)
-        if lacking:
-            where = f"; depth have {WITH_DEPTH}" if "depth" in lacking else ""
-            raise DataError(
-                f"the method needs {', '.join(lacking)}, which data set {self.info.name} does not have; "
-                f"it provides {', '.join(sorted(provided))}{where}"
-            )
-        self._keys, self._semi = ALWAYS | with_validity(keys - UNLABELED), keys >= UNLABELED
+        self._keys = needed(keys, self.info, all_labelled=self._train.whole)
+        self._semi = keys >= UNLABELED
 
-    def unlabeled_frames(self) -> dict[str, int]:
-        """``{"unlabeled": n}``: how many images without labels an epoch shows; empty where the method sees none."""
-        return {"unlabeled": len(self._train.without_labels())} if self._semi else {}
+    def labeled_frames(self) -> dict[str, int]:
+        """``{"train": n, "unlabeled": m}`` where only n have labels; the others are told if the method sees them."""
+        numbers = {} if self._train.whole else self._train.numbers()
+        return {k: number for k, number in numbers.items() if k == "train" or self._semi}
 
     @property
     def class_counts(self) -> Callable[[], ClassCounts]:
@@ -151,15 +140,15 @@ class DataModule(pl.LightningDataModule):
         return (*lines, line)
 
     def train_dataloader(self) -> DataLoader:
-        dataset = self._dataset("train", self._transforms["train"])
+        dataset = self._training_dataset()
         if self._semi:
             return self._semi_loader(dataset)
         rank, world_size = self._process()
         sampler = TrainSampler(
             len(dataset), seed=self.seed, rank=rank, world_size=world_size, repeats=self._repeats
         )
-        needed = self.batch_size if self._drop_last else 1
-        if len(sampler) < needed:
+        least = self.batch_size if self._drop_last else 1
+        if len(sampler) < least:
             raise DataError(
                 f"split {self._splits['train']} of {self.info.name} has {len(dataset)} frames for "
                 f"{world_size} process(es), too few for a batch of {self.batch_size}; lower data.batch_size"
@@ -167,7 +156,8 @@ class DataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.batch_size, drop_last=self._drop_last)
 
     def _semi_loader(self, labeled: SplitDataset) -> DataLoader:
-        unlabeled = self._under(self._train.without_labels(), self._transforms["train"], IMAGE)
+        frames, transform = self._train.without_labels(), self._transforms["train"]
+        unlabeled = self._under(frames, transform, IMAGE, self.skips.allowed)
         rank, world_size = self._process()
         sampler = SemiSampler(
             len(labeled),
@@ -194,6 +184,13 @@ class DataModule(pl.LightningDataModule):
             collate_fn=partial(collate_semi, labeled=self.batch_size),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """With a checkpoint: the frames that were skipped so far."""
+        return {"skipped": dict(self.skips.found)} if self.skips.found else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skips.found = dict(state_dict["skipped"])
+
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader("val")
 
@@ -208,7 +205,7 @@ class DataModule(pl.LightningDataModule):
 
     def training_frames(self, epoch: int, count: int) -> Iterator[Batch]:
         """The first ``count`` frames of an epoch of one process, each a batch of its own, as a method sees it."""
-        dataset = self._dataset("train", self._transforms["train"])
+        dataset = self._training_dataset()
         sampler = TrainSampler(len(dataset), seed=self.seed, repeats=self._repeats)
         sampler.set_epoch(epoch)
         for draw in islice(sampler, count):
@@ -244,6 +241,12 @@ class DataModule(pl.LightningDataModule):
     def _finish(self, batch: dict[str, Any]) -> Batch:
         return to_batch(batch, self.info)
 
+    def whole_split(self, role: str) -> Frames:
+        """The frames of ``train``, ``val`` or ``test``; of a partly labelled one those without labels too."""
+        if role == "train" and not self._train.whole:
+            return self._train.images()
+        return self.evaluation_dataset(role).frames
+
     def _frames(self, role: str, keys: frozenset[str]) -> Frames:
         """Those of ``train``, ``val`` or ``test``."""
         return self._train.frames(keys) if role == "train" else self.source.frames(self._splits[role], keys)
@@ -251,8 +254,14 @@ class DataModule(pl.LightningDataModule):
     def _dataset(self, role: str, transform: Transform) -> SplitDataset:
         return self._under(self._frames(role, self._keys), transform, self._keys)
 
-    def _under(self, frames: Frames, transform: Transform, keys: frozenset[str]) -> SplitDataset:
-        return SplitDataset(frames, transform, keys=keys, ignore_index=self.info.ignore_index, seed=self.seed)
+    def _training_dataset(self) -> SplitDataset:
+        frames = self._frames("train", self._keys)
+        return self._under(frames, self._transforms["train"], self._keys, self.skips.allowed)
+
+    def _under(
+        self, frames: Frames, transform: Transform, keys: frozenset[str], max_skip: int = 0
+    ) -> SplitDataset:
+        return SplitDataset(frames, transform, keys=keys, info=self.info, seed=self.seed, max_skip=max_skip)
 
     def _loader(
         self,
@@ -266,6 +275,7 @@ class DataModule(pl.LightningDataModule):
     ) -> Loader:
         return Loader(
             dataset,
+            skips=self.skips if isinstance(sampler, TrainSampler) else None,
             finish=finish,
             batch_size=batch_size,
             sampler=sampler,
@@ -288,8 +298,3 @@ class DataModule(pl.LightningDataModule):
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"data.{name}={value}: must be at least {least}")
-
-
-def with_validity(keys: frozenset[str]) -> frozenset[str]:
-    """Depth never comes without the mask that says where it means something."""
-    return keys | {"depth_valid"} if "depth" in keys else keys

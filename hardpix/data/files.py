@@ -183,6 +183,11 @@ class FileFrames:
                 facts.append(f"{files.label.resolve()} {stat.st_size} {stat.st_mtime_ns}")
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
+    def stored(self) -> Iterator[Path]:
+        """Every file of the split, whether it is decoded or not."""
+        for files in self._files:
+            yield from (path for path in (files.image, files.label, files.depth) if path)
+
     @property
     def _wants_depth(self) -> bool:
         return not self._keys.isdisjoint({"depth", "depth_valid"})

@@ -141,6 +141,10 @@ class RowFrames:
             facts.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
+    def stored(self) -> list[Path]:
+        """The Arrow files."""
+        return list(self._files)
+
     def _told(self, kind: str, index: int) -> str:
         return f"{self._where}, row {index}, column {self._columns[kind]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -23,6 +24,8 @@ MAX_PIXELS = 80_000_000  # below Pillow's own warning; a small file can claim a 
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
 _DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on various platforms
 _INDEX = ("L", "P", "1")
+
+LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine: open files, memory
 
 # What Pillow raises on broken files, over its formats.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -211,6 +214,8 @@ def _bomb(path: Path | Encoded) -> DataError:
 
 
 def _unreadable(path: Path | Encoded, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno in LACKS:
+        raise error  # no fault of the file
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: no such file; the data set needs it")
     reason = "it is empty" if _is_empty(path) else str(error).replace(f" {str(path)!r}", "")

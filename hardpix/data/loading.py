@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from hardpix.data.base import Frames, Sample
+from hardpix.data.sample_check import checked
 from hardpix.data.sampling import Draw, TrainSampler, generator
+from hardpix.data.skipping import SKIPPED, Skips, too_many
 from hardpix.data.transforms import Transformed
 from hardpix.types import Batch, DataError, DatasetInfo
 
@@ -28,13 +30,23 @@ class SplitDataset(Dataset):
 
     A ``DataError`` is returned, not raised: a loader worker would wrap it in the text of its stack trace.
     :class:`Loader` raises it in the main process.
+
+    max_skip: the next readable one of up to so many further frames takes the place of one that is not, under the
+    same random numbers, and says so; 0 is none.
     """
 
     def __init__(
-        self, frames: Frames, transform: Transform, *, keys: frozenset[str], ignore_index: int, seed: int
+        self,
+        frames: Frames,
+        transform: Transform,
+        *,
+        keys: frozenset[str],
+        info: DatasetInfo,
+        seed: int,
+        max_skip: int = 0,
     ) -> None:
         self.frames, self.transform, self.keys = frames, transform, keys
-        self.ignore_index, self.seed = ignore_index, seed
+        self.info, self.seed, self.max_skip = info, seed, max_skip
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -44,13 +56,25 @@ class SplitDataset(Dataset):
 
     def at(self, index: int, draw: Draw) -> Transformed | DataError:
         """Frame ``index``, with the random numbers of ``draw``."""
+        skipped: dict[str, str] = {}
+        for place in range(min(self.max_skip + 1, len(self))):
+            other = (index + place) % len(self)
+            found = self._read(other, draw)
+            if isinstance(found, Transformed):
+                return found._replace(skipped=skipped) if skipped else found
+            if not self.max_skip:
+                return found
+            skipped[self.frames.name(other)] = str(found)
+        return too_many(skipped, self.max_skip)
+
+    def _read(self, index: int, draw: Draw) -> Transformed | DataError:
         try:
-            sample = self.frames.load(index)
+            sample = checked(self.frames.load(index), self.info)
             wanted = {k: v for k, v in sample.items() if k in self.keys or k in ("image", "name")}
             rng = generator(self.seed, *draw)
-            return self.transform(wanted, rng, self.ignore_index)  # type: ignore[arg-type]
+            return self.transform(wanted, rng, self.info.ignore_index)  # type: ignore[arg-type]
         except DataError as error:
-            return error
+            return DataError(f"{error} (frame {index} of {len(self)})")
 
 
 class SemiDataset(Dataset):
@@ -75,7 +99,9 @@ def collate_semi(items: Sequence[Transformed | DataError], *, labeled: int) -> d
             return fault
     assert isinstance(batch, dict)
     assert isinstance(others, dict)
-    return batch | {"unlabeled": others["image"], "unlabeled_extent": others["extent"]}
+    together = batch | {"unlabeled": others["image"], "unlabeled_extent": others["extent"]}
+    skipped = batch.get(SKIPPED, {}) | others.get(SKIPPED, {})
+    return together | {SKIPPED: skipped} if skipped else together
 
 
 def collate(items: Sequence[Transformed | DataError]) -> dict[str, Any] | DataError:
@@ -95,6 +121,8 @@ def collate(items: Sequence[Transformed | DataError]) -> dict[str, Any] | DataEr
     batch: dict[str, Any] = {k: default_collate([s.tensors[k] for s in samples]) for k in first.tensors}
     batch["name"] = [sample.name for sample in samples]
     batch["extent"] = torch.tensor([sample.extent for sample in samples])
+    if skipped := {name: reason for sample in samples for name, reason in sample.skipped.items()}:
+        batch[SKIPPED] = skipped
     return batch
 
 
@@ -105,10 +133,15 @@ class Loader(DataLoader):
     already trained on are passed over (by the sampler: nothing is decoded for them).
     """
 
-    def __init__(self, dataset: Dataset, *, finish: Finish | None = None, **kwargs: Any) -> None:
-        """``finish`` is applied to each batch in the main process; the rest is ``DataLoader``'s."""
+    def __init__(
+        self, dataset: Dataset, *, skips: Skips | None = None, finish: Finish | None = None, **kwargs: Any
+    ) -> None:
+        """``skips`` counts frames that were not read and ``finish`` is applied to each batch, in the main process.
+
+        The rest is ``DataLoader``'s.
+        """
         super().__init__(dataset, **kwargs)
-        self._finish = finish
+        self._skips, self._finish = skips, finish
         self._epoch, self._yielded = 0, 0
         self._resume: dict[str, int] | None = None
 
@@ -118,6 +151,8 @@ class Loader(DataLoader):
         for batch in super().__iter__():
             batch = fault_or_batch(batch)
             self._yielded += 1
+            if self._skips is not None:
+                batch = self._skips.take(batch)
             yield self._finish(batch) if self._finish else batch
 
     def state_dict(self) -> dict[str, int]:
@@ -154,7 +189,7 @@ def to_batch(batch: dict[str, Any], info: DatasetInfo) -> Batch:
     """
     if "extent" not in batch:
         return cast(Batch, batch)
-    out = {key: value for key, value in batch.items() if key not in ("extent", "unlabeled_extent")}
+    out = {key: value for key, value in batch.items() if key not in ("extent", "unlabeled_extent", SKIPPED)}
     out["image"] = normalise(batch["image"], batch["extent"], info)
     if "unlabeled" in out:
         out["unlabeled"] = normalise(batch["unlabeled"], batch["unlabeled_extent"], info)

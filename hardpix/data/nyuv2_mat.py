@@ -90,6 +90,10 @@ class MatFrames:
         facts = [self._path.resolve(), stat.st_size, stat.st_mtime_ns, self._label_code.mapping, self._crop]
         return hashlib.sha256("\n".join(map(str, [*facts, *self._names])).encode()).hexdigest()
 
+    def stored(self) -> list[Path]:
+        """The one file."""
+        return [self._path]
+
     def _whole_label(self, index: int) -> Tensor:
         where = f"{self._path}, labels of frame {self._names[index]}"
         return self._label_code.decode(self._read("labels", index), where)

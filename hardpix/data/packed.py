@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -145,6 +145,11 @@ class PackedFrames:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._facts["files"]["label"].encode()).hexdigest()
+
+    def stored(self) -> Iterator[Path | str]:
+        """The files of pixels, and the hashes of what they hold."""
+        yield from (self._folder / f"{kind}.bin" for kind in self._facts["files"])
+        yield json.dumps(self._facts["files"], sort_keys=True)
 
     def _cut(self, kind: str, index: int) -> NDArray:
         height, width = self._sizes[index]

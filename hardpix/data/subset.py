@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.files import FileSource
+from hardpix.data.fingerprint import stored
 from hardpix.data.sampling import generator
 from hardpix.data.statistics import LABEL, LabelFrames, class_counts
 from hardpix.types import ClassCounts, ConfigError, DataError
@@ -130,11 +131,19 @@ class LabeledSplit:
             return source.open(self._split, kept, keys)
         return chosen(source.frames(self._split, keys), self._indices)
 
+    def images(self) -> Frames:
+        """Those of the whole split."""
+        return self._source.frames(self._split, IMAGE)
+
     def without_labels(self) -> Frames:
         """The images of the others."""
         known = set(self._indices)
-        frames = self._source.frames(self._split, IMAGE)
+        frames = self.images()
         return chosen(frames, [index for index in range(len(frames)) if index not in known])
+
+    def numbers(self) -> dict[str, int]:
+        """How many have labels and how many have none."""
+        return {"train": len(self._indices), "unlabeled": len(self.images()) - len(self._indices)}
 
     def counts(self) -> ClassCounts:
         """Pixel statistics of the labels."""
@@ -143,12 +152,12 @@ class LabeledSplit:
     def remarks(self) -> tuple[str, ...]:
         if self._labeled is None:
             return ()
-        total = len(self._source.frames(self._split, IMAGE))
+        total = len(self.images())
         return (f"labeled {self._labeled}: {len(self._indices)} of {total} training frames have labels",)
 
     @cached_property
     def _indices(self) -> list[int]:
-        frames = self._source.frames(self._split, IMAGE)
+        frames = self.images()
         names = [frames.name(index) for index in range(len(frames))]
         return (
             list(range(len(names)))
@@ -165,6 +174,10 @@ class Chosen:
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    def stored(self) -> Iterable[Path | str]:
+        """The files of the whole split."""
+        return stored(self._all)
 
     def name(self, index: int) -> str:
         return self._all.name(self._indices[index])

@@ -6,7 +6,7 @@ normalised after the transfer to the device, which then moves a quarter of the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +34,7 @@ class Transformed(NamedTuple):
     tensors: dict[str, Tensor]  # image uint8 [3, H, W]; label, depth, ... [H, W]
     name: str
     extent: Size  # what of height and width is picture; the rest, below and to the right, is padding
+    skipped: Mapping[str, str] = {}  # frames that could not be read, in whose place this one stands, and why
 
 
 class TrainTransform:

@@ -9,19 +9,21 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from hardpix.types import Batch
+from hardpix.types import Batch, DatasetInfo
 
 
 class TrainingSteps(pl.LightningModule):
     """Minimises the sum of ``losses``."""
 
     averages: ClassVar[bool] = False  # True: predicts with its own average of the weights, another is refused
+    info: DatasetInfo
     length_setting: ClassVar[str] = ""  # of a method whose loss knows the last epoch
 
     def __init__(self) -> None:
         super().__init__()
         self._resumed_rng: dict[str, Any] | None = None
         self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
+        self._void_batches = torch.zeros((), dtype=torch.int64)  # without a labelled pixel, in this run
         self.last_losses: dict[str, Tensor] = {}  # of the newest batch
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -34,6 +36,8 @@ class TrainingSteps(pl.LightningModule):
         self.last_losses = {name: x.detach() for name, x in ({"loss": total} | losses).items()}
         self._epoch_loss = self._epoch_loss.to(total.device) + total.detach()
         self._epoch_steps += 1
+        void = (batch["label"] == self.info.ignore_index).all()
+        self._void_batches = self._void_batches.to(void.device) + void
         last_of_step = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if (self.global_step + 1) % self._log_every == 0 and last_of_step:  # the steps Lightning writes
             self._log_losses({"loss": total} | losses)
@@ -41,6 +45,7 @@ class TrainingSteps(pl.LightningModule):
 
     def _log_losses(self, losses: dict[str, Tensor]) -> None:
         """To loggers and displays directly: ``self.log`` copies its bookkeeping at every call, 0.3 ms a value."""
+        losses = losses | {"void_batches": self._void_batches}
         values = {f"train/{name}": x.item() for name, x in losses.items()}
         self.trainer.callback_metrics["train/loss"] = losses["loss"].detach()
         self.trainer.progress_bar_metrics["train/loss"] = values["train/loss"]
@@ -52,10 +57,12 @@ class TrainingSteps(pl.LightningModule):
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
         checkpoint["epoch_loss"] = [self._epoch_loss, self._epoch_steps]
+        checkpoint["void_batches"] = self._void_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed_rng = checkpoint.get("rng")
         self._epoch_loss, self._epoch_steps = checkpoint.get("epoch_loss", [torch.zeros(()), 0])
+        self._void_batches = checkpoint.get("void_batches", torch.zeros((), dtype=torch.int64))
 
     def on_train_start(self) -> None:
         """A resumed run drops out what the uninterrupted one would have."""

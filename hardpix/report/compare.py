@@ -20,6 +20,7 @@ IGNORED = (
     *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
     *("trainer.val_every_steps", "trainer.val_every_epochs"),  # see `ignored`
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
+    *("data.on_error", "data.max_skip", "data.accept_change"),  # what came of them is told: see `warnings`
 )
 # How often a run validates decides which of its weights are the best: it matters where those are scored.
 WATCHES = ("trainer.val_every_steps", "trainer.val_every_epochs")
@@ -117,6 +118,17 @@ def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
         if len(counts) > 1:
             told = ", ".join(f"{value} ({n} of {len(runs)} runs)" for value, n in sorted(counts.items()))
             lines.append(f"Runs differ in {key}: {told}.")
+    used = [run.record.data for run in runs]
+    for key in sorted({key for one in used for key in one}):
+        found = Counter(one[key] for one in used if key in one)
+        if len(found) > 1:
+            lines.append(
+                f"Runs differ in the data of {key} (in frames, or names or sizes of files), by fingerprint: "
+                f"{', '.join(f'{value} ({n} of {len(runs)} runs)' for value, n in sorted(found.items()))}."
+            )
+    for run in runs:
+        if left := run.record.metrics.get("run/skipped_frames"):
+            lines.append(f"{run.directory} skipped {left:.0f} training frames that could not be read.")
     dirty = sum(run.record.code.get("dirty", "").lower() in ("true", "1", "yes", "dirty") for run in runs)
     if dirty:
         lines.append(f"{dirty} of {len(runs)} runs were made from code with uncommitted changes.")

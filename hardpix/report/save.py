@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hardpix.atomic import replacing
+from hardpix.atomic import obstacle, replacing
 from hardpix.types import HardpixError
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def targets(out: Path, kind: str) -> list[Path]:
     taken = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
     if taken is not None:
         raise HardpixError(f"--out {out}: {taken} is a file; name a folder, or a file in one")
+    if problem := obstacle(folder, folder=True):
+        raise HardpixError(f"--out {out}: {problem}; name a place that can be written")
     return [out] if as_file else [out / f"{kind}{s}" for s in SUFFIXES]
 
 

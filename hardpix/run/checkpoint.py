@@ -10,12 +10,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from hardpix import record
 from hardpix.models import STREAMS
 from hardpix.run import rundir
 from hardpix.run.checkpoint_files import problem
+from hardpix.run.environment import code_versions
 from hardpix.types import ConfigError, HardpixError
+
+NETWORKS = ("backbone.", "head.", "model.", "method.")  # settings that decide on the tensors
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,20 +56,24 @@ def load_file(method: nn.Module, path: Path) -> dict[str, Any]:
     content = read_checkpoint(path)
     misfits = misfitting(method.state_dict(), content["state_dict"])
     if misfits:
-        raise HardpixError(f"{path} does not fit the configured model: {'; '.join(misfits[:3])}")
+        more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise HardpixError(
+            f"{path} does not fit the configured model: {'; '.join(misfits[:3])}{more}{_made_by(path)}"
+        )
     method.load_state_dict(content["state_dict"])
     if isinstance(method, pl.LightningModule):
         method.on_load_checkpoint(content)  # what else belongs to the weights
     return content
 
 
-def init_from(method: nn.Module, source: str, classes: Sequence[str]) -> str:
+def init_from(method: nn.Module, source: str, classes: Sequence[str], cfg: DictConfig | None = None) -> str:
     """Start from another run's weights: every tensor of equal name and shape. Returns what was taken and what not.
 
     What is made for certain classes (a module's ``class_tensors``) is taken only from a run on the same ``classes``:
     as many other ones would fit, and mean nothing. The encoder of a plain run starts both streams of a cross-stitch.
 
-    ``source`` is a run directory (its ``last``) or a checkpoint file. Fails when no tensor matches.
+    ``source`` is a run directory (its ``last``) or a checkpoint file. Fails when no tensor matches, and tells where
+    ``cfg`` differs from that run's.
     """
     path = Path(source)
     path = path / rundir.LAST if path.is_dir() else path
@@ -89,11 +98,37 @@ def init_from(method: nn.Module, source: str, classes: Sequence[str]) -> str:
     if not taken:
         raise HardpixError(
             f"init_from={source}: no tensor matches this model: {'; '.join(misfitting(own, state)[:3])}"
+            f"{_apart(path, cfg)}"
         )
     method.load_state_dict(taken, strict=False)
     left = _grouped({key: f"as initialised: {{}} ({reason})" for key, reason in reasons.items()})
     unused = _grouped({key: "not used: {} of that run" for key in state if key not in used})
     return "; ".join([f"{len(taken)} of {len(own)} tensors from {path}", *left, *unused])
+
+
+def _apart(path: Path, cfg: DictConfig | None) -> str:
+    """In which settings of its networks a configuration differs from that of the run a checkpoint belongs to."""
+    folder = _run_of(path)
+    if folder is None or cfg is None:
+        return ""
+    found = [line for line in rundir.differences(folder, cfg, ()) if line.startswith(NETWORKS)]
+    return f" (that run -> this one: {', '.join(found[: rundir.SHOWN])})" if found else ""
+
+
+def _made_by(path: Path) -> str:
+    """Which program made the run a checkpoint belongs to, where it is not this one."""
+    folder = _run_of(path)
+    if folder is None or not (folder / record.FILE_NAME).is_file():
+        return ""
+    theirs, own = record.read(folder).code, code_versions()
+    keys = [k for k in ("hardpix", "commit", "torch", "timm") if theirs.get(k) != own.get(k)]
+    told = ", ".join(f"{k} {theirs.get(k)}, here {own.get(k)}" for k in keys)
+    return f" (it was made with {told})" if told else ""
+
+
+def _run_of(path: Path) -> Path | None:
+    """The directory of the run that ``path`` is, or lies in."""
+    return next((f for f in (path, *path.parents[:2]) if (f / rundir.CONFIG).is_file()), None)
 
 
 def _class_tensors(method: nn.Module) -> Iterator[str]:

@@ -14,7 +14,7 @@ from hardpix import record
 from hardpix.arguments import Parser
 from hardpix.report.compare import IGNORED, covers
 from hardpix.report.effort import TRAINED_ON as TRAINED
-from hardpix.run import rundir
+from hardpix.run import rundir, writable
 from hardpix.run.config import compose_group, nearest, validate
 from hardpix.types import ConfigError, HardpixError
 
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     validate(cfg)
     named = [o for o in given.overrides if not o.startswith("reproduces=")]
     out = given.out or given.run / "evaluations" / _name(given.split, given.weights, named)
+    writable.check("--out", out, folder=True)
     evaluate(given.run, cfg, split=given.split, weights=given.weights, out=out)
     return 0
 
@@ -110,8 +111,8 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     from hardpix.run.branch_time import BranchTime
     from hardpix.run.build import build
     from hardpix.run.checkpoint import load_weights
+    from hardpix.run.data_facts import used
     from hardpix.run.panels import write_panels
-    from hardpix.run.train import frame_counts
     from hardpix.run.trainer import quiet
 
     quiet()
@@ -143,10 +144,11 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     factors = record.flatten(rundir.plain(cfg)) | {"evaluation.split": split, "evaluation.weights": weights}
     factors["init_from"] = trained.factors.get("init_from")  # of which only the run knows what it was
     factors |= trained_on(trained, data.info.name)
+    seen = used(data, [split])
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(), overrides=[],
-        dataset=data.info.name, frames=trained.frames | frame_counts(data, [split]),
+        dataset=data.info.name, frames=trained.frames | seen["frames"], data=trained.data | seen["data"],
     )  # fmt: skip
     record.write(done, out)
     write_panels(method, data, out / "panels", split=split, count=cfg.panels)

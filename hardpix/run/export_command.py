@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from hardpix import record
 from hardpix.arguments import Parser
+from hardpix.run import writable
 from hardpix.types import ConfigError, DataError, HardpixError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
     if missing:
         raise ConfigError(f'--onnx needs {", ".join(missing)}: pip install "hardpix[onnx]"')
     _check(given)
+    writable.check("--onnx", given.onnx)
     found = record.read(given.run)
 
     from hardpix.run.evaluate import loaded

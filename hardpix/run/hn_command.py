@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardpix.run import writable
 from hardpix.run.overrides import command_words
 from hardpix.types import ConfigError, DataError
 
@@ -93,6 +94,7 @@ def run(given: argparse.Namespace) -> int:
         raise ConfigError("hardpix data hn-labels: name the data set, for example data=nyuv2")
     if given.workers is not None and given.workers < 1:
         raise ConfigError(f"--workers {given.workers}: must be at least 1")
+    writable.check("--out", given.out, folder=True)
     from hardpix.run.config import validate
 
     cfg = _composed(given.overrides)

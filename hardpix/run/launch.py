@@ -8,6 +8,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,7 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix.run import ailments
 from hardpix.run.config import conf_dir, explain, validate
+from hardpix.run.rundir import check_writable
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -39,7 +42,9 @@ def launch(arguments: list[str]) -> int:
             # The other jobs of a sweep go on; this one's record, its trace and the last lines tell.
             if not isinstance(error, HardpixError):
                 traceback.print_exc()
-            failures.append(f"{' '.join(overrides)}: {type(error).__name__}: {error}")
+            failures.append(
+                f"{' '.join(overrides)}: {type(error).__name__}: {ailments.sentence(error) or error}"
+            )
             return None
 
     command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
@@ -73,6 +78,7 @@ def _importable(name: str) -> bool:
 
 def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
     validate(cfg)
+    check_writable(Path(cfg.runs_dir))  # before torch is imported
     with _outside_hydra():
         import torch
 

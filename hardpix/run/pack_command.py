@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hardpix.run import writable
 from hardpix.run.overrides import command_words
 from hardpix.types import ConfigError
 
@@ -25,6 +26,7 @@ def add_parser(commands: Any) -> None:
 def run(given: argparse.Namespace) -> int:
     if not any(o.startswith("data=") for o in given.overrides):
         raise ConfigError("hardpix data pack: name the dataset, for example data=nyuv2")
+    writable.check("--out", given.out, folder=True)
     from rich.progress import Progress, TaskID
 
     from hardpix.run.config import compose, validate

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardpix.arguments import Parser
+from hardpix.run import writable
 from hardpix.run.evaluate import loaded
 from hardpix.types import ConfigError, DataError
 
@@ -53,10 +54,11 @@ def main(arguments: list[str]) -> int:
 
 
 def check_folder(out: Path) -> None:
-    """Raise if ``out`` or a folder above it is a file."""
+    """Raise if ``out`` or a folder above it is a file, or cannot be written."""
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--out {out}: {path} is a file; name a folder")
+    writable.check("--out", out, folder=True)
 
 
 def own_values(source: Source) -> Mapping[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import hardpix
+from hardpix.run import writable
 from hardpix.run.overrides import command_words
 from hardpix.types import ConfigError, DataError
 
@@ -63,6 +64,7 @@ def run(given: argparse.Namespace) -> int:
         return 0
     if given.out is None:
         raise ConfigError("--to is missing: a new folder for the result")
+    writable.check("--to", given.out, folder=True)
     return _prepare(recipe, inputs, given.out, given.workers or _cores())
 
 

@@ -13,6 +13,7 @@ from hardpix.report.page import page, write_page
 from hardpix.report.page_explorer import Explorer
 from hardpix.report.page_runs import Part, gather, parts
 from hardpix.report.page_sweep import swept
+from hardpix.run import writable
 from hardpix.run.figure_options import OVERRIDE, names
 from hardpix.types import ConfigError
 
@@ -70,6 +71,7 @@ def _check(given: argparse.Namespace) -> None:
         )
     if given.out.suffix.lower() not in (".html", ".htm") or given.out.is_dir():
         raise ConfigError(f"--out {given.out}: must be a file that ends in .html")
+    writable.check("--out", given.out)
     if all(OVERRIDE.match(word) for word in given.runs):
         raise ConfigError("hardpix report: name at least one run, or a directory of runs")
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
-from hardpix.atomic import write_text
+from hardpix.atomic import obstacle, write_text
 from hardpix.run import world
 from hardpix.types import ConfigError, HardpixError
 
@@ -37,17 +37,24 @@ ADDED_GROUPS: dict[str, dict[str, Any]] = {"trainer": {"nan": "stop", "max_skip"
 
 # The same of constructors, by their name.
 ADDED_TO: dict[str, dict[str, Any]] = {
-    "hardpix.data.DataModule": {"labeled": None, "labeled_seed": 0, "unlabeled_batch_size": None},
+    "hardpix.data.DataModule": {
+        "labeled": None,
+        "labeled_seed": 0,
+        "unlabeled_batch_size": None,
+        "on_error": "stop",
+        "max_skip": 10,
+        "accept_change": False,
+    },
     "hardpix.data.SyntheticRooms": {"style": "a"},
 }
 
 # Keys (or how they begin) without a bearing on what is trained and scored: no part of a run's identity in a sweep.
 NO_FACTOR = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
-             "data.pin_memory", "trainer.log_every_steps")  # fmt: skip
+             "data.pin_memory", "data.accept_change", "trainer.log_every_steps")  # fmt: skip
 
 # Keys that a resumed run may have otherwise than when it started.
-FREE_ON_RESUME = (*NO_FACTOR, "trainer.max_steps", "trainer.max_epochs", "trainer.val_every",
-                  "trainer.limit_val", "trainer.limit_test", "test_weights")  # fmt: skip
+FREE_ON_RESUME = (*NO_FACTOR, "data.on_error", "data.max_skip", "trainer.max_steps", "trainer.max_epochs",
+                  "trainer.val_every", "trainer.limit_val", "trainer.limit_test", "test_weights")  # fmt: skip
 
 
 def snapshot(run_dir: Path, epoch: int) -> Path:
@@ -108,11 +115,7 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     longer by now. A directory that holds another run is refused, unless that one failed before its first checkpoint;
     so is one whose run is alive in another process, and one that cannot be written.
     """
-    parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(
-            f"{run_dir}: {parent} is not a folder that can be written; choose another runs_dir="
-        )
+    check_writable(run_dir)
     if not (run_dir / record.FILE_NAME).is_file():
         if resumable(run_dir):
             raise ConfigError(
@@ -148,6 +151,11 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
         f"{run_dir} already holds a run ({before.status}) of another configuration ({found}); give the same settings "
         "to continue it, or another run= for a new run"
     )
+
+
+def check_writable(folder: Path) -> None:
+    if problem := obstacle(folder, folder=True):
+        raise ConfigError(f"{folder}: {problem}; choose another runs_dir=")
 
 
 def alive(before: record.RunRecord) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hardpix.report import command
 from hardpix.report.collect import Run
-from hardpix.run import fill
+from hardpix.run import fill, writable
 from hardpix.run.catalog import conf_dir
 from hardpix.types import HardpixError
 
@@ -28,6 +28,8 @@ NAME = re.compile(r"[a-z_]+(/\w+)?")  # lwm, lwm/II
 
 def start(args: argparse.Namespace) -> int:
     """A table of runs, or a published one where its name is the first word."""
+    if args.out:
+        writable.check("--out", Path(args.out))
     first = args.runs[0] if args.runs and not args.published else ""
     if first and _is_published(first):
         if Path(first).exists():

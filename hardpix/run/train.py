@@ -22,7 +22,7 @@ from hardpix.atomic import remove_unfinished
 from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
-from hardpix.run import results, resume, rundir, tracking, world
+from hardpix.run import ailments, data_facts, results, resume, rundir, tracking, world
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
@@ -83,7 +83,10 @@ def train(
     if further:
         return replace(started, metrics=_run(job))
     info = job.data.info
-    started = replace(started, dataset=info.name, main_metric=info.main_metric, frames=frame_counts(job.data))
+    used = data_facts.used(job.data)
+    started = replace(started, dataset=info.name, main_metric=info.main_metric, **used)
+    if before is not None and job.resume_path is not None:
+        data_facts.check_unchanged(before, used["data"], job.data)
     with writing(run_dir):
         if rundir.inspect(run_dir, cfg) != before:
             raise ConfigError(
@@ -140,7 +143,7 @@ def _assemble(
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
     if cfg.init_from and resume_path is None:
-        print(f"init_from: {init_from(method, cfg.init_from, data.info.classes)}", flush=True)
+        print(f"init_from: {init_from(method, cfg.init_from, data.info.classes, cfg)}", flush=True)
     loggers = tracking.build_loggers(
         run_dir=run_dir,
         identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
@@ -173,7 +176,7 @@ def _run(job: Job) -> dict[str, float]:
     _check_finite(method)
     settle(trainer, method)
     _settle_counters(trainer)
-    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data)
+    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | data_facts.skipped(job.data)
     if trainer.is_global_zero:
         paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
         shown = (
@@ -206,16 +209,10 @@ def _settle_counters(trainer: pl.Trainer) -> None:
     )
 
 
-def frame_counts(data: DataModule, splits: Sequence[str] = ("train", "val", "test")) -> dict[str, int]:
-    """``{"nyuv2/train": 795, ...}``: a partial copy of a data set must show in what is made of the record."""
-    counts = {split: len(data.evaluation_dataset(split)) for split in splits} | data.unlabeled_frames()
-    return {f"{data.info.name}/{kind}": count for kind, count in counts.items()}
-
-
 def _described(error: BaseException) -> str:
     if _signal_status(error):
         return "interrupted"
-    line = (str(error).strip().splitlines() or [""])[0]
+    line = ailments.sentence(error) or (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {line}"[:500]
 
 

@@ -161,7 +161,9 @@ def test_persistent_workers_follow_the_epoch():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_fault_arrives_as_its_own_sentence(workers):
     data = module(TinySource(broken=(4,)), num_workers=workers)
-    with pytest.raises(DataError, match=r"^/somewhere/train4\.png: no such file; the split needs it$"):
+    with pytest.raises(
+        DataError, match=r"^/somewhere/train4\.png: no such file; the split needs it \(frame 4 of 11\)$"
+    ):
         epoch(data, 0)
 
 

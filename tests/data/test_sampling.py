@@ -6,6 +6,7 @@ import torch
 from hardpix.data import TrainTransform
 from hardpix.data.loading import SplitDataset
 from hardpix.data.sampling import EvalSampler, TrainSampler, generator
+from hardpix.types import DatasetInfo
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5])
@@ -66,7 +67,8 @@ def test_identical_frames_of_one_epoch_are_augmented_differently():
         crop=(8, 8), base_size=None, ratio=(0.5, 2.0), cat_max_ratio=None, hflip=0.5, photometric=None,
         scale_with_zoom=False,
     )  # fmt: skip
-    dataset = SplitDataset(Copies(), transform, keys=frozenset({"image", "label"}), ignore_index=255, seed=3)
+    info = DatasetInfo("copies", tuple("abcde"), ((0, 0, 0),) * 5)
+    dataset = SplitDataset(Copies(), transform, keys=frozenset({"image", "label"}), info=info, seed=3)
     first, second, again = dataset[0, 0], dataset[0, 1], dataset[0, 0]
     assert not torch.equal(first.tensors["image"], second.tensors["image"])
     assert torch.equal(first.tensors["image"], again.tensors["image"])

@@ -86,6 +86,22 @@ def test_a_batch_with_no_labelled_pixel_costs_nothing_and_moves_nothing(tiny, ca
     assert all(p.grad is None or not p.grad.any() for p in method.parameters())
 
 
+@pytest.mark.parametrize("case", [case for case in METHODS if case != "method=hl_released"])
+def test_an_image_with_no_labelled_pixel_does_not_thin_out_the_others(tiny, case):
+    """The batch costs what it costs without that image; (the released HL divides by all images.)"""
+    data, method, _ = made(tiny, case, "head.dropout=0", "model.aux_dropout=0")
+    method.train()
+    for module in method.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    batch = batch_of(data)
+    batch["label"][0] = data.info.ignore_index
+    both = method.losses(batch)
+    alone = method.losses({key: value[1:] for key, value in batch.items()})
+    for name, loss in alone.items():
+        torch.testing.assert_close(both[name], loss)
+
+
 @pytest.mark.parametrize("case", METHODS)
 def test_prediction_takes_rgb_alone_and_void_labels_never_matter(tiny, case):
     data, method, batch = made(tiny, case)

@@ -12,6 +12,7 @@ from typing import get_args
 import yaml
 
 from hardpix.arguments import Parser
+from hardpix.run.rundir import check_writable
 from hardpix.run.sweep.execute import command
 from hardpix.run.sweep.jobs import Job, counted, jobs_of
 from hardpix.run.sweep.launchers import HERE, KINDS, Launcher, read_launcher, timed
@@ -83,6 +84,8 @@ def main(arguments: list[str]) -> int:
     if given.dry_run:
         print(plan(jobs, given.config_dir, take_over=given.take_over))
         return 0
+    for folder in {job.run_dir.parent for job in jobs}:
+        check_writable(folder)
     return timed(study, jobs, take_over=given.take_over)
 
 

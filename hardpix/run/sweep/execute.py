@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.run import rundir
+from hardpix.run import ailments, rundir
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep import process, queue
@@ -212,7 +212,7 @@ def _unbegun(job: Job) -> record.RunRecord:
 
 
 def _one_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [""])[0]
+    line = ailments.sentence(error) or (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {line}"[:500]
 
 

@@ -15,7 +15,7 @@ from hardpix.record import flatten
 from hardpix.run.config import nearest
 from hardpix.run.lock import held
 from hardpix.run.overrides import override
-from hardpix.run.rundir import NO_FACTOR, plain, short_name
+from hardpix.run.rundir import NO_FACTOR, check_writable, plain, short_name
 from hardpix.run.sweep.execute import attempt, command
 from hardpix.run.sweep.jobs import Composer, Job, composer, counted, jobs_of
 from hardpix.run.sweep.process import settle, terminable, thawed
@@ -63,6 +63,7 @@ def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False
     """
     search, begin = _search(study), time.perf_counter()
     folder, settings, _ = prepare(study, config_dir)
+    check_writable(folder)
     from hardpix.run.sweep import trials
 
     store = trials.opened(folder, study.name or folder.name, search, settings)
