@@ -12,4 +12,5 @@ def check(option: str, path: Path, *, folder: bool = False) -> None:
     """``ConfigError`` with the option and the path, unless a file (or a folder of files) can be made there."""
     if problem := obstacle(path, folder=folder):
         what = "folder" if folder else "file"
-        raise ConfigError(f"{option} {path}: {problem}; name a {what} in a place that can be written")
+        why = problem if "cannot be written" in problem else f"cannot be written, {problem}"
+        raise ConfigError(f"{option} {path}: {why}; name another {what}")
