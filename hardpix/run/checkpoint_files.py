@@ -91,9 +91,10 @@ def newest(run_dir: Path) -> Path:
     """
     listed = manifest((run_dir / rundir.LAST).parent)
     known = {entry.get("sha256") for entry in listed.values()}
+    checked = any(name in listed for name in (LAST, BEFORE))  # else the first one was stopped before it was listed
     found = [run_dir / name for name in (rundir.LAST, rundir.BEFORE) if (run_dir / name).is_file()]
     for path in found:
-        if not listed or sha256(path) in known:
+        if not checked or sha256(path) in known:
             return path
         print(f"{path} is damaged or was not finished: its sha256 is not listed in {MANIFEST}", flush=True)
     if not found:

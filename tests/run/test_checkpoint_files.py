@@ -141,6 +141,13 @@ def test_damaged_weights_are_not_loaded(run_dir):
         read_checkpoint(last)
 
 
+def test_the_first_one_may_not_be_listed_yet(tmp_path):
+    """Others are, and it has its name, which it gets when it is whole."""
+    save(state(9), tmp_path / "checkpoints/best.ckpt")
+    torch.save(state(1), tmp_path / "checkpoints/last.ckpt")
+    assert step_of(resume.checkpoint(tmp_path, ON)) == 1
+
+
 def test_a_run_without_a_list_is_taken_as_it_is(run_dir):
     (run_dir / "checkpoints/manifest.json").unlink()
     assert newest(run_dir).name == "last.ckpt"
