@@ -172,6 +172,8 @@ def test_damaged_and_foreign_checkpoints_are_refused(tiny, tmp_path, parent, cas
     path = run / "checkpoints/last.ckpt"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    refused(tiny, tmp_path, r"last\.ckpt is damaged: it has \d+ bytes", *BRANCH, *on(run))
+    (path.parent / "manifest.json").unlink()
     refused(tiny, tmp_path, r"last\.ckpt is not a checkpoint, or is damaged", *BRANCH, *on(run))
     shutil.copy(cascade("error_prediction") / "checkpoints/last.ckpt", path)
     refused(tiny, tmp_path, "does not fit the configured model: error_branch", *BRANCH, *on(run))
@@ -228,6 +230,7 @@ def test_parent_weights_choose_the_checkpoint(tiny, tmp_path, parent):
     best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     best["state_dict"] = {k: 1.5 * v if k.endswith("weight") else v for k, v in best["state_dict"].items()}
     torch.save(best, run / "checkpoints/best.ckpt")
+    (run / "checkpoints/manifest.json").unlink()
     for name in ("last", "best"):
         train(tiny(f"run={name}", *BRANCH, *on(run), f"parent_weights={name}", "trainer.max_steps=1"), [])
         want = torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
