@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hardpix.atomic import write_text
+from hardpix.secrets import masked
 from hardpix.types import HardpixError
 
 SCHEMA = 1
@@ -66,6 +67,7 @@ def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:
     JSON has no NaN: a metric that is NaN is stored as ``null``, an infinite one as ``"inf"`` or ``"-inf"``.
     """
     content = asdict(record)
+    content["error"] = None if record.error is None else masked(record.error)
     content["metrics"] = {name: _encode(value) for name, value in record.metrics.items()}
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
     path = Path(run_dir) / FILE_NAME

@@ -277,5 +277,9 @@ def _complete(cfg: DictConfig) -> None:
         _complete(cfg.parent_config)
 
 
+def as_text(cfg: DictConfig) -> str:
+    return OmegaConf.to_yaml(cfg, resolve=True)
+
+
 def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
