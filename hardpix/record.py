@@ -86,7 +86,7 @@ def read(run_dir: str | os.PathLike[str]) -> RunRecord:
     try:
         content["metrics"] = {key: _decode(value) for key, value in content["metrics"].items()}
         record = RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HardpixError(f"{path} is not a complete run record ({error}); delete it or rerun.") from None
     if record.status not in get_args(Status) or not isinstance(record.factors, dict):
         raise HardpixError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         _check_name(name)
+        if loading := sorted(set(options) & set(LOADING)):
+            raise ConfigError(
+                f"backbone.options.{loading[0]}: is not passed on; weights are given by backbone.pretrained"
+            )
         options = options | {"in_chans": in_channels}
         net, options = _create(name, options, output_stride)
         first = 0 if "out_indices" in options else _first_level(net.feature_info.reduction())
@@ -161,7 +166,16 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
     return timm.layers.convert_sync_batchnorm(module)
 
 
+# Options of timm's constructor that read files or fetch them, past what `pretrained` allows.
+LOADING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
+
 def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w.-]+", name):  # hf-hub:OWNER/NAME, local-dir:PATH
+        raise ConfigError(
+            f"backbone.name={name}: must be a name of timm's own list; weights from elsewhere are a file, "
+            "backbone.pretrained=FILE.safetensors"
+        )
     base = name.partition(".")[0]
     if not timm.is_model(base):
         near = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.4)

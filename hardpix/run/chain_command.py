@@ -75,7 +75,7 @@ def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
         raise ConfigError(f"chain {name}: no such file in {folders[-1]}{nearest(name, known)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or set(content) != {"stages"} or not isinstance(content["stages"], dict):
         raise ConfigError(f"{path}: needs the one key stages, a mapping of names to overrides")

@@ -6,6 +6,7 @@ milliseconds and without importing torch: the constructor's signature is the sch
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -125,7 +126,9 @@ def compose_group(group: str, choice: str) -> DictConfig:
 
 def validate(cfg: DictConfig) -> None:
     """Raise ``ConfigError`` with every problem of a composed configuration, each by its dotted path."""
-    problems = [*_root_problems(cfg), *_unresolved(cfg)]
+    problems = list(_unresolved(cfg))
+    with contextlib.suppress(OmegaConfBaseException):  # told already
+        problems = [*_root_problems(cfg), *problems]
     if not problems:
         trusted = tuple(cfg.trusted)
         for group in GROUPS:
@@ -231,9 +234,9 @@ def _scalar_problem(cfg: DictConfig, key: str) -> Iterator[str]:
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:
-    for key in OmegaConf.missing_keys(cfg):
-        yield f"{key}: needs a value (it is ???)"
     try:
+        for key in OmegaConf.missing_keys(cfg):
+            yield f"{key}: needs a value (it is ???)"
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         yield str(error).splitlines()[0]

@@ -226,13 +226,23 @@ def read_classes(path: Path) -> list[str] | None:
     """The classes of the run that ``path`` is, or lies in; None where they are not known."""
     for folder in (path, *path.parents[:2]):
         if (folder / CLASSES).is_file():
-            return json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+            return _names(folder / CLASSES)
     return None
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise HardpixError(f"{path} is damaged: it must list the names of classes")
+    return found
 
 
 def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:
     path = run_dir / CLASSES
-    trained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else list(classes)
+    trained = _names(path) if path.is_file() else list(classes)
     if trained != list(classes):
         raise ConfigError(
             f"{run_dir} was trained on {len(trained)} classes, {dataset} has {len(classes)}, and they differ "
@@ -254,8 +264,15 @@ def read_config(run_dir: Path) -> DictConfig:
     if not path.is_file():
         raise HardpixError(f"{run_dir} is not a run directory: it has no {CONFIG}")
     try:
-        cfg = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        text = path.read_text(encoding="utf-8")
+        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(
+                event, yaml.AliasEvent
+            ):  # a few lines of them can stand for more than the memory holds
+                raise yaml.YAMLError("it repeats a part of itself by an alias, which hardpix never writes")
+        cfg = OmegaConf.create(text)
+        OmegaConf.to_container(cfg, resolve=True)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(cfg, DictConfig):
         raise HardpixError(f"{path} is damaged: it holds no mapping")
@@ -268,12 +285,14 @@ def _complete(cfg: DictConfig) -> None:
     for key, value in ADDED.items():
         cfg.setdefault(key, value)
     for group, values in ADDED_GROUPS.items():
-        for key, value in values.items() if group in cfg else ():
+        for key, value in values.items() if isinstance(cfg.get(group), DictConfig) else ():
             cfg[group].setdefault(key, value)
-    for node in (cfg.get("data"), OmegaConf.select(cfg, "data.source")):
-        for key, value in ADDED_TO.get(node.get("_target_"), {}).items() if node else ():
+    data = cfg.get("data")
+    for node in (data, data.get("source") if isinstance(data, DictConfig) else None):
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
+        for key, value in ADDED_TO.get(str(target), {}).items():
             node.setdefault(key, value)
-    if cfg.parent_config is not None:
+    if isinstance(cfg.parent_config, DictConfig):
         _complete(cfg.parent_config)
 
 

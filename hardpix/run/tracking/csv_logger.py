@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hardpix.atomic import flush, replacing
+from hardpix.types import HardpixError
 
 
 class MetricsCSV(Logger):
@@ -95,6 +96,12 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     text = path.read_bytes().decode("utf-8", errors="replace")
-    lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    rows: list[dict[str, Any]] = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]
-    return [row | {"step": int(row["step"])} for row in rows]
+    lines = io.StringIO(text[: text.rfind("
+") + 1], newline="")
+    try:
+        rows: list[dict[str, Any]] = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]
+        return [row | {"step": int(row["step"])} for row in rows]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise HardpixError(
+            f"{path} is damaged ({error}): the rows of the steps before cannot be kept; repair or remove it"
+        ) from None
