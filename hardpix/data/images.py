@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -124,8 +125,8 @@ def image_size(path: Path) -> tuple[int, int]:
             return (width, height) if _orientation(image) > 4 else (height, width)
     except DataError:
         raise
-    except Image.DecompressionBombError:
-        raise _bomb(path) from None
+    except Image.DecompressionBombError as error:
+        raise _bomb(path, error) from None
     except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
 
@@ -137,8 +138,8 @@ def image_mode(path: Path) -> str:
             return image.mode
     except DataError:
         raise
-    except Image.DecompressionBombError:
-        raise _bomb(path) from None
+    except Image.DecompressionBombError as error:
+        raise _bomb(path, error) from None
     except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
 
@@ -168,8 +169,8 @@ def traits(path: Path) -> Traits:
             return Traits(_orientation(image) > 1, transparent, image.mode in _DEEP)
     except DataError:
         raise
-    except Image.DecompressionBombError:
-        raise _bomb(path) from None
+    except Image.DecompressionBombError as error:
+        raise _bomb(path, error) from None
     except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
 
@@ -202,8 +203,8 @@ def _open(path: Path | Encoded) -> Image.Image:
             return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
     except DataError:
         raise
-    except Image.DecompressionBombError:  # Pillow judges the header too, far above our limit
-        raise _bomb(path) from None
+    except Image.DecompressionBombError as error:  # Pillow judges the header too, far above our limit
+        raise _bomb(path, error) from None
     except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
 
@@ -233,8 +234,10 @@ def _judge(image: Image.Image, path: Path | Encoded) -> None:
         )
 
 
-def _bomb(path: Path | Encoded) -> DataError:
-    return DataError(f"{path}: its header claims too many pixels; at most {MAX_PIXELS} are read")
+def _bomb(path: Path | Encoded, error: Exception) -> DataError:
+    claimed = re.search(r"\d+ pixels", str(error))
+    many = claimed[0] if claimed else "too many pixels"
+    return DataError(f"{path}: its header claims {many}; at most {MAX_PIXELS} are read")
 
 
 def _unreadable(path: Path | Encoded, error: Exception) -> DataError:

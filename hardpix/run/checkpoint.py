@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,9 +36,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):  # the bytes of another kind of file
             raise HardpixError(f"{path} is not a checkpoint, or is damaged") from None
-        raise HardpixError(
-            f"{path} holds more than plain data and is not loaded ({_first_line(error)})"
-        ) from None
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's own text goes on to advise how to run it
+        what = f": it names {named[1]}, which was not run" if named else ""
+        raise HardpixError(f"{path} holds more than plain data and is not loaded{what}") from None
     except Exception as error:  # a reader that is fed any bytes can fail in any way
         raise HardpixError(f"{path} is not a checkpoint, or is damaged ({_first_line(error)})") from None
     if not isinstance(content, dict) or "state_dict" not in content:

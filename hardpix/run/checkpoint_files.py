@@ -72,7 +72,7 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HardpixError(
             f"{path} is damaged ({error}): it lists the checkpoints beside it; delete it to take them unchecked"
         ) from None

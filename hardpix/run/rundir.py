@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
 from hardpix.atomic import write_text
-from hardpix.run import world
+from hardpix.run import saved_config, world
 from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
@@ -113,6 +111,19 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
         raise ConfigError(
             f"{run_dir}: {parent} is not a folder that can be written; choose another runs_dir="
         )
+    for name in (
+        record.FILE_NAME,
+        CONFIG,
+        COMPOSED,
+        CLASSES,
+        "metrics.csv",
+        "checkpoints",
+        LAST,
+        BEST,
+        BEFORE,
+    ):
+        if (run_dir / name).is_symlink():  # what is written there would change a file elsewhere
+            raise ConfigError(f"{run_dir / name} is a link: a run is only continued in files of its own")
     if not (run_dir / record.FILE_NAME).is_file():
         if resumable(run_dir):
             raise ConfigError(
@@ -226,23 +237,13 @@ def read_classes(path: Path) -> list[str] | None:
     """The classes of the run that ``path`` is, or lies in; None where they are not known."""
     for folder in (path, *path.parents[:2]):
         if (folder / CLASSES).is_file():
-            return _names(folder / CLASSES)
+            return saved_config.load_names(folder / CLASSES)
     return None
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise HardpixError(f"{path} is damaged: it must list the names of classes")
-    return found
 
 
 def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:
     path = run_dir / CLASSES
-    trained = _names(path) if path.is_file() else list(classes)
+    trained = saved_config.load_names(path) if path.is_file() else list(classes)
     if trained != list(classes):
         raise ConfigError(
             f"{run_dir} was trained on {len(trained)} classes, {dataset} has {len(classes)}, and they differ "
@@ -263,19 +264,7 @@ def read_config(run_dir: Path) -> DictConfig:
     path = run_dir / CONFIG
     if not path.is_file():
         raise HardpixError(f"{run_dir} is not a run directory: it has no {CONFIG}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            if isinstance(
-                event, yaml.AliasEvent
-            ):  # a few lines of them can stand for more than the memory holds
-                raise yaml.YAMLError("it repeats a part of itself by an alias, which hardpix never writes")
-        cfg = OmegaConf.create(text)
-        OmegaConf.to_container(cfg, resolve=True)
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-    if not isinstance(cfg, DictConfig):
-        raise HardpixError(f"{path} is damaged: it holds no mapping")
+    cfg = saved_config.load(path)
     _complete(cfg)
     OmegaConf.set_struct(cfg, True)
     return cfg

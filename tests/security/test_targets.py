@@ -1,5 +1,6 @@
-"""Nothing that a configuration names is run, imported or called unless it is of hardpix or trusted by the command line."""
+"""Nothing that a configuration names is imported or called unless it is of hardpix, or the command line trusts it."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_however_deep_and_wherever(trap, place, node):
     cfg = compose()
     OmegaConf.set_struct(cfg, False)
     OmegaConf.update(cfg, place, node, merge=False, force_add=True)
-    with pytest.raises(ConfigError, match=r"trap\.go is not part of hardpix"):
+    with pytest.raises(ConfigError, match=r"trap\.go is not part of hardpix|method: missing"):
         validate(cfg)
 
 
@@ -138,14 +139,14 @@ def experiment(folder, content, where="experiment/evil.yaml"):
     path = folder / "conf" / where
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("# @package _global_\n" + yaml.safe_dump(content))
-    return ("--config-dir", str(folder / "conf"), "+experiment=evil", f"runs_dir={folder}/runs")
+    return ("--config-dir", str(folder / "conf"), "experiment=evil", f"runs_dir={folder}/runs")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ({"method": {"_target_": "trap.go"}}, "trap.go is not part of hardpix"),
-        ({"method": {"_target_": "trap.go"}, "trusted": ["trap"]}, "a file of the configuration executes code of trap"),
+        ({"method": {"_target_": "trap.go"}, "trusted": ["trap"]}, "a file of the configuration executes code"),
         ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}}, "trap.go is not part of hardpix"),
         ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}, "trusted": ["trap"]}, "trap.go is not part of hardpix"),
         ({"hydra": {"sweeper": {"_target_": "trap.go"}}}, "trap.go is not part of hardpix"),
@@ -205,8 +206,8 @@ COMMANDS = {
     "evaluate, its method's settings": ["evaluate", "RUN", "method.tile=1"],
     "predict": ["predict", "RUN", "IMAGE", "--out", "OUT"],
     "export": ["export", "RUN", "--onnx", "OUT.onnx"],
-    "figure": ["figure", "qualitative", "RUN", "--out", "OUT.png"],
-    "figure of errors": ["figure", "error-map", "RUN", "--out", "OUT.png"],
+    "figure": ["figure", "panels", "RUN", "--out", "OUT.png"],
+    "figure of errors": ["figure", "errors", "RUN", "--out", "OUT.png"],
     "resume": ["train", "RESUME", "resume=true"],
     "chain": ["chain", "error_prediction", "--use", "semantic=RUN", "run=b"],
 }  # fmt: skip
@@ -229,7 +230,7 @@ def test_by_a_run_that_came_from_elsewhere(trap, capsys, tmp_path, run, command,
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     words = {"RUN": str(other), "IMAGE": str(tmp_path / "a.png"), "OUT": str(tmp_path / "out"),
              "OUT.onnx": str(tmp_path / "o.onnx"), "OUT.png": str(tmp_path / "o.png")}  # fmt: skip
-    arguments = [words.get(w, w) for w in COMMANDS[command]]
+    arguments = [words.get(w, w.replace("semantic=RUN", f"semantic={other}")) for w in COMMANDS[command]]
     if "RESUME" in arguments:
         arguments[1:2] = [f"runs_dir={tmp_path}/runs", "run=a"]
     status = main(arguments)
@@ -237,21 +238,22 @@ def test_by_a_run_that_came_from_elsewhere(trap, capsys, tmp_path, run, command,
     assert status != 0
     assert "Traceback" not in told
     if command != "resume":  # whose configuration is that of the command line
-        assert "executes code of trap" in told or "trap.go is not part of hardpix" in told, told
+        known = ("executes code of trap", "trap.go is not part of hardpix", "an evaluation can set")
+        assert any(text in told for text in known), told
 
 
 def test_a_run_with_code_of_its_own_needs_the_word_again(capsys, tmp_path, run, monkeypatch):
     import shutil
 
-    (tmp_path / "ourlab.py").write_text("from hardpix.methods import Baseline\nclass Mine(Baseline): ...\n")
+    (tmp_path / "ourlab2.py").write_text("from hardpix.methods import Baseline\nclass Mine(Baseline): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     other = tmp_path / "runs/default/a"
     shutil.copytree(run, other)
     content = yaml.safe_load((other / rundir.CONFIG).read_text())
-    content["method"]["_target_"], content["trusted"] = "ourlab.Mine", ["ourlab"]
+    content["method"]["_target_"], content["trusted"] = "ourlab2.Mine", ["ourlab2"]
     (other / rundir.CONFIG).write_text(yaml.safe_dump(content))
-    refused(capsys, "evaluate", other, said="executes code of ourlab; to allow this add trusted=[ourlab]")
-    assert main(["evaluate", str(other), "trusted=[ourlab]"]) == 0
+    refused(capsys, "evaluate", other, said="executes code of ourlab2; to allow this add trusted=[ourlab2]")
+    assert main(["evaluate", str(other), "trusted=[ourlab2]"]) == 0
 
 
 def test_a_parent_that_a_run_directory_tells_of_is_judged_when_it_is_resumed(
@@ -274,7 +276,7 @@ def test_a_parent_that_a_run_directory_tells_of_is_judged_when_it_is_resumed(
     shutil.copytree(run, other)
     for trusted in ([], ["trap"]):
         content = yaml.safe_load((other / rundir.CONFIG).read_text())
-        content["parent"], content["parent_config"] = str(run), content | {"parent_config": None}
+        content["parent"], content["parent_config"] = str(run), copy.deepcopy(content) | {"parent_config": None}
         content["parent_config"]["method"] = {"_target_": "trap.go"}
         content["parent_config"]["trusted"] = trusted
         (other / rundir.CONFIG).write_text(yaml.safe_dump(content))

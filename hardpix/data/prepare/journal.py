@@ -39,8 +39,9 @@ def read(folder: Path) -> Journal | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        line = " ".join(str(error).split())
         raise DataError(
-            f"{path}: not what hardpix data prepare wrote ({' '.join(str(error).split())}); give another --to, or remove {folder}"
+            f"{path}: not what hardpix data prepare wrote ({line}); give another --to, or remove {folder}"
         ) from None
 
 
