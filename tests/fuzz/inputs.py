@@ -1,5 +1,7 @@
 """Inputs for a reader: whole files that are right but for something, and files that are nothing at all."""
 
+# ruff: noqa: E501 -- tables
+
 import copy
 import json
 

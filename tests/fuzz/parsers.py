@@ -1,5 +1,7 @@
 """The readers of files that come from others, and what each is fed. A reader returns, or raises one sentence."""
 
+# ruff: noqa: E501 -- tables
+
 import io
 import json
 import pickle

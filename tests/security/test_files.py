@@ -89,6 +89,7 @@ def test_a_bare_pickle_is_not_run(tmp_path, protocol):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_keys_that_lightning_would_call_are_not_called(copy, tmp_path, tiny):
     marker = tmp_path / "ran"
     (tmp_path / "trap2.py").write_text(f"def go(*a, **k):\n    open({str(marker)!r}, 'w')\n")
