@@ -26,7 +26,7 @@ def canaries(monkeypatch, tmp_path):
     (home / ".netrc").write_text("machine api.wandb.ai login user password netrc-canary-password\n")
     (home / ".netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(home / ".netrc"))
-    yield [*CANARIES.values(), "netrc-canary-password"]
+    return [*CANARIES.values(), "netrc-canary-password"]
 
 
 def leaks(folder, values):

@@ -148,7 +148,7 @@ def experiment(folder, content, where="experiment/evil.yaml"):
         ({"method": {"_target_": "trap.go"}}, "trap.go is not part of hardpix"),
         ({"method": {"_target_": "trap.go"}, "trusted": ["trap"]}, "a file of the configuration executes code"),
         ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}}, "trap.go is not part of hardpix"),
-        ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}, "trusted": ["trap"]}, "trap.go is not part of hardpix"),
+        ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}, "trusted": ["trap"]}, "trap.go is not part"),
         ({"hydra": {"sweeper": {"_target_": "trap.go"}}}, "trap.go is not part of hardpix"),
         ({"hydra": {"launcher": {"_target_": "trap.go"}}}, "trap.go is not part of hardpix"),
         ({"hydra": {"job_logging": {"handlers": {"x": {"()": "trap.go"}}}}}, "trap.go: is not called"),
