@@ -5,12 +5,14 @@ folder that goes again. Status 0: nothing known; 1: a version has an advisory, o
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import Any
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 
@@ -80,31 +82,35 @@ def ask(pinned: dict[str, str]) -> int:
         listed = Path(folder) / "pinned.txt"
         # A local label (+cpu) names a build that the database does not know.
         listed.write_text("".join(f"{name}=={version.split('+')[0]}\n" for name, version in pinned.items()))
-        audit = [
-            python,
-            "-m",
-            "pip_audit",
-            "--no-deps",
-            "--disable-pip",
-            "--progress-spinner",
-            "off",
-            "-r",
-            listed,
-        ]
+        audit = [python, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner", "off"]
+        audit += ["--format", "json", "-r", listed]
         try:
             subprocess.run(install, check=True, capture_output=True, timeout=SECONDS)
             done = subprocess.run(audit, capture_output=True, text=True, timeout=SECONDS)
-        except (subprocess.SubprocessError, OSError):
-            return unasked("pip-audit could not be installed")
-        if done.returncode and "Found " not in done.stderr:
-            return unasked((done.stderr.strip().splitlines() or ["no answer"])[-1])
-        print(done.stdout + done.stderr, end="")
-        return done.returncode
+            answers = json.loads(done.stdout)["dependencies"]
+        except (subprocess.SubprocessError, OSError, ValueError, KeyError, TypeError):
+            return unasked("pip-audit did not run, or had no answer")
+    return judge(answers)
+
+
+def judge(answers: list[dict[str, Any]]) -> int:
+    """Tell the advisories; a version that the database was not asked about, or does not have, is not sound by that."""
+    known = [(one, hole) for one in answers for hole in one.get("vulns", ())]
+    for one, hole in known:
+        fixed = ", ".join(hole.get("fix_versions") or ()) or "no version yet"
+        print(f"{one['name']}=={one['version']}: {hole['id']}, mended in {fixed}")
+    silent = [one["name"] for one in answers if "skip_reason" in one]
+    print(f"{len(answers) - len(silent)} of {len(answers)} versions looked up, {len(known)} advisories")
+    if known:
+        return 1
+    if silent or not answers:
+        return unasked(f"it has no answer for {len(silent)} versions, {', '.join(silent[:3])}")
+    return 0
 
 
 def unasked(why: str) -> int:
     print(
-        f"the advisory database was not asked ({why}): that needs the network; --floors-only needs none",
+        f"the advisory database has not answered for all ({why}): that needs the network; --floors-only needs none",
         file=sys.stderr,
     )
     return 2

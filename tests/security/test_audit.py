@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/audit.py"
 
@@ -58,3 +60,26 @@ def test_without_the_network_it_says_what_it_needs(monkeypatch, capsys):
     monkeypatch.setattr(audit.venv, "create", lambda *a, **k: None)
     assert audit.ask({"torch": "2.10"}) == 2
     assert "needs the network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "said"),
+    [
+        ([{"name": "a", "version": "1", "vulns": []}], 0, "1 of 1 versions looked up, 0 advisories"),
+        (
+            [{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]}],
+            1,
+            "a==1: X-1, mended in 2",
+        ),
+        (
+            [{"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "not found"}],
+            2,
+            "1 of 2 versions",
+        ),
+        ([{"name": "b", "skip_reason": "not found"}], 2, "0 of 1 versions looked up"),
+        ([], 2, "0 of 0"),
+    ],
+)
+def test_no_answer_is_not_a_sound_version(answers, status, said, capsys):
+    assert script().judge(answers) == status
+    assert said in capsys.readouterr().out

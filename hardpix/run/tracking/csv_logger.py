@@ -96,10 +96,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     text = path.read_bytes().decode("utf-8", errors="replace")
-    lines = io.StringIO(text[: text.rfind("
-") + 1], newline="")
+    lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
     try:
-        rows: list[dict[str, Any]] = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]
+        rows: list[dict[str, Any]] = [
+            {k: v for k, v in row.items() if v != ""} for row in csv.DictReader(lines)
+        ]
         return [row | {"step": int(row["step"])} for row in rows]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise HardpixError(
