@@ -120,7 +120,7 @@ class Listed(FileSource):
             chosen = [(where, row) for where, row in rows if row["split"] == split]
         if not chosen:
             found = sorted({row["split"] for _, row in rows if "split" in row})
-            has = f"; its splits are {', '.join(found)}" if found else ""
+            has = f"; its splits are {', '.join(' '.join(name.split()) for name in found)}" if found else ""
             raise DataError(f"{path}: no frame of split {split!r} in it{has}")
         return chosen
 

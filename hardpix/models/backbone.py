@@ -25,8 +25,8 @@ MIN_STRIDE = 4  # finer maps (the stem's) belong to no published head and cost t
 SINGLE_STRIDE_LEVELS = (
     4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12, so that heads find four levels
 )
-# Some families accept images of other sizes than they were trained on only when told so, each in its own words.
-# Both come first because some of timm's older classes swallow the words they do not know.
+# Some families accept images of other sizes only when told so, each in its own words; both come first, because
+# some of timm's older classes swallow the words they do not know.
 ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {"dynamic_img_size": True, "strict_img_size": False},
     {"dynamic_img_size": True},
@@ -66,9 +66,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         _check_name(name)
         if loading := sorted(set(options) & set(LOADING)):
-            raise ConfigError(
-                f"backbone.options.{loading[0]}: is not passed on; weights are given by backbone.pretrained"
-            )
+            raise ConfigError(f"backbone.options.{loading[0]}: is not passed on; set backbone.pretrained")
         options = options | {"in_chans": in_channels}
         net, options = _create(name, options, output_stride)
         first = 0 if "out_indices" in options else _first_level(net.feature_info.reduction())
@@ -166,16 +164,18 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
     return timm.layers.convert_sync_batchnorm(module)
 
 
-# Options of timm's constructor that read files or fetch them, past what `pretrained` allows.
-LOADING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+LOADING = (
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+)  # of timm: files
 
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[\w.-]+", name):  # hf-hub:OWNER/NAME, local-dir:PATH
-        raise ConfigError(
-            f"backbone.name={name}: must be a name of timm's own list; weights from elsewhere are a file, "
-            "backbone.pretrained=FILE.safetensors"
-        )
+        raise ConfigError(f"backbone.name={name}: must be a name of timm's own list")
     base = name.partition(".")[0]
     if not timm.is_model(base):
         near = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.4)

@@ -122,7 +122,9 @@ def sha256(path: Path) -> str:
 
 def _keep(path: Path, name: Path) -> None:
     """Give ``path`` a second name, in the place of what had it."""
-    if name.exists() and name.samefile(path):  # after a stop: renaming one name of a file to another does nothing
+    if name.exists() and name.samefile(
+        path
+    ):  # after a stop: renaming one name of a file to another does nothing
         return
     second = name.with_name(f".{name.stem}.{os.getpid()}.partial{name.suffix}")
     second.unlink(missing_ok=True)

@@ -107,7 +107,7 @@ def compose(
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra_compose(root, overrides=[*overrides, *further])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ~group=[1]: a bare ValueError
         raise ConfigError(explain(error, overrides)) from error
     check_given(cfg, overrides)
     return cfg

@@ -23,7 +23,14 @@ def load(path: Path) -> DictConfig:
                 raise yaml.YAMLError("it repeats a part of itself by an alias, which hardpix never writes")
         cfg = OmegaConf.create(text)
         OmegaConf.to_container(cfg, resolve=True)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+    except (
+        OSError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        ValueError,
+        RecursionError,
+        AssertionError,
+    ) as error:
         raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(cfg, DictConfig):
         raise HardpixError(f"{path} is damaged: it holds no mapping")
