@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardpix.models.encoder import Backbone, Pyramid, Stitch
+from hardpix.models.loading import check_source
 from hardpix.types import ConfigError, FeatureSpec
 
 _log = logging.getLogger(__name__)
@@ -64,9 +64,8 @@ class TimmBackbone(Backbone):
         freeze_bn: bool = False,
     ) -> None:
         super().__init__()
+        check_source(name, options)
         _check_name(name)
-        if loading := sorted(set(options) & set(LOADING)):
-            raise ConfigError(f"backbone.options.{loading[0]}: is not passed on; set backbone.pretrained")
         options = options | {"in_chans": in_channels}
         net, options = _create(name, options, output_stride)
         first = 0 if "out_indices" in options else _first_level(net.feature_info.reduction())
@@ -164,18 +163,7 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
     return timm.layers.convert_sync_batchnorm(module)
 
 
-LOADING = (
-    "checkpoint_path",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "cache_dir",
-)  # of timm: files
-
-
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[\w.-]+", name):  # hf-hub:OWNER/NAME, local-dir:PATH
-        raise ConfigError(f"backbone.name={name}: must be a name of timm's own list")
     base = name.partition(".")[0]
     if not timm.is_model(base):
         near = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.4)
