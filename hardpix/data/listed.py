@@ -169,7 +169,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 def _line(line: str, where: str) -> object:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error}); each line must be one object") from None
 
 
