@@ -69,12 +69,12 @@ _STAND_INS: dict[tuple[str, str], Callable] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class _Unpickler(pickle._Unpickler):
     """Python's own and not the faster one in C, which makes room for whatever number a pickle claims."""
 
     dispatch: ClassVar = {
         code: read
-        for code, read in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        for code, read in pickle._Unpickler.dispatch.items()
         if bytes([code]) not in (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
     }
 

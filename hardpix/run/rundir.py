@@ -284,11 +284,10 @@ def _complete(cfg: DictConfig) -> None:
     for group, values in ADDED_GROUPS.items():
         for key, value in values.items() if isinstance(cfg.get(group), DictConfig) else ():
             cfg[group].setdefault(key, value)
-    data = cfg.get("data")
-    for node in (data, data.get("source") if isinstance(data, DictConfig) else None):
-        target = node.get("_target_") if isinstance(node, DictConfig) else None
-        for key, value in ADDED_TO.get(str(target), {}).items():
-            node.setdefault(key, value)
+    for node in (data := cfg.get("data"), data.get("source") if isinstance(data, DictConfig) else None):
+        if isinstance(node, DictConfig):
+            for key, value in ADDED_TO.get(str(node.get("_target_")), {}).items():
+                node.setdefault(key, value)
     if isinstance(cfg.parent_config, DictConfig):
         _complete(cfg.parent_config)
 

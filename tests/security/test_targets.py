@@ -107,18 +107,18 @@ def test_hydras_own_words_are_no_keys_even_of_ours(word):
 
 
 def test_of_a_trusted_package_the_object_must_be_its_own(tmp_path, monkeypatch):
-    (tmp_path / "ourlab.py").write_text(
+    (tmp_path / "ourtargets.py").write_text(
         "from os import system\nfrom hardpix.atomic import write_text\nclass Mine: ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    find_target("ourlab.Mine", ("ourlab",))
+    find_target("ourtargets.Mine", ("ourtargets",))
     for name in ("system", "write_text"):
         with pytest.raises(ConfigError, match="is not trusted"):
-            find_target(f"ourlab.{name}", ("ourlab",))
+            find_target(f"ourtargets.{name}", ("ourtargets",))
     with pytest.raises(ConfigError, match="is not part of hardpix"):
-        find_target("ourlabs.Mine", ("ourlab",))
+        find_target("ourtargetss.Mine", ("ourtargets",))
     with pytest.raises(ConfigError, match="cannot be found"):
-        find_target("ourlab.os.system", ("ourlab",))
+        find_target("ourtargets.os.system", ("ourtargets",))
 
 
 def test_what_a_command_line_trusts():
@@ -250,15 +250,22 @@ def test_by_a_run_that_came_from_elsewhere(trap, capsys, tmp_path, run, command,
 def test_a_run_with_code_of_its_own_needs_the_word_again(capsys, tmp_path, run, monkeypatch):
     import shutil
 
-    (tmp_path / "ourlab2.py").write_text("from hardpix.methods import Baseline\nclass Mine(Baseline): ...\n")
+    (tmp_path / "ourtargets2.py").write_text(
+        "from hardpix.methods import Baseline\nclass Mine(Baseline): ...\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     other = tmp_path / "runs/default/a"
     shutil.copytree(run, other)
     content = yaml.safe_load((other / rundir.CONFIG).read_text())
-    content["method"]["_target_"], content["trusted"] = "ourlab2.Mine", ["ourlab2"]
+    content["method"]["_target_"], content["trusted"] = "ourtargets2.Mine", ["ourtargets2"]
     (other / rundir.CONFIG).write_text(yaml.safe_dump(content))
-    refused(capsys, "evaluate", other, said="executes code of ourlab2; to allow this add trusted=[ourlab2]")
-    assert main(["evaluate", str(other), "trusted=[ourlab2]"]) == 0
+    refused(
+        capsys,
+        "evaluate",
+        other,
+        said="executes code of ourtargets2; to allow this add trusted=[ourtargets2]",
+    )
+    assert main(["evaluate", str(other), "trusted=[ourtargets2]"]) == 0
 
 
 def test_a_parent_that_a_run_directory_tells_of_is_judged_when_it_is_resumed(
