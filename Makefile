@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help setup demo test test-slow lint format faults bench clean
+.PHONY: help setup demo test test-slow lint format faults fuzz audit bench clean
 .DEFAULT_GOAL := help
 
 help:           ## this list
@@ -39,6 +39,12 @@ format: $(READY) ## let ruff reformat
 
 faults: $(READY) ## interrupt runs at every step and write, and at 500 random ones: the result must be the same
 	$(BIN)/python -m tests.faults
+
+fuzz: $(READY)   ## broken, odd and hostile files for every reader: each ends in a value or one sentence
+	$(BIN)/python -m tests.fuzz
+
+audit: $(READY)  ## known vulnerabilities of the pinned versions (needs the network), after the floors (which does not)
+	$(BIN)/python scripts/audit.py
 
 bench: $(READY)  ## speed, side by side in one run, as ratios (brings OpenCV to measure against)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

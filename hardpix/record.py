@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hardpix.atomic import write_text
+from hardpix.secrets import masked
 from hardpix.types import HardpixError
 
 SCHEMA = 1
@@ -68,6 +69,7 @@ def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:
     JSON has no NaN: a metric that is NaN is stored as ``null``, an infinite one as ``"inf"`` or ``"-inf"``.
     """
     content = asdict(record)
+    content["error"] = None if record.error is None else masked(record.error)
     content["metrics"] = {name: _encode(value) for name, value in record.metrics.items()}
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
     path = Path(run_dir) / FILE_NAME
@@ -86,7 +88,7 @@ def read(run_dir: str | os.PathLike[str]) -> RunRecord:
     try:
         content["metrics"] = {key: _decode(value) for key, value in content["metrics"].items()}
         record = RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HardpixError(f"{path} is not a complete run record ({error}); delete it or rerun.") from None
     if record.status not in get_args(Status) or not isinstance(record.factors, dict):
         raise HardpixError(

@@ -22,5 +22,7 @@ def test_every_named_test_exists():
 
 
 def test_every_fault_is_there_once():
-    found = [int(n) for row in re.findall(r"^\| (R\d+(?:, R\d+)*) \|", PAGE, re.M) for n in re.findall(r"\d+", row)]
+    found = [
+        int(n) for row in re.findall(r"^\| (R\d+(?:, R\d+)*) \|", PAGE, re.M) for n in re.findall(r"\d+", row)
+    ]
     assert sorted(found) == list(range(1, 33))

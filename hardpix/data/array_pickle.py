@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,7 @@ def read_array_pickle(path: Path) -> dict[Any, Any]:
     stand-ins of its own that keep what they are given; ``DataError`` for any other name, and for damage.
     """
     try:
-        with path.open("rb") as file:
-            found = _Unpickler(file, encoding="bytes").load()
+        found = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; the data set needs it") from None
     except Exception as error:  # damaged pickles raise almost anything
@@ -69,7 +69,15 @@ _STAND_INS: dict[tuple[str, str], Callable] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own and not the faster one in C, which makes room for whatever number a pickle claims."""
+
+    dispatch: ClassVar = {
+        code: read
+        for code, read in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which was not run")

@@ -66,6 +66,8 @@ def parse_json(text: str, where: str) -> Any:
         raise DataError(f"{where}: line {error.lineno}: not valid JSON ({error.msg})") from None
     except RecursionError:
         raise DataError(f"{where}: not valid JSON (nested too deeply)") from None
+    except ValueError:
+        raise DataError(f"{where}: not valid JSON (a number of thousands of digits)") from None
 
 
 def csv_rows(text: str, path: Path, required: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
-import struct
+import re
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +27,6 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on va
 _INDEX = ("L", "P", "1")
 
 LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine: open files, memory
-
-# What Pillow raises on broken files, over its formats.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 class Encoded(NamedTuple):
@@ -63,7 +61,7 @@ def read_colour(path: Path | Encoded) -> NDArray[np.uint8]:
     """RGB ``[H, W, 3]``. Grey is repeated, palettes looked up, alpha dropped; 16-bit grey keeps its high byte."""
     image = _open(path)
     if image.mode in _DEEP:
-        grey = (_pixels(image).astype(np.uint16) >> 8).astype(np.uint8)
+        grey = (_deep_pixels(image, path) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode not in _COLOUR:
         raise DataError(f"{path}: an image of mode {image.mode} is not read; convert it to RGB or grey")
@@ -82,7 +80,7 @@ def read_index(path: Path | Encoded) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """A label image ``[H, W]``: grey or palette (whose indices count, not its colours), 8 or 16 bits."""
     image = _open(path)
     if image.mode in _DEEP:
-        return _pixels(image).astype(np.uint16)
+        return _deep_pixels(image, path)
     if image.mode not in _INDEX:
         raise DataError(
             f"{path}: a label must be a grey or palette image of class numbers, but this one is {image.mode}"
@@ -94,7 +92,7 @@ def read_depth(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """A depth image ``[H, W]`` in its stored units: 8 or 16 bits, as the file has them."""
     image = _open(path)
     if image.mode in _DEEP:
-        return _pixels(image).astype(np.uint16)
+        return _deep_pixels(image, path)
     if image.mode != "L":
         raise DataError(f"{path}: depth must be a grey image of 8 or 16 bits, but this one is {image.mode}")
     return _pixels(image)
@@ -128,9 +126,11 @@ def image_size(path: Path) -> tuple[int, int]:
             _judge(image, path)
             width, height = image.size
             return (width, height) if _orientation(image) > 4 else (height, width)
-    except Image.DecompressionBombError:
-        raise _bomb(path) from None
-    except _BROKEN as error:
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _bomb(path, error) from None
+    except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
 
 
@@ -139,9 +139,11 @@ def image_mode(path: Path) -> str:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.mode
-    except Image.DecompressionBombError:
-        raise _bomb(path) from None
-    except _BROKEN as error:
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _bomb(path, error) from None
+    except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
 
 
@@ -150,7 +152,7 @@ def orientation(path: Path) -> int:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return _orientation(image)
-    except (*_BROKEN, Image.DecompressionBombError):
+    except Exception:  # told by who reads the pixels
         return 1
 
 
@@ -168,9 +170,11 @@ def traits(path: Path) -> Traits:
         with Image.open(path, formats=FORMATS) as image:
             transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
             return Traits(_orientation(image) > 1, transparent, image.mode in _DEEP)
-    except Image.DecompressionBombError:
-        raise _bomb(path) from None
-    except _BROKEN as error:
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _bomb(path, error) from None
+    except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
 
 
@@ -190,16 +194,40 @@ def _orientation(image: Image.Image) -> int:
 
 def _open(path: Path | Encoded) -> Image.Image:
     """Decode a file after its header has been judged; turned upright where its EXIF says so."""
-    file = io.BytesIO(path.data) if isinstance(path, Encoded) else path
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        opened = io.BytesIO(path.data) if isinstance(path, Encoded) else path.open("rb")
+        with opened as file, Image.open(file, formats=FORMATS) as image:
             _judge(image, path)
+            if image.format == "PNG":
+                at = file.tell()
+                _check_sums(file)
+                file.seek(at)
             image.load()
             return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
-    except Image.DecompressionBombError:  # Pillow judges the header too, far above our limit
-        raise _bomb(path) from None
-    except _BROKEN as error:
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:  # Pillow judges the header too, far above our limit
+        raise _bomb(path, error) from None
+    except Exception as error:  # Pillow's readers raise almost anything at broken files
         raise _unreadable(path, error) from None
+
+
+def _check_sums(file: IO[bytes]) -> None:
+    """The checksum of every part of a PNG up to its end: Pillow passes over those of the pixels."""
+    file.seek(8)
+    while True:
+        head = file.read(8)
+        left, kind = int.from_bytes(head[:4], "big"), head[4:]
+        found = zlib.crc32(kind)
+        while left and (block := file.read(min(left, 1 << 20))):
+            found, left = zlib.crc32(block, found), left - len(block)
+        written = file.read(4)
+        if left or len(kind) + len(written) < 8:
+            raise ValueError("it is cut off")
+        if found != int.from_bytes(written, "big"):
+            raise ValueError("a checksum is wrong: its bytes have changed since it was written")
+        if kind == b"IEND":
+            return
 
 
 def _judge(image: Image.Image, path: Path | Encoded) -> None:
@@ -209,8 +237,10 @@ def _judge(image: Image.Image, path: Path | Encoded) -> None:
         )
 
 
-def _bomb(path: Path | Encoded) -> DataError:
-    return DataError(f"{path}: its header claims too many pixels; at most {MAX_PIXELS} are read")
+def _bomb(path: Path | Encoded, error: Exception) -> DataError:
+    claimed = re.search(r"\d+ pixels", str(error))
+    many = claimed[0] if claimed else "too many pixels"
+    return DataError(f"{path}: its header claims {many}; at most {MAX_PIXELS} are read")
 
 
 def _unreadable(path: Path | Encoded, error: Exception) -> DataError:
@@ -218,7 +248,7 @@ def _unreadable(path: Path | Encoded, error: Exception) -> DataError:
         raise error  # no fault of the file
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: no such file; the data set needs it")
-    reason = "it is empty" if _is_empty(path) else str(error).replace(f" {str(path)!r}", "")
+    reason = "it is empty" if _is_empty(path) else " ".join(str(error).split()).replace(f" {str(path)!r}", "")
     return DataError(f"{path}: not a readable {', '.join(FORMATS)} image ({reason})")
 
 
@@ -226,6 +256,16 @@ def _is_empty(path: Path | Encoded) -> bool:
     if isinstance(path, Encoded):
         return not path.data
     return path.is_file() and path.stat().st_size == 0
+
+
+def _deep_pixels(image: Image.Image, path: Path | Encoded) -> NDArray[np.uint16]:
+    """Pixels of 16 bits. A TIFF can hold 32, or signs, under the same mode: what does not fit would wrap around."""
+    pixels = _pixels(image)
+    if pixels.dtype != np.uint16 and pixels.size and not 0 <= pixels.min() <= pixels.max() <= 0xFFFF:
+        raise DataError(
+            f"{path}: holds values from {pixels.min()} to {pixels.max()}; grey images of 16 bits (0 to 65535) are read"
+        )
+    return pixels.astype(np.uint16)
 
 
 def _pixels(image: Image.Image) -> NDArray:

@@ -120,7 +120,7 @@ class Listed(FileSource):
             chosen = [(where, row) for where, row in rows if row["split"] == split]
         if not chosen:
             found = sorted({row["split"] for _, row in rows if "split" in row})
-            has = f"; its splits are {', '.join(found)}" if found else ""
+            has = f"; its splits are {', '.join(' '.join(name.split()) for name in found)}" if found else ""
             raise DataError(f"{path}: no frame of split {split!r} in it{has}")
         return chosen
 
@@ -169,7 +169,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 def _line(line: str, where: str) -> object:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error}); each line must be one object") from None
 
 

@@ -84,11 +84,17 @@ class Packed(Source):
     def __init__(self, root: str, *, verify: bool = False) -> None:
         self.root, self._verify = Path(root), verify
         manifest = _read_manifest(self.root)
-        self.info = _info_from_json(manifest["info"])
-        self._splits: dict[str, dict[str, Any]] = manifest["splits"]
-        # Absent from folders that were packed before these were kept.
-        self._remarks = tuple(manifest.get("remarks", ()))
-        self._values: list[tuple[int, int]] | None = manifest.get("submission_values")
+        try:
+            self.info = _info_from_json(manifest["info"])
+            self._splits: dict[str, dict[str, Any]] = dict(manifest["splits"])
+            # Absent from folders that were packed before these were kept.
+            self._remarks = tuple(manifest.get("remarks", ()))
+            values = manifest.get("submission_values")
+            self._values = None if values is None else [(int(index), int(own)) for index, own in values]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.root / MANIFEST}: not what hardpix data pack writes ({error}); pack the data set again"
+            ) from None
 
     def remarks(self) -> tuple[str, ...]:
         """Those of the data set that was packed."""
@@ -254,9 +260,11 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         what = "packing did not finish" if root.is_dir() else "no such folder"
         raise DataError(f"{root}: {what}, there is no {MANIFEST}; write it with hardpix data pack")
     try:
-        manifest = json.loads(path.read_text())
-    except json.JSONDecodeError:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         raise DataError(f"{path}: not readable as JSON; pack the data set again") from None
+    if not isinstance(manifest, dict) or "schema" not in manifest:
+        raise DataError(f"{path}: not what hardpix data pack writes; pack the data set again")
     if manifest["schema"] != SCHEMA:
         raise ConfigError(f"{path}: schema {manifest['schema']} is not read; this version reads {SCHEMA}")
     return manifest

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hardpix.data.classes import read_text
 from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
 from hardpix.data.labels import LabelCode
 from hardpix.types import ConfigError, DataError, DatasetInfo
@@ -114,7 +115,7 @@ def read_open3d_camera(path: Path) -> NDArray[np.float64]:
     try:
         numbers = np.array(json.loads(path.read_text(encoding="utf-8"))["intrinsic_matrix"], dtype=np.float64)
         matrix = numbers.reshape(3, 3).T
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path}: no camera of Open3D ({error}); it must hold nine numbers, intrinsic_matrix"
         ) from None
@@ -128,7 +129,7 @@ def read_stamps(path: Path) -> list[tuple[float, str]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; it must list a time stamp and a file a line")
     stamps = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, "a time stamp and a file a line").splitlines():
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardpix.models.encoder import Backbone, Pyramid, Stitch
+from hardpix.models.loading import check_source
 from hardpix.types import ConfigError, FeatureSpec
 
 _log = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ MIN_STRIDE = 4  # finer maps (the stem's) belong to no published head and cost t
 SINGLE_STRIDE_LEVELS = (
     4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12, so that heads find four levels
 )
-# Some families accept images of other sizes than they were trained on only when told so, each in its own words.
-# Both come first because some of timm's older classes swallow the words they do not know.
+# Some families accept images of other sizes only when told so, each in its own words; both come first, because
+# some of timm's older classes swallow the words they do not know.
 ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {"dynamic_img_size": True, "strict_img_size": False},
     {"dynamic_img_size": True},
@@ -63,6 +64,7 @@ class TimmBackbone(Backbone):
         freeze_bn: bool = False,
     ) -> None:
         super().__init__()
+        check_source(name, options)
         _check_name(name)
         options = options | {"in_chans": in_channels}
         net, options = _create(name, options, output_stride)

@@ -81,15 +81,19 @@ def read_factors(directory: Path) -> list[Factor]:
     path = directory / METRICS
     if not path.is_file():
         raise HardpixError(f"{path} does not exist; a directory that `hardpix train` wrote is needed.")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     found = []
-    for row in rows:
-        for name, text in row.items():
-            match = STITCH.fullmatch(name or "")
-            if match and text and not match["std"]:
-                std = float(row.get(f"{name}/std") or "nan")
-                found.append(Factor(int(row["step"]), int(match["unit"]), match["stream"], float(text), std))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            for name, text in row.items():
+                match = STITCH.fullmatch(name or "")
+                if match and text and not match["std"]:
+                    std = float(row.get(f"{name}/std") or "nan")
+                    place = int(row["step"]), int(match["unit"])
+                    found.append(Factor(*place, match["stream"], float(text), std))
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise HardpixError(f"{path} is damaged ({error}).") from None
     if not found:
         raise HardpixError(f"{directory} has no cross-stitch factors: train it with model=cross_stitch.")
     return sorted(found, key=lambda f: (f.unit, list(STREAMS).index(f.stream), f.step))

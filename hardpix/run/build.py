@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from hardpix.data import DataModule
 from hardpix.losses import CrossEntropy
 from hardpix.methods import Method, Parts
+from hardpix.run.targets import check_target
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -73,7 +74,7 @@ def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:
 
 def method_class(cfg: DictConfig) -> type[Method]:
     """The class of a configuration's method, without making one."""
-    return get_class(cfg.method["_target_"])
+    return get_class(check_target(cfg, "method"))
 
 
 def make(node: DictConfig, *args: Any, **given: Any) -> Any:

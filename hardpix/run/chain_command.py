@@ -17,6 +17,7 @@ from hardpix import record
 from hardpix.arguments import Parser
 from hardpix.run import rundir
 from hardpix.run.config import compose, conf_dir, nearest, validate
+from hardpix.run.targets import check_trust, named_trust
 from hardpix.types import ConfigError
 
 LINKS = ("parent", "init_from")
@@ -74,7 +75,7 @@ def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
         raise ConfigError(f"chain {name}: no such file in {folders[-1]}{nearest(name, known)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or set(content) != {"stages"} or not isinstance(content["stages"], dict):
         raise ConfigError(f"{path}: needs the one key stages, a mapping of names to overrides")
@@ -100,6 +101,10 @@ def _stage(path: Path, name: str, node: Any, before: Sequence[str]) -> Stage:
         )
     if not isinstance(node.get("overrides") or [], list):
         raise ConfigError(f"{path}: stage {name}: overrides must be a list")
+    if any(str(text).lstrip("+").startswith("trusted") for text in node.get("overrides") or ()):
+        raise ConfigError(
+            f"{path}: stage {name}: trusted: a file cannot trust code; give it on the command line"
+        )
     link = links[0] if links else None
     return Stage(name, tuple(map(str, node.get("overrides") or ())), link, node[link] if link else None)
 
@@ -195,6 +200,7 @@ def _check(plans: Sequence[tuple[Stage, list[str]]], used: dict[str, Path], conf
         try:
             if stage.name in used:
                 cfg = rundir.read_config(used[stage.name])
+                check_trust(cfg, named_trust(overrides))
             else:
                 cfg = compose(overrides, config_dir=config_dir)
             validate(cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from hardpix import record
 from hardpix.models import STREAMS
-from hardpix.run import rundir
+from hardpix.run import rundir, weights_file
 from hardpix.run.checkpoint_files import problem
 from hardpix.run.environment import code_versions
 from hardpix.types import ConfigError, HardpixError
@@ -27,21 +28,46 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content; a file that is missing, damaged or carries code is refused in one sentence."""
     if not path.is_file():
         raise HardpixError(f"{path} does not exist: the run has not saved this checkpoint")
+    if path.suffix == ".safetensors":
+        return {"state_dict": weights_file.read(path)}
     if wrong := problem(path):
         raise HardpixError(f"{path} is damaged: {wrong}")
+    if wrong := weights_file.packed_part(path):
+        raise HardpixError(
+            f"{path} is not a checkpoint: its part {wrong} is compressed, which can hide any size"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):  # the bytes of another kind of file
             raise HardpixError(f"{path} is not a checkpoint, or is damaged") from None
-        raise HardpixError(
-            f"{path} holds more than plain data and is not loaded ({_first_line(error)})"
-        ) from None
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's own text goes on to advise how to run it
+        what = f": it names {named[1]}, which was not run" if named else ""
+        raise HardpixError(f"{path} holds more than plain data and is not loaded{what}") from None
     except Exception as error:  # a reader that is fed any bytes can fail in any way
         raise HardpixError(f"{path} is not a checkpoint, or is damaged ({_first_line(error)})") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise HardpixError(f"{path} is not a checkpoint of this program: it has no state_dict")
+    state = content["state_dict"]
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise HardpixError(
+            f"{path} is not a checkpoint of this program: its state_dict is not of tensors by name"
+        )
+    if outside := next(_leading_out(content.get("callbacks")), None):
+        raise HardpixError(f"{path} is not loaded: it names the file {outside!r}, which a run could delete")
     return content
+
+
+def _leading_out(node: Any) -> Iterator[str]:
+    """Texts in the state of callbacks that leave a folder: a former best checkpoint is deleted by its path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leading_out(key)
+            yield from _leading_out(value)
+    elif isinstance(node, str) and ".." in Path(node).parts:
+        yield node
 
 
 def load_weights(method: nn.Module, run_dir: Path, weights: str) -> None:
@@ -72,14 +98,14 @@ def init_from(method: nn.Module, source: str, classes: Sequence[str], cfg: DictC
     What is made for certain classes (a module's ``class_tensors``) is taken only from a run on the same ``classes``:
     as many other ones would fit, and mean nothing. The encoder of a plain run starts both streams of a cross-stitch.
 
-    ``source`` is a run directory (its ``last``) or a checkpoint file. Fails when no tensor matches, and tells where
-    ``cfg`` differs from that run's.
+    ``source`` is a run directory (its ``last``), a checkpoint or a ``.safetensors`` file. Fails when no tensor matches,
+    and tells where ``cfg`` differs from that run's.
     """
     path = Path(source)
     path = path / rundir.LAST if path.is_dir() else path
     state = read_checkpoint(path)["state_dict"]
     own = method.state_dict()
-    theirs = rundir.read_classes(path)
+    theirs = weights_file.classes(path) if path.suffix == ".safetensors" else rundir.read_classes(path)
     of_classes = () if theirs == list(classes) else tuple(_class_tensors(method))
     taken, reasons, used = {}, {}, set()
     for key, tensor in own.items():

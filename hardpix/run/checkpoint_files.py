@@ -72,7 +72,7 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HardpixError(
             f"{path} is damaged ({error}): it lists the checkpoints beside it; delete it to take them unchecked"
         ) from None
@@ -91,7 +91,9 @@ def newest(run_dir: Path) -> Path:
     """
     listed = manifest((run_dir / rundir.LAST).parent)
     known = {entry.get("sha256") for entry in listed.values()}
-    checked = any(name in listed for name in (LAST, BEFORE))  # else the first one was stopped before it was listed
+    checked = any(
+        name in listed for name in (LAST, BEFORE)
+    )  # else the first one was stopped before it was listed
     found = [run_dir / name for name in (rundir.LAST, rundir.BEFORE) if (run_dir / name).is_file()]
     for path in found:
         if not checked or sha256(path) in known:
@@ -123,7 +125,9 @@ def sha256(path: Path) -> str:
 
 def _keep(path: Path, name: Path) -> None:
     """Give ``path`` a second name, in the place of what had it."""
-    if name.exists() and name.samefile(path):  # after a stop: renaming one name of a file to another does nothing
+    if name.exists() and name.samefile(
+        path
+    ):  # after a stop: renaming one name of a file to another does nothing
         return
     second = name.with_name(f".{name.stem}.{os.getpid()}.partial{name.suffix}")
     second.unlink(missing_ok=True)

@@ -6,11 +6,9 @@ milliseconds and without importing torch: the constructor's signature is the sch
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import importlib
-import inspect
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,10 +18,12 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix import record, secrets
 from hardpix.report.layout import pattern_problem
 from hardpix.run.catalog import conf_dir as conf_dir
 from hardpix.run.choices import missing_choice
 from hardpix.run.signatures import Signature, expected, find_signature
+from hardpix.run.targets import check_trust, find_target, find_targets, named_trust
 from hardpix.types import ConfigError
 
 # What the builder passes itself, by the first part of the dotted path: never a configuration key.
@@ -106,9 +106,16 @@ def compose(
     further = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose(root, overrides=[*overrides, *further])
-    except (HydraException, OmegaConfBaseException) as error:
+            cfg = hydra_compose(root, overrides=[*overrides, *further])
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ~group=[1]: a bare ValueError
         raise ConfigError(explain(error, overrides)) from error
+    check_given(cfg, overrides)
+    return cfg
+
+
+def check_given(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """A file cannot make itself trusted: the command line has to say so."""
+    check_trust(cfg, named_trust(overrides), "a file of the configuration")
 
 
 def compose_group(group: str, choice: str) -> DictConfig:
@@ -119,18 +126,24 @@ def compose_group(group: str, choice: str) -> DictConfig:
 
 def validate(cfg: DictConfig) -> None:
     """Raise ``ConfigError`` with every problem of a composed configuration, each by its dotted path."""
-    problems = [*_root_problems(cfg), *_unresolved(cfg)]
+    problems = list(_unresolved(cfg))
+    with contextlib.suppress(OmegaConfBaseException):  # told already
+        problems = [*_root_problems(cfg), *problems]
     if not problems:
         trusted = tuple(cfg.trusted)
         for group in GROUPS:
-            for path, node in _targets(cfg[group], group):
+            if group not in PLAIN and "_target_" not in cfg[group]:
+                problems.append(f"{group}: has no _target_; choose a file of conf/{group}/")
+            for path, node in find_targets(cfg[group], group):
                 problems += _target_problems(path, node, trusted)
         for group, (function, supplied) in PLAIN.items():
             problems += _key_problems(group, cfg[group], find_signature(function), supplied)
+        problems += secrets.problems(record.flatten(_plain(cfg)))
     if problems:
         raise ConfigError("\n".join(problems))
     if cfg.get("parent") is not None and cfg.get("parent_config") is not None:
         try:
+            check_trust(cfg.parent_config, trusted)
             validate(cfg.parent_config)
         except ConfigError as error:
             raise ConfigError(f"parent_config: {error}") from None
@@ -221,38 +234,19 @@ def _scalar_problem(cfg: DictConfig, key: str) -> Iterator[str]:
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:
-    for key in OmegaConf.missing_keys(cfg):
-        yield f"{key}: needs a value (it is ???)"
     try:
+        for key in OmegaConf.missing_keys(cfg):
+            yield f"{key}: needs a value (it is ???)"
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         yield str(error).splitlines()[0]
 
 
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield path, node
-        for key in node:  # whole numbers in a label_map
-            if not OmegaConf.is_missing(node, key):
-                yield from _targets(node[key], f"{path}.{key!s}" if path else str(key))
-    elif isinstance(node, ListConfig):
-        for index, item in enumerate(node):
-            yield from _targets(item, f"{path}.{index}")
-
-
 def _target_problems(path: str, node: DictConfig, trusted: tuple[str, ...]) -> list[str]:
-    target = str(node["_target_"])
-    package = target.partition(".")[0]
-    if package != "hardpix" and package not in trusted:
-        return [
-            f"{path}._target_: {target} is not part of hardpix; "
-            f"to let this run execute code of that package add trusted=[{package}]"
-        ]
     try:
-        signature = find_signature(target) if package == "hardpix" else _imported_signature(target)
-    except (LookupError, ImportError, AttributeError, SyntaxError) as error:
-        return [f"{path}._target_: {target} cannot be found ({error})"]
+        signature = find_target(str(node["_target_"]), trusted)
+    except ConfigError as error:
+        return [f"{path}._target_: {error}"]
     group = path.partition(".")[0]
     supplied = SUPPLIED.get(group, frozenset()) if path == group else frozenset()
     return _key_problems(path, node, signature, supplied)
@@ -279,18 +273,3 @@ def _key_problems(path: str, node: DictConfig, signature: Signature, supplied: f
 def _plain(value: Any) -> Any:
     """A value with its interpolations resolved, lists and mappings as Python's own."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _imported_signature(target: str) -> Signature:
-    """The signature of an object outside hardpix (a user's trusted package); imports it.
-
-    A package in the working directory is found too, as it would be by ``python -m``.
-    """
-    if "" not in sys.path:
-        sys.path.append("")
-    module, _, name = target.rpartition(".")
-    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return Signature(
-        frozenset(p.name for p in named), frozenset(p.name for p in named if p.default is p.empty), {}
-    )

@@ -16,6 +16,7 @@ from hardpix.report.compare import IGNORED, covers
 from hardpix.report.effort import TRAINED_ON as TRAINED
 from hardpix.run import rundir, writable
 from hardpix.run.config import compose_group, nearest, validate
+from hardpix.run.targets import check_trust, named_trust
 from hardpix.types import ConfigError, HardpixError
 
 REPLACEABLE = ("data", "inference", "trainer")
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
         description="Score a run: mIoU, accuracies, per-class table, panels. Overrides may choose another "
         "inference=whole|slide|multiscale, another data=NAME with the same classes, or set any data., inference. "
         "and trainer. key; reproduces=[PAPER/TABLE/ROW/COLUMN] says for which published cells it stands, in place of "
-        "those of the run.",
+        "those of the run. A run with code of its own needs trusted=[PACKAGE].",
     )
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("overrides", nargs="*", help="for example inference=slide inference.stride=[256,256]")
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     record.read(given.run)  # says in one sentence if this is no run
     cfg = override(rundir.read_config(given.run), given.overrides)
     validate(cfg)
-    named = [o for o in given.overrides if not o.startswith("reproduces=")]
+    named = [o for o in given.overrides if not o.startswith(("reproduces=", "trusted="))]
     out = given.out or given.run / "evaluations" / _name(given.split, given.weights, named)
     writable.check("--out", out, folder=True)
     evaluate(given.run, cfg, split=given.split, weights=given.weights, out=out)
@@ -48,9 +49,14 @@ def main(arguments: list[str]) -> int:
 
 
 def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """A saved configuration with some of it replaced: ``inference=slide`` a group, ``data.num_workers=0`` a key."""
+    """A saved configuration with some of it replaced: ``inference=slide`` a group, ``data.num_workers=0`` a key.
+
+    Code that is no part of hardpix is executed only where ``trusted=[PACKAGE]`` is among the overrides.
+    """
     cfg = cfg.copy()
-    for text in sorted(overrides, key=lambda o: "." in o.split("=", 1)[0]):  # groups first
+    check_trust(cfg, named_trust(overrides))
+    own_words = [text for text in overrides if not text.lstrip("+").startswith("trusted=")]
+    for text in sorted(own_words, key=lambda o: "." in o.split("=", 1)[0]):  # groups first
         key, equals, value = text.partition("=")
         group = key.split(".", 1)[0]
         own = [f"method.{name}" for name in _of_method(cfg)] if group == "method" else []

@@ -1,4 +1,4 @@
-"""``hardpix export``: a run's network as one ONNX file, compared with the run before it gets its name."""
+"""``hardpix export``: a run's network as one ONNX file that is compared with the run, or its weights alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ SMALLEST = 64  # pixels, of the second size
 DESCRIPTION = """\
 Write what a run predicts as an ONNX graph: image [B, 3, H, W] (RGB, mean and standard deviation of the data set taken
 off) -> class logits, or labels. Classes, mean, standard deviation and sizes stand in the file's metadata. The graph
-sees the whole image in one piece; windows and scales of the run's inference are up to whoever runs it."""
+sees the whole image in one piece; windows and scales of the run's inference are up to whoever runs it.
+
+Or write the weights alone (--safetensors): tensors by name, and as text the classes and the configuration. Nothing in
+such a file can be run, so it is the form in which weights are passed on; init_from=FILE starts from it."""
 
 
 class Difference(NamedTuple):
@@ -39,6 +42,8 @@ class Difference(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     given = _parser().parse_intermixed_args(arguments)
+    if given.safetensors is not None:
+        return _weights(given)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f'--onnx needs {", ".join(missing)}: pip install "hardpix[onnx]"')
@@ -78,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "overrides", nargs="*", help="data=, data. keys, and a method's own at inference: method.tile=null"
     )
-    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="the file to write")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--onnx", type=Path, metavar="FILE", help="the graph to write")
+    kind.add_argument("--safetensors", type=Path, metavar="FILE", help="or the file of weights alone")
     parser.add_argument("--weights", default="last", choices=("last", "best"))
     parser.add_argument("--output", default="logits", choices=("logits", "labels"))
     parser.add_argument(
@@ -92,6 +99,34 @@ def _parser() -> argparse.ArgumentParser:
         help=f"largest difference of logits, as a share of the largest logit (default: {TOLERANCE})",
     )
     return parser
+
+
+def _weights(given: argparse.Namespace) -> int:
+    """The weights of a checkpoint as they are: no network is built, so that no data are needed."""
+    path = given.safetensors
+    if given.overrides:
+        raise ConfigError(f"{given.overrides[0]}: --safetensors takes the weights of the run as they are")
+    if path.suffix != ".safetensors" or not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(f"--safetensors {path}: must be a file NAME.safetensors in a folder that exists")
+    found = record.read(given.run)
+
+    from hardpix import __version__
+    from hardpix.run import rundir, weights_file
+    from hardpix.run.checkpoint import read_checkpoint
+
+    config = rundir.as_text(rundir.read_config(given.run))
+    state = read_checkpoint(given.run / (rundir.LAST if given.weights == "last" else rundir.BEST))[
+        "state_dict"
+    ]
+    facts = {"version": __version__, "run_id": found.run_id, "run": found.name, "weights": given.weights}
+    facts |= {
+        "dataset": found.dataset,
+        "classes": json.dumps(rundir.read_classes(given.run)),
+        "config": config,
+    }
+    size = weights_file.write(state, path, facts)
+    print(f"written to {path}: {len(state)} tensors, {size / 1e6:.1f} MB")
+    return 0
 
 
 def _check(given: argparse.Namespace) -> None:

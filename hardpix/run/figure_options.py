@@ -11,7 +11,7 @@ from hardpix.run import figure_runs
 from hardpix.run.figure_runs import FigureRun
 from hardpix.types import ConfigError
 
-OVERRIDE = re.compile(r"(inference|data)(\.[^=/]*)?=")
+OVERRIDE = re.compile(r"(inference|data|trusted)(\.[^=/]*)?=")
 
 
 def names(text: str) -> list[str]:

@@ -9,8 +9,10 @@ import traceback
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -18,8 +20,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.run import ailments
-from hardpix.run.config import conf_dir, explain, validate
+from hardpix.run.config import check_given, conf_dir, explain, validate
 from hardpix.run.rundir import check_writable
+from hardpix.run.targets import check_hydra
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -51,7 +54,7 @@ def launch(arguments: list[str]) -> int:
     elsewhere = any(word.startswith("hydra/launcher=submitit") for word in arguments)
     if elsewhere and not _importable("hydra_plugins.hydra_submitit_launcher"):
         raise ConfigError('hydra/launcher: submitit is not installed: pip install "hardpix[slurm]"')
-    with _as_program(arguments):
+    with _as_program(arguments), _judged(arguments):
         try:
             command()
         except (HydraException, OmegaConfBaseException) as error:
@@ -77,6 +80,7 @@ def _importable(name: str) -> bool:
 
 
 def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
+    check_given(cfg, overrides)
     validate(cfg)
     check_writable(Path(cfg.runs_dir))  # before torch is imported
     with _outside_hydra():
@@ -90,6 +94,23 @@ def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
             gc.collect()
             torch.cuda.empty_cache()
             torch.compiler.reset()
+
+
+@contextmanager
+def _judged(arguments: list[str]):
+    """Every configuration that Hydra composes is judged before Hydra calls anything that it names."""
+    load = ConfigLoaderImpl.load_configuration
+
+    def judged(self: ConfigLoaderImpl, *given: Any, **named: Any) -> DictConfig:
+        cfg = load(self, *given, **named)
+        check_hydra(cfg, arguments)
+        return cfg
+
+    ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
 
 
 @contextmanager

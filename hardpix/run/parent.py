@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from hardpix import record
 from hardpix.run import rundir
 from hardpix.run.config import validate
+from hardpix.run.targets import check_trust
 from hardpix.types import ConfigError, HardpixError
 
 INHERITED = ("backbone", "head", "model")
@@ -80,12 +81,17 @@ def _config(cfg: DictConfig) -> DictConfig:
     """The parent's configuration: as it was when this run began, or out of the parent's directory."""
     begun = _begun(cfg)
     if begun is not None and begun.parent_config is not None and begun.parent == cfg.parent:
+        try:  # of a directory that may be anyone's
+            check_trust(begun.parent_config, cfg.trusted)
+            validate(begun.parent_config)
+        except HardpixError as error:
+            raise ConfigError(f"{_directory(cfg) / rundir.CONFIG}: parent_config: {error}") from None
         return begun.parent_config
     directory = Path(cfg.parent)
     try:
         before = record.read(directory)
         parent = rundir.read_config(directory)
-        _check_trust(cfg, parent)
+        check_trust(parent, cfg.trusted)
         validate(parent)
     except HardpixError as error:
         raise ConfigError(f"parent={cfg.parent}: {error}") from None
@@ -104,18 +110,6 @@ def _begun(cfg: DictConfig) -> DictConfig | None:
 
 def _directory(cfg: DictConfig) -> Path:
     return Path(cfg.runs_dir) / str(cfg.study) / str(cfg.run)
-
-
-def _check_trust(cfg: DictConfig, parent: DictConfig) -> None:
-    """Another run's word is not enough to execute code that is no part of hardpix."""
-    node: DictConfig | None = parent
-    while node is not None:
-        foreign = sorted({str(package) for package in node.get("trusted") or ()} - set(cfg.trusted))
-        if foreign:
-            raise ConfigError(
-                f"that run executes code of {', '.join(foreign)}; to allow this add trusted=[{','.join(foreign)}]"
-            )
-        node = node.get("parent_config")
 
 
 def _check_kind(cfg: DictConfig, parent: DictConfig | None) -> None:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     given = parser.parse_intermixed_args(arguments)
-    overrides = [x for x in given.images if re.match(r"(inference|data)(\.[^=/]*)?=", x)]
+    overrides = [x for x in given.images if re.match(r"(inference|data|trusted)(\.[^=/]*)?=", x)]
     paths = find_images([Path(x) for x in given.images if x not in overrides])
     check_folder(given.out)
     device = find_device(given.device)

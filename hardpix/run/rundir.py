@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
 from hardpix.atomic import obstacle, write_text
-from hardpix.run import world
+from hardpix.run import saved_config, world
 from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
@@ -116,6 +114,19 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     so is one whose run is alive in another process, and one that cannot be written.
     """
     check_writable(run_dir)
+    for name in (
+        record.FILE_NAME,
+        CONFIG,
+        COMPOSED,
+        CLASSES,
+        "metrics.csv",
+        "checkpoints",
+        LAST,
+        BEST,
+        BEFORE,
+    ):
+        if (run_dir / name).is_symlink():  # what is written there would change a file elsewhere
+            raise ConfigError(f"{run_dir / name} is a link: a run is only continued in files of its own")
     if not (run_dir / record.FILE_NAME).is_file():
         if resumable(run_dir):
             raise ConfigError(
@@ -234,13 +245,13 @@ def read_classes(path: Path) -> list[str] | None:
     """The classes of the run that ``path`` is, or lies in; None where they are not known."""
     for folder in (path, *path.parents[:2]):
         if (folder / CLASSES).is_file():
-            return json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+            return saved_config.load_names(folder / CLASSES)
     return None
 
 
 def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:
     path = run_dir / CLASSES
-    trained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else list(classes)
+    trained = saved_config.load_names(path) if path.is_file() else list(classes)
     if trained != list(classes):
         raise ConfigError(
             f"{run_dir} was trained on {len(trained)} classes, {dataset} has {len(classes)}, and they differ "
@@ -261,12 +272,7 @@ def read_config(run_dir: Path) -> DictConfig:
     path = run_dir / CONFIG
     if not path.is_file():
         raise HardpixError(f"{run_dir} is not a run directory: it has no {CONFIG}")
-    try:
-        cfg = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise HardpixError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-    if not isinstance(cfg, DictConfig):
-        raise HardpixError(f"{path} is damaged: it holds no mapping")
+    cfg = saved_config.load(path)
     _complete(cfg)
     OmegaConf.set_struct(cfg, True)
     return cfg
@@ -276,13 +282,18 @@ def _complete(cfg: DictConfig) -> None:
     for key, value in ADDED.items():
         cfg.setdefault(key, value)
     for group, values in ADDED_GROUPS.items():
-        for key, value in values.items() if group in cfg else ():
+        for key, value in values.items() if isinstance(cfg.get(group), DictConfig) else ():
             cfg[group].setdefault(key, value)
-    for node in (cfg.get("data"), OmegaConf.select(cfg, "data.source")):
-        for key, value in ADDED_TO.get(node.get("_target_"), {}).items() if node else ():
-            node.setdefault(key, value)
-    if cfg.parent_config is not None:
+    for node in (data := cfg.get("data"), data.get("source") if isinstance(data, DictConfig) else None):
+        if isinstance(node, DictConfig):
+            for key, value in ADDED_TO.get(str(node.get("_target_")), {}).items():
+                node.setdefault(key, value)
+    if isinstance(cfg.parent_config, DictConfig):
         _complete(cfg.parent_config)
+
+
+def as_text(cfg: DictConfig) -> str:
+    return OmegaConf.to_yaml(cfg, resolve=True)
 
 
 def utc_now() -> str:

@@ -29,6 +29,14 @@ def find_signature(target: str) -> Signature:
     return _of_class(home, node)
 
 
+def find_class(target: str) -> Signature:
+    """As :func:`find_signature`, of a class; LookupError for a function too."""
+    found = _definition(*target.rpartition(".")[::2])
+    if found is not None and not isinstance(found[1], ast.ClassDef):
+        raise LookupError(f"{target} is a function, and a class is wanted")
+    return find_signature(target)
+
+
 def _source(module: str) -> Path | None:
     base = ROOT.joinpath(*module.split("."))
     for path in (base / "__init__.py", base.with_suffix(".py")):
@@ -51,7 +59,7 @@ def _definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.Functio
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return module, node
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hardpix"):
+        if isinstance(node, ast.ImportFrom) and node.module and f"{node.module}.".startswith("hardpix."):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return _definition(node.module, alias.name)

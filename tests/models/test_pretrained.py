@@ -97,6 +97,22 @@ def test_a_file_that_could_run_code_is_refused(tmp_path: Path) -> None:
         load("test_resnet", tmp_path / "weights.pth")
 
 
+@pytest.mark.parametrize(
+    "name", ["hf_hub:a/b", "hf-hub:a/b", "local-dir:/tmp", "resnet18/../x", "HF-HUB:a/b"]
+)
+def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"must be a name of timm's own list"):
+        TimmBackbone(name, pretrained=False, options={})
+
+
+@pytest.mark.parametrize(
+    "key", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"]
+)
+def test_options_that_load_are_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"backbone\.options\.{key}: is not passed on"):
+        TimmBackbone("test_resnet", pretrained=False, options={key: str(tmp_path / "x.pth")})
+
+
 def test_offline_names_the_local_file_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -105,12 +121,12 @@ def test_offline_names_the_local_file_option(monkeypatch: pytest.MonkeyPatch, tm
     assert "\n" not in str(error.value)
 
 
-def test_hub_weights_arrive(tmp_path: Path) -> None:
+def test_hub_weights_arrive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """timm is told to find the hub's file here, so that all but the download is real."""
     state = save(tmp_path / "weights.pth", "test_resnet")
-    backbone = TimmBackbone(
-        "test_resnet",
-        pretrained=True,
-        options={"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}},
+    create, overlay = timm.create_model, {"file": str(tmp_path / "weights.pth")}
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, **given: create(*a, pretrained_cfg_overlay=overlay, **given)
     )
+    backbone = TimmBackbone("test_resnet", pretrained=True, options={})
     assert torch.equal(backbone.net["layer1"][0].conv1.weight, state["layer1.0.conv1.weight"])

@@ -188,7 +188,8 @@ def test_the_readmes_own_method_trains(tmp_path, monkeypatch):
     assert main([*line, "trusted=[mylab]"]) == 0
     done = record.read(tmp_path / "runs/default/own")
     assert done.factors["method.share"] == 0.5
-    assert main(["evaluate", "runs/default/own"]) == 0
+    assert main(["evaluate", "runs/default/own"]) == 2  # a run that came from elsewhere would say the same
+    assert main(["evaluate", "runs/default/own", "trusted=[mylab]"]) == 0
 
 
 def test_the_readmes_own_images_train(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import stat
@@ -61,7 +62,7 @@ def _zip_entries(archive: Path) -> Iterator[Entry]:
                 size=info.file_size,
                 index=index,
                 packed=info.compress_size,
-                folder=info.is_dir() or kind == stat.S_IFDIR,
+                folder=info.filename.endswith("/") or kind == stat.S_IFDIR,
                 fault=_zip_fault(info, kind),
             )
             yield member, lambda info=info: file.open(info)  # type: ignore[misc]
@@ -158,7 +159,10 @@ def sentences(archive: Path, member: str = "") -> Iterator[None]:
     except BROKEN as error:
         raise _damaged(archive, member, error) from error
     except OSError as error:
-        if error.errno is not None:  # those of gzip and bz2 have none
+        if error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # none: of gzip and bz2; invalid: a place outside the file
             raise
         raise _damaged(archive, member, error) from error
 

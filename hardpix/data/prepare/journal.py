@@ -38,9 +38,10 @@ def read(folder: Path) -> Journal | None:
         return Journal(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        line = " ".join(str(error).split())
         raise DataError(
-            f"{path}: not what hardpix data prepare wrote ({error}); give another --to, or remove {folder}"
+            f"{path}: not what hardpix data prepare wrote ({line}); give another --to, or remove {folder}"
         ) from None
 
 

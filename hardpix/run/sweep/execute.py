@@ -25,6 +25,7 @@ from hardpix.run.sweep.crew import Crew, Elsewhere, follow
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, ERROR, INTERRUPTED, State, clear, leftovers, look, scores
 from hardpix.run.sweep.study import Study
+from hardpix.secrets import masked
 from hardpix.types import HardpixError, Pruned
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _leave_traces(job: Job, line: str, text: str, *, again: bool = False) -> Non
 
     ``again``: also where a record says that the run had failed before.
     """
-    rundir.write_text(job.run_dir / ERROR, text)
+    rundir.write_text(job.run_dir / ERROR, masked(text))
     state = look(job.run_dir, take_over=True)
     if state.kind == "failed" and state.record is not None and not again:
         return

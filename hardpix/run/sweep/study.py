@@ -250,5 +250,7 @@ def _settings(path: Path, where: str, node: Any) -> tuple[str, ...]:
 
 
 def _check_own(path: Path, where: str, key: str) -> None:
+    if key.lstrip("+~") == "trusted":
+        raise ConfigError(f"{path}: {where}: trusted: a file cannot trust code; give it on the command line")
     if key.lstrip("+~") in (*OWN, "study"):
         raise ConfigError(f"{path}: {where}: {key}: a sweep names and resumes its runs itself")

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hardpix.atomic import flush, replacing
+from hardpix.types import HardpixError
 
 
 class MetricsCSV(Logger):
@@ -96,5 +97,12 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_bytes().decode("utf-8", errors="replace")
     lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    rows: list[dict[str, Any]] = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]
-    return [row | {"step": int(row["step"])} for row in rows]
+    try:
+        rows: list[dict[str, Any]] = [
+            {k: v for k, v in row.items() if v != ""} for row in csv.DictReader(lines)
+        ]
+        return [row | {"step": int(row["step"])} for row in rows]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise HardpixError(
+            f"{path} is damaged ({error}): the rows of the steps before cannot be kept; repair or remove it"
+        ) from None

@@ -22,6 +22,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hardpix.record import RunRecord
+from hardpix.secrets import masked
 from hardpix.types import ConfigError
 
 PROBE, INIT, FINISH = 1.5, 2.0, 4.0  # seconds
@@ -180,7 +181,7 @@ class WandbRun(Logger):
         def finish() -> None:
             self.run.summary.update(record.metrics | {"status": record.status})
             if record.error:
-                self.run.summary["error"] = record.error
+                self.run.summary["error"] = masked(record.error)
             self.run.finish(exit_code=0 if record.status == "done" else 1)
 
         if self.run is not None:
