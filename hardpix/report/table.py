@@ -91,15 +91,20 @@ def table(
         chosen = [made for column in chosen for made in _with_test(column)]
 
     seeds = sorted({seed for own in found for seed in own})
+
+    def expected(place: int) -> list[int]:
+        """The seeds that a row should have: those of the table, unless it stands for a seed itself."""
+        return sorted(found[place]) if "seed" in rows else seeds
+
     options = options or Options()
     tester = PairedTests(options)
     made = [
         Row(
             names[i],
-            tuple(_cells(chosen, found, i, first, tested, seeds, tester)),
+            tuple(_cells(chosen, found, i, first, tested, expected(i), tester)),
             sum(run.record.status == "done" for run in found[i].values()),
             tuple(found[i][seed] for seed in sorted(found[i])),
-            tuple(_lacks(found[i], seeds, chosen, rows, choose)),
+            tuple(_lacks(found[i], expected(i), chosen, rows, choose)),
             "; ".join(dict.fromkeys(map(protocol.of_run, groups[i].runs))),
         )
         for i in range(len(groups))
@@ -185,9 +190,10 @@ def _absent(
             for factor, names, label in zip(rows, named, wanted, strict=True)
             if names[template] != label
         }
-        commands = [lacks.combined(examples[template], donors, rows, seed, choose) for seed in seeds]
-        lack = lacks.missing(seeds, commands, lacks.caution(examples[template]))
-        cell = Cell(math.nan, math.nan, 0, len(seeds), (("missing", len(seeds)),))
+        own = [int(wanted[rows.index("seed")])] if "seed" in rows else seeds
+        commands = [lacks.combined(examples[template], donors, rows, seed, choose) for seed in own]
+        lack = lacks.missing(own, commands, lacks.caution(examples[template]))
+        cell = Cell(math.nan, math.nan, 0, len(own), (("missing", len(own)),))
         made.append(Row(wanted, (cell,) * len(columns), 0, lacks=(lack,)))
     return made
 

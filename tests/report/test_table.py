@@ -141,6 +141,15 @@ def test_csv_is_unrounded_and_machine_readable():
     assert all(value != "" for line in lines for value in line.values())
 
 
+def test_a_row_that_stands_for_a_seed_lacks_no_other():
+    runs = [made("a0", seed=0), made("a1", seed=1, status="failed", error="x"), made("b0", "Focal", seed=0)]
+    shown = table(runs, [*ROWS, "seed"], COLUMNS, combinations=True)
+    assert [(row.labels[1], row.cells[0].states) for row in shown.rows] == [
+        ("0", ()), ("1", (("failed", 1),)), ("0", ()), ("1", (("missing", 1),)),
+    ]  # fmt: skip
+    assert [lack.seeds for row in shown.rows for lack in row.lacks] == [(1,), (1,)]
+
+
 def test_one_seed_has_no_deviation_and_single_states_stay_short():
     runs = [
         made("a"),

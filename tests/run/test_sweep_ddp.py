@@ -121,7 +121,10 @@ def test_processes_of_lightnings_own(ran, tmp_path):
     status, output = ran([sys.executable, "-m", "hardpix.cli", "sweep", *STUDY, "seed=0,1"])
     assert status == 0, output[-3000:]
     assert output.count("2 jobs: 2 done") == 1
-    assert output.count("job 1 of 2") == output.count("job 2 of 2") == 1
+    for number in (1, 2):  # it begins once and ends once
+        told = [line for line in output.splitlines() if line.startswith(f"job {number} of 2: ")]
+        assert len(told) == 2, told
+        assert ["(run: " in line for line in told] == [True, False]
     assert {r.status for r in by_seed(tmp_path).values()} == {"done"}
 
 

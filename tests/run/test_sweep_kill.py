@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 import random
 import signal
@@ -127,10 +128,14 @@ def test_a_study_that_is_killed_twice_is_the_one_that_nobody_disturbed(tmp_path,
         name: "failed" if "lr=1e+30" in name else "done" for name in expected
     }
     assert found == expected
-    assert main(["table", "runs/killed", "--rows", "method,method.alpha,optimizer.lr,seed"]) == 0
-    rows = capfd.readouterr().out.splitlines()
-    assert [row.count(" failed ") > 0 for row in rows if "1e+30" in row] == [True] * 3
-    assert sum(" failed " in row for row in rows) == 3
+    assert (
+        main(["table", "runs/killed", "--rows", "method,method.alpha,optimizer.lr,seed", "--format", "json"])
+        == 0
+    )
+    rows = json.loads(capfd.readouterr().out)["rows"]
+    assert len(rows) == 12
+    assert [row["runs"][0]["status"] for row in rows if row["labels"]["lr"] == "1e+30"] == ["failed"] * 3
+    assert sum(bool(row["lacking"]) for row in rows) == 3
 
 
 def _kill_twice(words, draw):
