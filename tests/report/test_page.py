@@ -277,7 +277,7 @@ def test_requests_that_cannot_be_met(study, capsys):
         (["data.batch_size=1", "-o", "x.html"], "name at least one run"),
         (
             [str(study), "-o", str(study / "lost" / "run.json" / "x.html"), "--no-explorer"],
-            "choose another --out",
+            "name another file",
         ),
     ]:
         assert main(["report", *arguments]) == 2
