@@ -24,6 +24,8 @@ from hardpix.types import DataError
 from tests.conftest import TINY
 from tests.faults.harness import in_child, state_hash
 
+pytestmark = pytest.mark.slow  # whole runs and processes
+
 FRAMES = {"train": 8, "val": 2, "test": 2}
 HEAVY = ("scheduler=constant", "panels=0", "data.eval_batch_size=1")
 

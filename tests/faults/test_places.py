@@ -18,6 +18,8 @@ from hardpix.run.train import train
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow  # whole runs and processes
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, composed_tiny):

@@ -71,6 +71,7 @@ def test_differences():
     assert difference(logits, logits * float("nan"), 1e9).beyond == 2
 
 
+@pytest.mark.slow
 def test_a_run_and_its_file(run, tmp_path, capsys, monkeypatch):
     """Only the segmenter of a hardness run goes out; a file that predicts otherwise never gets its name."""
     folder = run("method=hardness", "head=fcn", "data.train_transform.crop=[24,40]")

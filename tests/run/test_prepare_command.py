@@ -229,7 +229,7 @@ def test_options_are_parsed_by_their_types(toy):
         (["toy", "--from", "downloads/toy.zip", "--to", "out"], "list.mat is missing (the list)"),
         (["toy", "--from", "notes.txt", "--to", "out"], "notes.txt: none of the release's files (toy.zip, list.mat"),
         (["toy", "--from", "downloads", "again/toy.zip", "--to", "out"], "is the same part; give one of them"),
-        (["toy", "--from", "downloads", "--to", "notes.txt"], "notes.txt: this is a file"),
+        (["toy", "--from", "downloads", "--to", "notes.txt"], "notes.txt is a file; name another folder"),
         (["toy", "--from", "downloads", "--to", "full"], "full: it holds other files"),
     ],
 )  # fmt: skip

@@ -25,6 +25,8 @@ from hardpix.run.sweep.state import look
 from hardpix.run.sweep.study import read_study
 from hardpix.types import ConfigError, Pruned
 
+pytestmark = pytest.mark.slow  # whole runs and processes
+
 FILE = """
 search:
   method: {choice: [baseline, hardness]}

@@ -255,6 +255,7 @@ def bomb(path, side=60_000):
     assert path.stat().st_size < 1000
 
 
+@pytest.mark.slow
 def test_a_picture_that_claims_ten_gigabytes_takes_no_memory(tmp_path):
     bomb(tmp_path / "a.png")
     code = (

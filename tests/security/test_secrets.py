@@ -9,6 +9,8 @@ from hardpix.run.train import train
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow  # whole runs and processes
+
 CANARIES = {
     "WANDB_API_KEY": "c0ffee" * 6 + "abcd",
     "HF_TOKEN": "hf_canaryCANARYcanary",
