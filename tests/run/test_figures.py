@@ -318,6 +318,7 @@ def test_runs_of_other_classes_are_refused(runs, tmp_path, capsys):
     assert "wall / barrier" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", ["null", "0.5"])
 def test_snapshots_do_not_change_a_resumed_run(tiny, tmp_path, monkeypatch, ema):
     """Killed in the second of three epochs; the kept weights are those of the uninterrupted run, too."""

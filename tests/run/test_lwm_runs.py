@@ -43,6 +43,7 @@ def test_scores_of_depth_stand_beside_those_of_classes(trained):
     assert not any(k.startswith(("metrics", "extra_metrics")) for k in weights(run_dir))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("killed_at", "every"), [(3, "1"), (4, "3"), (5, "null")])
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch, killed_at, every):
     """Two steps an epoch, dropout on, the threshold rising: killed in an epoch and between two."""

@@ -99,6 +99,7 @@ def logged(run_dir):
     return {r.pop("step"): {k: v for k, v in r.items() if v} for r in rows(run_dir)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("killed_at", "every"), [(3, "null"), (4, "null"), (4, "1"), (5, "3")])
 @pytest.mark.parametrize(
     "case",

@@ -213,6 +213,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_trust", [False, True])
 @pytest.mark.parametrize("group", ["method", "data", "backbone"])
 @pytest.mark.parametrize("command", COMMANDS)
