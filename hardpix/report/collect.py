@@ -24,17 +24,11 @@ def collect(paths: Iterable[str | os.PathLike[str]], unreadable: list[str] | Non
     A path without any run is an error, and so is a damaged record: a table must not quietly lack a row. With a list
     ``unreadable`` a damaged record is passed over, and what is wrong with it is put there, for all to read.
     """
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        directories = list(run_directories(path))
-        if not directories:
-            raise HardpixError(f"{path} holds no run: a directory with {FILE_NAME} at or below it is needed.")
-        for directory in directories:
-            found.setdefault(directory.resolve(), directory)
+    found = directories_of(paths)
     if not found:
         raise HardpixError("No runs were named: give at least one run directory or a directory of runs.")
     runs = []
-    for directory in found.values():
+    for directory in found:
         try:
             runs.append(Run(str(directory), read(directory)))
         except HardpixError as error:
@@ -46,7 +40,19 @@ def collect(paths: Iterable[str | os.PathLike[str]], unreadable: list[str] | Non
     return sorted(runs, key=lambda run: run.directory)
 
 
-def run_directories(path: Path) -> Iterator[Path]:
+def directories_of(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Every run's directory at or below ``paths``, once; a path without any run is an error. Nothing is read."""
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        directories = list(_run_directories(path))
+        if not directories:
+            raise HardpixError(f"{path} holds no run: a directory with {FILE_NAME} at or below it is needed.")
+        for directory in directories:
+            found.setdefault(directory.resolve(), directory)
+    return list(found.values())
+
+
+def _run_directories(path: Path) -> Iterator[Path]:
     """Those at or below ``path``, without the evaluations in them; nothing is read."""
     if path.is_file() and path.name == FILE_NAME:
         yield path.parent

@@ -14,7 +14,7 @@ import numpy as np
 
 from hardpix.record import read
 from hardpix.report import compare
-from hardpix.report.collect import Run, run_directories
+from hardpix.report.collect import Run, directories_of
 from hardpix.report.labels import brief, labels, titles
 from hardpix.report.table import DEFAULT_ROWS, Table, natural, table
 from hardpix.types import DataError, HardpixError
@@ -72,15 +72,8 @@ class Part:
 
 def gather(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Run], list[tuple[str, str]]]:
     """Every run at or below ``paths``, once, by directory; and (directory, what is wrong) of damaged records."""
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        directories = list(run_directories(path))
-        if not directories:
-            raise HardpixError(f"{path} holds no run: a directory with run.json at or below it is needed.")
-        for directory in directories:
-            found.setdefault(directory.resolve(), directory)
     runs, damaged = [], []
-    for directory in sorted(found.values()):
+    for directory in sorted(directories_of(paths)):
         try:
             runs.append(Run(str(directory), read(directory)))
         except HardpixError as error:

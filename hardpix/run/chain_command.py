@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 from hardpix import record
 from hardpix.arguments import Parser
 from hardpix.run import rundir
-from hardpix.run.config import compose, conf_dir, nearest, validate
+from hardpix.run.config import compose, validate
+from hardpix.run.named_files import named_file
 from hardpix.run.targets import check_trust, named_trust
 from hardpix.types import ConfigError
 
@@ -66,13 +67,7 @@ def main(arguments: list[str]) -> int:
 
 def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
     """The stages of ``conf/chain/NAME.yaml``, or of a file of that name below the folder ``extra``."""
-    folders = [conf_dir() / "chain", *([] if extra is None else [extra / "chain"])]
-    path = next((f / f"{name}.yaml" for f in reversed(folders) if (f / f"{name}.yaml").is_file()), None)
-    if path is None:
-        known = sorted(
-            p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml")
-        )
-        raise ConfigError(f"chain {name}: no such file in {folders[-1]}{nearest(name, known)}")
+    path = named_file("chain", name, extra)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

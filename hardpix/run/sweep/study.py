@@ -14,7 +14,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hardpix.run.config import conf_dir, explain, nearest
+from hardpix.run.config import explain, nearest
+from hardpix.run.named_files import named_file
 from hardpix.run.overrides import override, quoted
 from hardpix.run.sweep.launchers import HERE, Launcher, read_launcher
 from hardpix.run.sweep.space import SETTINGS, Search, read_search, replaced
@@ -155,13 +156,7 @@ def _choices(text: str) -> tuple[str, list[str]]:
 
 
 def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
-    folders = [conf_dir() / "sweep", *([] if extra is None else [extra / "sweep"])]
-    path = next((f / f"{name}.yaml" for f in reversed(folders) if (f / f"{name}.yaml").is_file()), None)
-    if path is None:
-        known = sorted(
-            p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml")
-        )
-        raise ConfigError(f"sweep {name}: no such file in {folders[-1]}{nearest(name, [*known, 'status'])}")
+    path = named_file("sweep", name, extra, further=["status"])
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))  # its reader takes 1e-3 for a number
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
