@@ -1,16 +1,18 @@
 """Runs to be interrupted, one a method, each with what makes resuming hard: averages, validations, accumulation."""
 
+import json
 import os
 import random
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import torch
 
 from hardpix.run.checkpoint_files import sha256
 from tests.conftest import TINY
-from tests.faults.harness import Killer, command, in_child, state_hash
+from tests.faults.harness import Killer, States, command, copy, in_child, state_hash, warm
 
 STEPS = ("trainer.max_steps=5", "callbacks.checkpoint_every_steps=2", "panels=1", "trainer.log_every_steps=1")
 SEMI = ("data.labeled=0.25", "data.batch_size=2", "data.unlabeled_batch_size=1", "head.dropout=0.1")
@@ -45,7 +47,7 @@ CASES = {
 
 
 class Case:
-    """One method's run: the uninterrupted one is made at the beginning, and its steps and writes are counted."""
+    """One method's run: first uninterrupted, then watched at each of its points, then interrupted."""
 
     def __init__(self, name, folder):
         torch.set_num_threads(1)
@@ -58,24 +60,49 @@ class Case:
             assert in_child(command(run), self.log) == 0, self.log.read_text()
             parent = self.run_dir(f"below{place}")
         self.settings, self.parent = settings, parent
-        counter = Killer(folder)
-
-        def counted():
-            status = command(self._arguments(settings, "whole", parent), counter)()
-            (self.folder / "counts").write_text(f"{counter.counts['step']} {counter.counts['write']}")
-            return status
-
-        assert in_child(counted, self.log) == 0, self.log.read_text()
-        steps, writes = map(int, (self.folder / "counts").read_text().split())
-        self.counts = {"step": steps, "write": writes, "term": steps, "full": writes}
+        assert in_child(command(self._arguments(settings, "whole", parent)), self.log) == 0, (
+            self.log.read_text()
+        )
         self.expected = state_hash(self.run_dir("whole"))
+        self.states = self._watched()
+        counts = {
+            kind: sum(at[0] == kind for points, _ in self.states for at in points)
+            for kind in ("step", "write")
+        }
+        self.counts = counts | {"term": counts["step"], "full": counts["write"]}
 
     def run_dir(self, run):
         return self.folder / "runs/default" / run
 
-    def points(self):
-        """Every point at which the run can be killed."""
-        return [(kind, n) for kind in ("step", "write") for n in range(1, self.counts[kind] + 1)]
+    def _watched(self):
+        """What SIGKILL leaves at every point of a run: [(points, copy of its directory)], each state once."""
+        folder, run_dir = self.folder / "states", self.run_dir("killed")
+        found = States(run_dir, folder)
+        watcher = Killer(self.folder, watch=found)
+
+        def work():
+            status = command(self._arguments(self.settings, "killed", self.parent), watcher)()
+            (self.folder / "points").write_text(json.dumps([found.points, sorted(sys.modules)]))
+            return status
+
+        assert in_child(work, self.log) == 0, self.log.read_text()
+        assert state_hash(run_dir) == self.expected, "being watched changed the run"
+        shutil.rmtree(run_dir)
+        points, modules = json.loads((self.folder / "points").read_text())
+        warm(modules)
+        return [(at, folder / name) for name, at in points.items()]
+
+    def resumed(self, state):
+        """Give the same command in this state of the run's directory; what is wrong then, or None."""
+        run_dir = self.run_dir("killed")
+        try:
+            if state.exists():  # else the run had no directory yet
+                copy(state, run_dir)
+            return self._continued(self._arguments(self.settings, "killed", self.parent), run_dir)
+        except (AssertionError, OSError) as error:
+            return str(error)
+        finally:
+            shutil.rmtree(run_dir, ignore_errors=True)
 
     def draw(self, dice: random.Random):
         """One point of any kind, SIGTERM in a step and a full disk among them."""
@@ -97,18 +124,22 @@ class Case:
             if status not in expected:
                 return f"the interrupted command ended with {status}"
             kept = {p: sha256(p) for p in self.run_dir("whole").rglob("*.ckpt")} if number == 1 else {}
-            if status and (status := in_child(command(arguments), self.log)):
-                return f"the same command again ended with {status}: {self.log.read_text()[-300:]}"
-            left = [p.name for p in run_dir.rglob("*") if ".partial" in p.name]
-            if left:
-                return f"left behind: {left}"
+            wrong = self._continued(arguments if status else None, run_dir)
             if any(sha256(p) != digest for p, digest in kept.items()):
                 return "another run was changed"
-            return None if state_hash(run_dir) == self.expected else "another result than uninterrupted"
+            return wrong
         except (AssertionError, OSError) as error:
             return str(error)
         finally:
             shutil.rmtree(run_dir, ignore_errors=True)
+
+    def _continued(self, arguments, run_dir):
+        if arguments and (status := in_child(command(arguments), self.log)):
+            return f"the same command again ended with {status}: {self.log.read_text()[-300:]}"
+        left = [p.name for p in run_dir.rglob("*") if ".partial" in p.name]
+        if left:
+            return f"left behind: {left}"
+        return None if state_hash(run_dir) == self.expected else "another result than uninterrupted"
 
     def _arguments(self, settings, run, parent):
         given = {o.partition("=")[0] for o in (*settings, *STEPS)}

@@ -3,13 +3,18 @@
 ``Killer`` counts two kinds of points in a process and ends it with SIGKILL at the n-th: a ``step`` is the beginning or
 the end of a training step or of a validation batch, a ``write`` is a call that changes the file system below a folder
 (opening a file to write, writing through it, flushing it to the disk, renaming, linking, removing, making a folder).
+What SIGKILL leaves behind at a point is what the files are there, so ``States`` keeps them for every point of one run.
 """
 
 import builtins
+import contextlib
+import gc
 import hashlib
+import importlib
 import io
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -23,10 +28,10 @@ WALL_CLOCK = ("cost/", "run/seconds")  # metrics that no two runs have in common
 
 
 class Killer:
-    """Counts points; at ``number`` (from 1) of ``kind`` acts: SIGKILL, or whatever ``act`` is."""
+    """Counts points; at ``number`` (from 1) of ``kind`` acts: SIGKILL, or whatever ``act`` is. ``watch`` sees all."""
 
-    def __init__(self, folder, kind=None, number=0, act=None):
-        self.folder, self.kind, self.number = str(folder), kind, number
+    def __init__(self, folder, kind=None, number=0, act=None, watch=None):
+        self.folder, self.kind, self.number, self.watch = str(folder), kind, number, watch
         self.act = act or (lambda: os.kill(os.getpid(), signal.SIGKILL))
         self.counts = {"step": 0, "write": 0}
         self.owner = os.getpid()
@@ -35,6 +40,10 @@ class Killer:
         if os.getpid() != self.owner:  # a data worker
             return
         self.counts[kind] += 1
+        if self.watch is not None:
+            self.owner = None  # what it does to files is no point
+            self.watch(kind, self.counts[kind])
+            self.owner = os.getpid()
         if kind == self.kind and self.counts[kind] == self.number:
             self.act()
 
@@ -100,7 +109,8 @@ class Watched:
         self._calls += 1
         if self._calls % 50 != 1:
             return self._handle.write(content)
-        if killer.kind == "write" and killer.counts["write"] + 1 == killer.number and len(content) > 1:
+        due = killer.kind == "write" and killer.counts["write"] + 1 == killer.number
+        if (due or killer.watch) and len(content) > 1:
             self._handle.write(content[: len(content) // 2])
             self._handle.flush()
             killer.point("write")  # which may raise: then nothing more is written
@@ -119,6 +129,41 @@ class Watched:
 
     def __exit__(self, *exc):
         self._handle.close()
+
+
+class States:
+    """What is below ``source`` at every point, each state once; ``points`` gives the points of each copy."""
+
+    def __init__(self, source, target):
+        self.source, self.target, self.points = Path(source), Path(target), {}
+        self.target.mkdir()
+
+    def __call__(self, kind, number):
+        digest = hashlib.sha256()
+        for path in sorted(self.source.rglob("*")):
+            digest.update(
+                f"{path.relative_to(self.source)} {path.is_dir()} {path.stat().st_nlink}\n".encode()
+            )
+            if path.is_file():
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        name = digest.hexdigest()
+        if name not in self.points and self.source.exists():
+            copy(self.source, self.target / name)
+        self.points.setdefault(name, []).append((kind, number))
+
+
+def copy(source, target):
+    """A copy in which what was one file with two names is so again."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+
+
+def warm(names):
+    """Have these modules in this process, so that its children need not import them one by one, nor collect them."""
+    for name in names:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def in_child(work, log, seconds=120):
