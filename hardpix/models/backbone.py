@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardpix.models.encoder import Backbone, Pyramid, Stitch
-from hardpix.models.loading import check_source
+from hardpix.models.loading import check_source, hub
 from hardpix.types import ConfigError, FeatureSpec
 
 _log = logging.getLogger(__name__)
@@ -223,7 +223,8 @@ def _spread(depth: int, count: int) -> list[int]:
 
 def _from_hub(name: str, options: dict[str, Any]) -> Any:
     try:
-        return timm.create_model(name, pretrained=True, features_only=True, **options)
+        with hub():
+            return timm.create_model(name, pretrained=True, features_only=True, **options)
     except Exception as error:  # the hub's client, urllib and timm each raise types of their own
         raise ConfigError(
             f"backbone.pretrained=true: no weights of {name} in the hub's cache or on the network "

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.run import ailments
 from hardpix.run.config import check_given, conf_dir, explain, validate
+from hardpix.run.parent import check_parent
 from hardpix.run.rundir import check_writable
 from hardpix.run.targets import check_hydra
 from hardpix.types import ConfigError, HardpixError
@@ -82,7 +83,8 @@ def _importable(name: str) -> bool:
 def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
     check_given(cfg, overrides)
     validate(cfg)
-    check_writable(Path(cfg.runs_dir))  # before torch is imported
+    check_parent(cfg)  # this and the next before torch is imported
+    check_writable(Path(cfg.runs_dir))
     with _outside_hydra():
         import torch
 

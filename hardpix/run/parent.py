@@ -45,6 +45,12 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     return with_parent(cfg, parent, "parent")
 
 
+def check_parent(cfg: DictConfig) -> None:
+    """Refuse a ``parent`` that is no finished run; without torch, so that nobody waits for that."""
+    if cfg.parent is not None:
+        _config(cfg)
+
+
 def with_parent(cfg: DictConfig, parent: DictConfig, link: str) -> DictConfig:
     """``cfg`` with the configuration of the run that its key ``link`` names, and of a ``parent`` the networks."""
     networks = INHERITED if link == "parent" else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from huggingface_hub import constants
 
 from hardpix.models import TimmBackbone
+from hardpix.models.loading import hub
 from hardpix.types import ConfigError
 
 
@@ -119,6 +121,28 @@ def test_offline_names_the_local_file_option(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(ConfigError, match=r"pretrained=true.*local \.safetensors") as error:
         TimmBackbone("test_resnet", pretrained=True, options={})
     assert "\n" not in str(error.value)
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its client waits between five attempts; none is made, and what is in the cache is still looked for."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: pytest.fail("waited"))
+    for proxy in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.upper(), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", here)
+        with hub():
+            assert constants.HF_HUB_OFFLINE is False  # it answers
+    with pytest.raises(ConfigError, match=r"pretrained=true.*local \.safetensors"):
+        TimmBackbone("test_resnet", pretrained=True, options={})
+    with hub():
+        assert constants.HF_HUB_OFFLINE is True
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_hub_weights_arrive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_signatures_are_read_as_python_reads_them():
         (["train", "method=hardness", "method.alpa=3"], 2, "alpa"),
         (["train", "method=hardnes"], 2, "hardness"),
         (["train", "+optimizer.lrr=3"], 2, "did you mean 'lr'"),
+        (["train", "parent=nowhere"], 2, "nowhere"),
         (["trian"], 2, "did you mean train"),
         (["table", "nowhere"], 2, "nowhere"),
     ],
