@@ -1,4 +1,4 @@
-"""What a checkpoint costs beside Lightning's own for the same state, and a table of a thousand runs.
+"""What a checkpoint costs, in time and memory, beside Lightning's own for the same state; a table of a thousand runs.
 
 ``python scripts/bench_files.py`` prints the rows. Wall-clock times: waiting for the disk is what is measured.
 """
@@ -27,16 +27,13 @@ Row = dict[str, Any]
 
 
 def rows(repeats: int = 5) -> list[Row]:
-    """``{name, ours, reference, ratio, goal, unit}``: medians in ms."""
-    return [checkpoint(repeats), table(repeats)]
+    """``{name, ours, reference, ratio, goal, unit}``: medians."""
+    return [checkpoint(repeats), memory(), table(repeats)]
 
 
 def checkpoint(repeats: int) -> Row:
     """Ours is flushed to the disk, listed with its sha256, and leaves the one before; Lightning's is only written."""
-    state = {
-        "state_dict": {str(i): torch.rand(MEGABYTES * 250000 // 50) for i in range(50)},
-        "global_step": 1,
-    }
+    state = made()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         files = {
             "ours": (AtomicCheckpointIO(), Path(folder, "ours/last.ckpt")),
@@ -50,6 +47,47 @@ def checkpoint(repeats: int) -> Row:
             repeats,
         )
     return row(f"checkpoint of {MEGABYTES} MB / Lightning's", times, "<= 1.5 x")
+
+
+def made() -> dict[str, Any]:
+    return {
+        "state_dict": {str(i): torch.rand(MEGABYTES * 250000 // 50) for i in range(50)},
+        "global_step": 1,
+    }
+
+
+def memory() -> Row:
+    """The state with what saving it adds at the peak, beside the state; Lightning's own in the name."""
+    state, added = MEGABYTES * 1e6 / 2**20, {}
+    for side in ("AtomicCheckpointIO", "TorchCheckpointIO"):
+        words = [sys.executable, "-c", f"import bench_files as b; print(b.added_by(b.{side}()))"]
+        done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+        added[side] = float(done.stdout)
+    name = f"memory to save {MEGABYTES} MB / the state (Lightning's {1 + added['TorchCheckpointIO'] / state:.2f})"
+    ours = state + added["AtomicCheckpointIO"]
+    return {
+        "name": name,
+        "ours": ours,
+        "reference": state,
+        "ratio": ours / state,
+        "goal": "<= 1.1 x",
+        "unit": "MiB",
+    }
+
+
+def added_by(saving: Any) -> float:
+    """MiB by which the process grows at most while it saves, in Linux."""
+
+    def now(key: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+    state = made()
+    with tempfile.TemporaryDirectory() as folder:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        before = now("VmRSS")
+        saving.save_checkpoint(state, Path(folder, "last.ckpt"))
+    return now("VmHWM") - before
 
 
 def table(repeats: int) -> Row:
