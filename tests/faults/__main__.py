@@ -44,7 +44,11 @@ def main() -> int:
 
         try:
             for name in given.methods:
-                cases[name] = Case(name, Path(folder) / name)
+                try:
+                    cases[name] = Case(name, Path(folder) / name)
+                except AssertionError as error:
+                    tell(name, 0, 0, f"uninterrupted: {error}")
+                    continue
                 for points, state in cases[name].states[:: given.every]:
                     if in_time():
                         wrong = cases[name].resumed(state)
@@ -53,7 +57,7 @@ def main() -> int:
                 shutil.rmtree(cases[name].folder / "states")
                 print(f"{name}: {told[name][0]} points, {told[name][3]} violations", flush=True)
             dice = random.Random(given.seed)
-            for name in dice.choices(given.methods, k=given.random):
+            for name in dice.choices(list(cases), k=given.random if cases else 0):
                 kind, number = cases[name].draw(dice)
                 if in_time():
                     wrong = cases[name].violation(kind, number)

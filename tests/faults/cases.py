@@ -85,7 +85,7 @@ class Case:
             (self.folder / "points").write_text(json.dumps([found.points, sorted(sys.modules)]))
             return status
 
-        assert in_child(work, self.log) == 0, self.log.read_text()
+        assert in_child(work, self.log, seconds=600) == 0, self.log.read_text()
         assert state_hash(run_dir) == self.expected, "being watched changed the run"
         shutil.rmtree(run_dir)
         points, modules = json.loads((self.folder / "points").read_text())

@@ -166,7 +166,7 @@ def warm(names):
     gc.freeze()
 
 
-def in_child(work, log, seconds=120):
+def in_child(work, log, seconds=300):
     """Run ``work`` in a forked process with its output in ``log``; its exit status, negative for a signal."""
     sys.stdout.flush()
     sys.stderr.flush()
