@@ -562,6 +562,7 @@ class DeadlyFrames(ArrayFrames):
         return super().load(index)
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_finds(root, monkeypatch):
     truncate(root / "val/images/a.png")
     alone = check(source(root), SPLITS).to_json()
@@ -592,6 +593,7 @@ def test_a_source_that_does_not_pickle_is_looked_at_here(monkeypatch):
 # Real frames
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_camvid_and_nyuv2(real_data):
     camvid = check(CamVid(str(real_data / "CamVid")), SPLITS)

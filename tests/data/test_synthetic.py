@@ -149,6 +149,7 @@ def test_two_views_show_one_room():
     assert agree.mean() > 0.95
 
 
+@pytest.mark.slow
 def test_frames_depend_on_the_arguments_alone(tmp_path):
     script = (
         "import sys, pickle; from hardpix.data.synthetic import render;"

@@ -30,7 +30,7 @@ def case(tmp_path_factory):
 
 KINDS = ("step", "write", "term", "full")
 # (method, kind, place among all points of the kind, from 0 to 1)
-QUICK = [("hardness", kind, 0.35) for kind in ("write", "term")]
+QUICK = [("hardness", kind, 0.35) for kind in KINDS]
 SLOW = [(name, kind, 0.1 + 0.2 * ((row + column) % 5))
         for row, name in enumerate(CASES) for column, kind in enumerate(KINDS)]  # fmt: skip
 

@@ -168,6 +168,7 @@ def test_every_table_renders_without_runs(name, form, compared):
             assert value is None or str(value) in text, (row.id, value)
 
 
+@pytest.mark.slow
 def test_every_cell_of_lwm_has_one_experiment_or_is_cited():
     """Every row that the method can fill belongs to one file; rows of other methods are named as such."""
     for one in (layout(table, TABLES) for table in published.tables("lwm")):

@@ -29,6 +29,7 @@ def run_dir(tiny, tmp_path):
     return tmp_path / "runs/default/a"
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_last_weights_is_the_runs_own_score(run_dir, capsys):
     assert main(["evaluate", str(run_dir)]) == 0
     found = record.read(next((run_dir / "evaluations").iterdir()))
@@ -42,6 +43,7 @@ def test_evaluation_of_the_last_weights_is_the_runs_own_score(run_dir, capsys):
     assert "mean of" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluation_with_another_inference_and_split(run_dir, tmp_path):
     out = tmp_path / "out"
     options = ["inference=slide", "inference.crop=[24,24]", "inference.stride=[16,16]", "--split", "val"]
@@ -114,6 +116,7 @@ def test_wrong_predictions_get_one_sentence(run_dir, tmp_path, make, said, capsy
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_in_one_process_survives_a_failing_job_and_makes_a_table(tmp_path, monkeypatch, capfd):
     """Three jobs of which one fails: the others run, the status says so, the table prints the failure."""
     monkeypatch.chdir(tmp_path)
@@ -139,6 +142,7 @@ def test_a_sweep_in_one_process_survives_a_failing_job_and_makes_a_table(tmp_pat
     assert "optimizer.lr" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_packing_and_training_on_it_scores_the_same(tmp_path, monkeypatch):
     """The packed form changes where frames come from, not what they are."""
     monkeypatch.chdir(tmp_path)

@@ -107,6 +107,7 @@ def costs(tiny):
     return run
 
 
+@pytest.mark.slow
 def test_hl_costs_its_second_head_in_training_alone(costs):
     plain, _ = costs("method=baseline")
     hl, parts = costs("method=hl_released")
@@ -126,6 +127,7 @@ def test_hl_costs_its_second_head_in_training_alone(costs):
     assert 1 < plain["gflops_train"] / plain["gflops_inference"] < 3.2  # forward and backward at one size
 
 
+@pytest.mark.slow
 def test_windows_of_the_test_count(costs):
     whole, _ = costs("inference=whole")
     slide, _ = costs("inference=slide", "inference.crop=[32,32]", "inference.stride=[16,16]")

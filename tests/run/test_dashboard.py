@@ -63,6 +63,7 @@ def has(config, key):
     return isinstance(node, int | float | str)
 
 
+@pytest.mark.slow
 def test_every_key_that_a_panel_reads_is_logged(logged, tmp_path):
     assert main(["dashboard", "--dry-run", "--project", "p", "--classes", "wall", "floor",
                  "--out", str(tmp_path / "d.json")]) == 0  # fmt: skip

@@ -125,6 +125,7 @@ def by_hand(run_dir, split="test"):
         yield gap, seen & (label != 255), found[:-1].argmax(0) != label
 
 
+@pytest.mark.slow
 def test_depth_error_of_runs_over_their_own_depth(runs, tmp_path):
     one, two = runs / "s/a0.1-0", runs / "s/a10-1"
     assert figure("depth-error", one, two, "--out", tmp_path / "f", "--device", "cpu") == 0
@@ -147,6 +148,7 @@ def test_depth_error_of_runs_over_their_own_depth(runs, tmp_path):
     assert float(found[9]["low"]) / 0.9 == pytest.approx(np.percentile(gaps, 99), abs=0.01)
 
 
+@pytest.mark.slow
 def test_depth_error_over_that_of_another_run(runs, tmp_path):
     plain, other = runs / "b/plain", runs / "s/a10-0"
     words = ("depth-error", plain, other, "--depth-from", other, "--labels", "CE,LWM", "--device", "cpu")

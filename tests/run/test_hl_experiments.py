@@ -207,6 +207,7 @@ def record(name, score, tmp_path, seed=0, fewer=0):
             csv.writer(file).writerows([["class", "iou"], *([name, score] for name in classes)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_runs_that_follow_the_files_fill_every_table(table, tmp_path):
     files = [n for n in ROWS if any(c.startswith(f"hl/{table}/") for c in content(n)["reproduces"])]

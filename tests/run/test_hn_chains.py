@@ -50,6 +50,7 @@ def known():
     return experiments([cell for one in published.tables("hn") for cell in layout(one, TABLES).cells()])
 
 
+@pytest.mark.slow
 def test_every_cell_has_one_experiment(known):
     for one in (layout(table, TABLES) for table in published.tables("hn")):
         for cell in one.cells():

@@ -78,6 +78,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch, 
     assert {k: again.metrics[k] for k in kept} == {k: whole.metrics[k] for k in kept}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "epochs"),
     [
@@ -99,6 +100,7 @@ def test_the_last_epoch_of_the_curriculum_is_the_last_of_training(tiny, monkeypa
     assert sorted(set(progress)) == [(e + 1) / epochs for e in range(epochs)]
 
 
+@pytest.mark.slow
 def test_a_curriculum_cannot_be_trained_longer(tiny):
     fixed = (*LWM, "run=a", "scheduler=constant")
     train(tiny(*fixed, "trainer.max_steps=2"), [])
@@ -109,6 +111,7 @@ def test_a_curriculum_cannot_be_trained_longer(tiny):
     assert train(tiny(*fixed, "trainer.max_steps=4", "resume=true"), []).metrics["run/steps"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -146,6 +149,7 @@ def without_depth(cfg, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_packed_rooms_train_alike(tiny, tmp_path, trained):
     done, _, cfg = trained
     pack(build(cfg)[0].source, tmp_path / "packed", size=None, splits=("train", "val", "test"))
@@ -154,6 +158,7 @@ def test_packed_rooms_train_alike(tiny, tmp_path, trained):
     assert again.metrics["val/depth_rmse"] == pytest.approx(done.metrics["val/depth_rmse"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_and_predicts_where_there_is_no_depth(tiny, tmp_path, trained, capsys):
     """Depth is privileged: the scores of classes are the same without it, and those of depth are absent."""
     done, run_dir, cfg = trained
@@ -180,6 +185,7 @@ def test_a_run_is_scored_and_predicts_where_there_is_no_depth(tiny, tmp_path, tr
     assert "has no depth" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_scale_of_depth_belongs_to_the_weights(tiny, tmp_path, trained):
     """A data set whose scale ends elsewhere does not change what metres a trained network says."""
     done, run_dir, cfg = trained
@@ -204,6 +210,7 @@ def test_the_scale_of_depth_belongs_to_the_weights(tiny, tmp_path, trained):
     assert loaded(tmp_path / "runs/default/b", "last", [])[2].depth_max == data.info.depth_max
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inference", ["slide", "multiscale"])
 def test_depth_scores_of_windows_and_scales(tiny, tmp_path, trained, inference):
     """Scored again: by hand from the frames, with the depth that the same inference of depth alone gives."""

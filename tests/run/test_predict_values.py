@@ -50,6 +50,7 @@ def gtav_run(tiny, frames, tmp_path):
     return tmp_path / "runs/default/g"
 
 
+@pytest.mark.slow
 def test_the_servers_numbers(gtav_run, frames, tmp_path, capsys):
     images = frames / "cityscapes/leftImg8bit/test"
     for values in ("index", "dataset"):
@@ -74,6 +75,7 @@ def test_the_servers_numbers(gtav_run, frames, tmp_path, capsys):
     np.testing.assert_array_equal(*pictures)
 
 
+@pytest.mark.slow
 def test_another_data_set_of_the_same_classes_names_the_server(gtav_run, frames, tmp_path, capsys):
     given = [str(gtav_run), str(frames / "gtav/images/00000.png"), "--out", str(tmp_path / "out")]
     options = ["--values", "dataset", "--device", "cpu", "data=cityscapes"]
@@ -81,6 +83,7 @@ def test_another_data_set_of_the_same_classes_names_the_server(gtav_run, frames,
     assert "test server of cityscapes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_on_gtav_is_scored_on_cityscapes(gtav_run, frames, tmp_path):
     out = tmp_path / "scores"
     options = ["data=cityscapes", f"data.source.root={frames}/cityscapes", "data.num_workers=0"]

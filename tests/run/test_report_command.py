@@ -50,6 +50,7 @@ def picture(uri):
     return np.array(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
+@pytest.mark.slow
 def test_frames_are_what_the_runs_predict(study, tmp_path):
     _, data = made(study, tmp_path / "a.html")
     assert [run["label"] for run in data["runs"]] == ["Baseline, seed 0", "HardnessLevel, seed 0"]
@@ -84,6 +85,7 @@ def test_frames_are_what_the_runs_predict(study, tmp_path):
             assert (picture(maps["loss"])[label == 255] == 0).all()
 
 
+@pytest.mark.slow
 def test_fewer_frames_and_another_split(study, tmp_path):
     _, everything = made(study, tmp_path / "all.html")
     _, data = made(study, tmp_path / "a.html", "--frames", "1")
@@ -94,6 +96,7 @@ def test_fewer_frames_and_another_split(study, tmp_path):
     assert "val/miou (%)" in text
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(study, tmp_path):
     assert made(study, tmp_path / "a.html") == made(study, tmp_path / "a.html")
 

@@ -321,6 +321,7 @@ def test_a_run_of_an_earlier_version_is_known_by_its_configuration(sweep, traine
     assert [alpha for alpha, *_ in trained.calls] == [2]
 
 
+@pytest.mark.slow
 def test_of_runs_that_are_alike_the_one_that_is_done_counts(sweep, trained):
     sweep(alphas="2")
     path = configured()
@@ -588,6 +589,7 @@ def test_a_number_that_passed_to_another_process_is_not_the_run(sweep):
     assert alive(replace(found, host=older | {"pid": host["pid"]}))
 
 
+@pytest.mark.slow
 def test_looking_at_a_study_imports_no_torch(tmp_path):
     code = (
         "import sys; from hardpix.cli import main\n"

@@ -113,6 +113,7 @@ def begun(said):
     return [int(line.split()[1]) for line in said.splitlines() if "; worker" in line]
 
 
+@pytest.mark.slow
 def test_workers_share_the_jobs_in_their_order(stubbed, capfd, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(7), raising=False)

@@ -90,6 +90,7 @@ def test_a_damaged_record_is_told_and_the_others_shown(tmp_path, capsys):
     assert "b/run.json is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_missing_seeds_and_combinations_carry_commands_that_compose_to_what_is_missing(tmp_path, capsys):
     from hardpix.record import flatten
     from hardpix.run.config import validate

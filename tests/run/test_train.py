@@ -75,6 +75,7 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, method):
     assert any(r["val/miou"] for r in logged)
 
 
+@pytest.mark.slow
 def test_the_logged_loss_is_the_loss_of_its_step(tiny, tmp_path):
     """Row for row equal to a run that logs every step, so no stale value is written."""
     train(tiny("run=all", "trainer.log_every_steps=1", "trainer.max_steps=6"), [])
@@ -134,6 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch, 
     assert record.read(runs / "parts").run_id == again.run_id
 
 
+@pytest.mark.slow
 def test_no_checkpoint_holds_half_a_step(tiny, monkeypatch):
     """Two batches a step: the gradient of the first one would be lost."""
     seen = []
@@ -151,6 +153,7 @@ def test_no_checkpoint_holds_half_a_step(tiny, monkeypatch):
     assert seen == [(step, 2 * step) for step in (1, 2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_can_be_trained_longer_and_no_other(tiny, tmp_path):
     fixed = ("scheduler=constant",)
     train(tiny("run=whole", "trainer.max_steps=7", *fixed), [])
@@ -169,6 +172,7 @@ def test_a_constant_schedule_can_be_trained_longer_and_no_other(tiny, tmp_path):
         train(tiny("run=parts", "trainer.max_steps=5", "resume=true", *fixed), [])
 
 
+@pytest.mark.slow
 def test_resuming_what_is_done_changes_nothing(tiny, tmp_path):
     done = train(tiny("run=a", "trainer.max_steps=8"), [])
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
@@ -177,6 +181,7 @@ def test_resuming_what_is_done_changes_nothing(tiny, tmp_path):
     assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_best_under_ema_holds_the_average_that_was_scored(tiny, tmp_path):
     done = train(tiny("run=a", "trainer.ema_decay=0.9", "test_weights=best", "optimizer.lr=0.1"), [])
     assert main(["evaluate", str(tmp_path / "runs/default/a"), "--weights", "best"]) == 0
@@ -188,6 +193,7 @@ def test_best_under_ema_holds_the_average_that_was_scored(tiny, tmp_path):
     assert val == pytest.approx(done.metrics["val/miou"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_alive_is_not_resumed(tiny, tmp_path):
     train(tiny("run=a"), [])
     folder = tmp_path / "runs/default/a"
@@ -216,6 +222,7 @@ def test_a_signal_ends_in_its_status_and_in_the_record(tiny, tmp_path, monkeypat
     assert (found.status, found.error) == ("failed", said)
 
 
+@pytest.mark.slow
 def test_a_directory_that_holds_a_run_is_not_overwritten(tiny):
     train(tiny("run=a"), [])
     with pytest.raises(ConfigError, match="already holds a run \\(done\\): resume=auto"):
@@ -229,6 +236,7 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(tiny):
         train(tiny("resume=true"), [])
 
 
+@pytest.mark.slow
 def test_names_come_from_the_overrides_and_never_collide(tiny, tmp_path):
     for _ in range(2):
         train(tiny(), ["method=hardness", "seed=1", "data.source.height=32"])
@@ -257,6 +265,7 @@ def test_divergence_fails_instead_of_scoring(tiny, tmp_path):
     assert record.read(tmp_path / "runs/default/diverged").status == "failed"
 
 
+@pytest.mark.slow
 def test_init_from_another_run(tiny, tmp_path, capsys):
     first = train(tiny("run=a", "backbone.name=test_resnet"), [])
     second = train(tiny("run=b", f"init_from={tmp_path}/runs/default/a", "trainer.max_steps=1", "optimizer.lr=1e-12",
@@ -282,6 +291,7 @@ def test_a_checkpoint_with_code_is_refused(tiny, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -339,6 +349,7 @@ def test_impossible_requests_get_one_sentence(tiny, tmp_path, overrides, said):
     assert not (tmp_path / "runs").exists()  # no failed record to poison a table
 
 
+@pytest.mark.slow
 def test_ema_weights_are_what_is_saved_and_scored(tiny, tmp_path):
     """The average starts after the first step; with decay 1 it stays there, whatever training does."""
     train(tiny("run=plain", "trainer.max_steps=1", "scheduler=constant"), [])
@@ -362,6 +373,7 @@ def test_two_wandb_runs_in_one_process_are_two_runs(tiny, tmp_path):
     assert [f[0].stem.removeprefix("run-") for f in files] == [d.run_id for d in done]
 
 
+@pytest.mark.slow
 def test_run_json_is_plain_json(tiny, tmp_path):
     train(tiny("run=a"), [])
     content = json.loads((tmp_path / "runs/default/a/run.json").read_text())
@@ -369,6 +381,7 @@ def test_run_json_is_plain_json(tiny, tmp_path):
     assert content["factors"]["data.source.height"] == 32
 
 
+@pytest.mark.slow
 def test_the_rich_bar_shows_loss_miou_and_rate(tiny, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
@@ -379,6 +392,7 @@ def test_the_rich_bar_shows_loss_miou_and_rate(tiny, capsys, monkeypatch):
         assert word in shown
 
 
+@pytest.mark.slow
 def test_every_validation_starts_from_an_empty_matrix(tiny, monkeypatch):
     seen, original = [], Method._log_scores
 

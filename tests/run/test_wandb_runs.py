@@ -49,6 +49,7 @@ def trained(tmp_path_factory, composed_tiny):
     return folder / "runs/default/a", done
 
 
+@pytest.mark.slow
 def test_the_rows_are_those_of_the_csv_file(trained, offline):
     run_dir, _ = trained
     rows = csv_rows(run_dir)
@@ -119,6 +120,7 @@ def test_no_key_and_nothing_of_the_machine_is_written(trained):
     assert not names & {"wandb-metadata.json", "requirements.txt", "output.log", "diff.patch"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_one_run(tiny, tmp_path, offline):
     """The second leg's file has the rows of the first, without those that were trained again."""
     common = ("run=a", "scheduler=constant", "callbacks.checkpoint_every_steps=3", "panels=0", *OFFLINE)
@@ -156,6 +158,7 @@ def test_a_run_of_a_sweeps_agent_has_the_agents_name(tmp_path, monkeypatch):
     assert build_loggers(identity=Identity("ours", "n", "s", "train"), **options)[1].version == "theirs"
 
 
+@pytest.mark.slow
 def test_a_fault_of_wandb_ends_no_run(tiny, tmp_path, monkeypatch, capsys):
     calls = []
 
