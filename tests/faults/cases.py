@@ -12,10 +12,11 @@ import torch
 
 from hardpix.run.checkpoint_files import sha256
 from tests.conftest import TINY
-from tests.faults.harness import Killer, States, command, copy, in_child, state_hash, warm
+from tests.faults.harness import Killer, States, command, in_child, restore, state_hash, warm
 
 STEPS = ("trainer.max_steps=5", "callbacks.checkpoint_every_steps=2", "panels=1", "trainer.log_every_steps=1")
-SEMI = ("data.labeled=0.25", "data.batch_size=2", "data.unlabeled_batch_size=1", "head.dropout=0.1")
+SEMI = ("data.labeled=0.25", "data.batch_size=2", "data.unlabeled_batch_size=1", "head.dropout=0.1",
+        "method.contrastive=true", "method.contrast.bank=200", "method.contrast.bank_first=300")  # fmt: skip
 # (settings, settings of the run below, of the run below that)
 CASES = {
     "baseline": [("method=baseline", "trainer.accumulate=2", "data.batch_size=2", "data.num_workers=2")],
@@ -27,8 +28,8 @@ CASES = {
     ],
     "hl_released": [("method=hl_released",)],
     "lwm": [("method=lwm", "trainer.val_every_steps=2", "trainer.val_every_epochs=null")],
-    "u2pl": [("method=u2pl", *SEMI, "method.contrastive=true")],
-    "u2pl_hl": [("method=u2pl_hl", *SEMI, "method.contrastive=true")],
+    "u2pl": [("method=u2pl", *SEMI)],
+    "u2pl_hl": [("method=u2pl_hl", *SEMI)],
     "layer_cascade": [("method=layer_cascade", "head=gau_decoder")],
     "error_prediction": [
         ("method=error_prediction", "method.channels=8"),
@@ -75,9 +76,9 @@ class Case:
         return self.folder / "runs/default" / run
 
     def _watched(self):
-        """What SIGKILL leaves at every point of a run: [(points, copy of its directory)], each state once."""
-        folder, run_dir = self.folder / "states", self.run_dir("killed")
-        found = States(run_dir, folder)
+        """What SIGKILL leaves at every point of a run: [(points, state of its directory)], each state once."""
+        run_dir = self.run_dir("killed")
+        found = States(run_dir, self.folder / "states")
         watcher = Killer(self.folder, watch=found)
 
         def work():
@@ -90,14 +91,13 @@ class Case:
         shutil.rmtree(run_dir)
         points, modules = json.loads((self.folder / "points").read_text())
         warm(modules)
-        return [(at, folder / name) for name, at in points.items()]
+        return [(at, state) for state, at in points.items()]
 
     def resumed(self, state):
         """Give the same command in this state of the run's directory; what is wrong then, or None."""
         run_dir = self.run_dir("killed")
         try:
-            if state.exists():  # else the run had no directory yet
-                copy(state, run_dir)
+            restore(state, self.folder / "states", run_dir)
             return self._continued(self._arguments(self.settings, "killed", self.parent), run_dir)
         except (AssertionError, OSError) as error:
             return str(error)

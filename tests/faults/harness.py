@@ -12,9 +12,10 @@ import gc
 import hashlib
 import importlib
 import io
+import json
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -132,29 +133,46 @@ class Watched:
 
 
 class States:
-    """What is below ``source`` at every point, each state once; ``points`` gives the points of each copy."""
+    """What is below ``source`` at every point: ``points`` gives, for each state that differs, the points it was at.
 
-    def __init__(self, source, target):
-        self.source, self.target, self.points = Path(source), Path(target), {}
-        self.target.mkdir()
+    A state is its folders and the content and other names of its files, as text; contents are kept once.
+    """
+
+    def __init__(self, source, store):
+        self.source, self.store, self.points = Path(source), Path(store), {}
+        self.store.mkdir()
 
     def __call__(self, kind, number):
-        digest = hashlib.sha256()
+        found = []
         for path in sorted(self.source.rglob("*")):
-            digest.update(
-                f"{path.relative_to(self.source)} {path.is_dir()} {path.stat().st_nlink}\n".encode()
-            )
+            digest, status = None, path.lstat()
             if path.is_file():
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-        name = digest.hexdigest()
-        if name not in self.points and self.source.exists():
-            copy(self.source, self.target / name)
-        self.points.setdefault(name, []).append((kind, number))
+                content = path.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                if not (self.store / digest).exists():
+                    (self.store / digest).write_bytes(content)
+            found.append(
+                (str(path.relative_to(self.source)), digest, status.st_ino if status.st_nlink > 1 else 0)
+            )
+        state = json.dumps(found if self.source.exists() else None)
+        self.points.setdefault(state, []).append((kind, number))
 
 
-def copy(source, target):
-    """A copy in which what was one file with two names is so again."""
-    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+def restore(state, store, target):
+    """Make ``target`` what ``States`` saw: what was one file with two names is so again."""
+    first = {}
+    found = json.loads(state)
+    if found is not None:  # else the run had no directory yet
+        Path(target).mkdir(parents=True)
+    for name, digest, inode in found or ():
+        path = Path(target) / name
+        if digest is None:
+            path.mkdir()
+        elif inode in first:
+            os.link(first[inode], path)
+        else:
+            shutil.copyfile(Path(store) / digest, path)
+            first |= {inode: path} if inode else {}
 
 
 def warm(names):
