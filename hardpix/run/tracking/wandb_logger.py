@@ -1,11 +1,13 @@
 """A run in Weights & Biases: what ``metrics.csv`` has, row by row. The only file that imports wandb.
 
-Training never waits for a server longer than PROBE + INIT seconds at its start and FINISH at its end, and no fault of
-W&B ends a run: what could not be sent stays in the run's folder for ``wandb sync``.
+Every call of wandb's is made by a thread of its own (:class:`Errands`), for which a run waits at most PATIENCE seconds
+in sum: training goes on whatever wandb, its process or its server do, and no fault of theirs ends a run. What could not
+be sent stays in the run's folder for ``wandb sync``.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
 import netrc
@@ -22,16 +24,22 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hardpix.record import RunRecord
+from hardpix.run.tracking.errands import Errands
 from hardpix.secrets import masked
 from hardpix.types import ConfigError
 
-PROBE, INIT, FINISH = 1.5, 2.0, 4.0  # seconds
+PATIENCE = 5.0  # seconds that a run waits for W&B in all
+START = 2.0  # of these, before its first step
+PROBE, INIT = 1.5, 2.0  # what the server has for its first word, and for a run's beginning
+FINISH = 2.5  # what it has at the end to take what was not sent
 
 
 def online(mode: str) -> bool:
     """Whether ``logger.wandb`` means a run that is sent at once; raises where it cannot."""
     if mode not in ("auto", "True", "online", "offline"):
         raise ConfigError(f"logger.wandb={mode}: must be auto, online, offline or false")
+    # else wandb reports on itself to the server, for ten seconds after the end of a run where it does not answer
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb  # noqa: F401
     except ImportError:
@@ -74,7 +82,7 @@ def answers(url: str, seconds: float = PROBE) -> bool:
 
 
 class WandbRun(Logger):
-    """The W&B side of a run; every call of wandb's that fails is told once, and the run goes on without."""
+    """The W&B side of a run; the first fault of wandb's is told, and the run goes on without."""
 
     def __init__(
         self, run_dir: Path, started: dict[str, Any], *, online: bool, earlier: list[dict[str, Any]]
@@ -83,6 +91,9 @@ class WandbRun(Logger):
         super().__init__()
         self.run_dir, self.started, self.online, self.earlier = run_dir, started, online, earlier
         self.run: Any = None  # also after W&B has failed
+        self.errands: Errands | None = None  # between start and close
+        self.folder = run_dir / "wandb"  # later that of the run itself
+        self.faults: list[str] = []  # not told yet: the thread prints nothing
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent of a sweep waits for a run of its own name
             self.started["id"] = os.environ.get("WANDB_RUN_ID", self.started["id"])
 
@@ -97,16 +108,24 @@ class WandbRun(Logger):
     @rank_zero_only
     def start(self) -> None:
         """Open the run, on the server or offline, and tell it the rows that an interrupted leg has left."""
+        self.errands = Errands(PATIENCE)
+        self.errands.give(self._open)
+        self.errands.wait(
+            START
+        )  # mostly enough: data workers are forked from a process where little else goes on
+        self._tell()
+
+    def _open(self) -> None:
         if self.online and not answers(_server()):
-            self._say(f"{_server()} does not answer")
+            self.faults.append(f"{_server()} does not answer")
             self.online = False
         if self.online:
             try:
                 self._init("online")
             except Exception as error:
-                self._say(_first_line(error))
+                self.faults.append(_first_line(error))
                 self.online = False
-                self._safely(_teardown)  # the service holds on to the name of the run
+                _teardown()  # the service holds on to the name of the run
         if self.run is None:
             self._safely(lambda: self._init("offline"))
         if self.run is not None:
@@ -118,8 +137,9 @@ class WandbRun(Logger):
         os.environ.setdefault("WANDB_SILENT", "true")
         # What is printed, the command line and local changes to the code may hold what nobody meant to send.
         settings = wandb.Settings(
-            init_timeout=INIT, finish_timeout=FINISH if mode == "online" else 0, silent=True, console="off",
-            x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True, x_save_requirements=False,
+            init_timeout=INIT, finish_timeout=FINISH if mode == "online" else 0, finish_timeout_raises=True,
+            silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True,
+            disable_code=True, x_save_requirements=False,
         )  # fmt: skip
         before = self._offline_legs()
         options: dict[str, Any] = self.started | {
@@ -128,6 +148,7 @@ class WandbRun(Logger):
             "settings": settings,
         }
         self.run = wandb.init(**options, resume="allow", allow_val_change=True)
+        self.folder = Path(self.run.dir).parent
         # The new file has all rows: two of them would be sent as one run with rows twice.
         if mode == "offline":
             for folder in before:
@@ -149,17 +170,18 @@ class WandbRun(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self.run is not None:
-            self._safely(lambda: self.run.log(dict(metrics), step=step))
+        row = dict(metrics)
+        self._give(lambda: self.run.log(row, step=step))
 
     @rank_zero_only
     def log_results(
         self, per_class: Path, panels: Sequence[Path], scores: Mapping[str, float], step: int
     ) -> None:
         """The table of ``per_class.csv``, its scores in the summary too, and pictures, each under its own key."""
-        import wandb
 
         def log() -> None:
+            import wandb
+
             shown: dict[str, Any] = {f"panels/{path.stem}": wandb.Image(str(path)) for path in panels}
             if per_class.is_file():
                 with open(per_class, newline="", encoding="utf-8") as file:
@@ -173,8 +195,7 @@ class WandbRun(Logger):
             self.run.summary.update(dict(scores))
             self.run.log(shown, step=step)
 
-        if self.run is not None:
-            self._safely(log)
+        self._give(log)
 
     @rank_zero_only
     def close(self, record: RunRecord) -> None:
@@ -182,30 +203,61 @@ class WandbRun(Logger):
             self.run.summary.update(record.metrics | {"status": record.status})
             if record.error:
                 self.run.summary["error"] = masked(record.error)
-            self.run.finish(exit_code=0 if record.status == "done" else 1)
+            with contextlib.suppress(TimeoutError):
+                self.run.finish(exit_code=0 if record.status == "done" else 1)
+                return
+            self.faults.append(f"{_server()} did not take everything within {FINISH} s")
 
-        if self.run is not None:
-            self._safely(finish)
-        self.run = None
+        if self.errands is None:
+            return
+        self._give(finish)
+        if not self.errands.end():
+            self.faults.append("wandb does not answer; not all of this run is logged there")
+            atexit.register(_end_service)  # before wandb's own, which waits for ever
+        self.run = self.errands = None
+        self._tell()
+
+    def _give(self, call: Callable[[], None]) -> None:
+        if self.errands is not None:
+            self.errands.give(lambda: self._safely(call) if self.run is not None else None)
+        self._tell()
 
     def _safely(self, call: Callable[[], None]) -> None:
+        """In the thread."""
         try:
             call()
         except Exception as error:
-            self._say(f"{_first_line(error)}; no more of this run is logged there")
+            self.faults.append(f"{_first_line(error)}; no more of this run is logged there")
             run, self.run = self.run, None
             with contextlib.suppress(Exception):  # left open, the next run of this process would go on in it
                 run.finish(exit_code=1)
+            _teardown()
 
-    def _say(self, reason: str) -> None:
-        print(f"W&B: {reason}; training goes on, and wandb sync sends later what lies in {self.run_dir}/wandb",
-              flush=True)  # fmt: skip
+    def _tell(self) -> None:
+        command = f"wandb sync{' --include-online' if self.online else ''} {self.folder}"
+        while self.faults:
+            print(f"W&B: {self.faults.pop(0)}; training goes on, metrics.csv has every row, and {command} "
+                  "sends later what lies there", flush=True)  # fmt: skip
 
 
 def _teardown() -> None:
+    """Forget a service that may be dead or hold on to a run: the next run of this process starts another."""
     import wandb
+    from wandb.sdk.lib.module import unset_globals
 
-    wandb.teardown()
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()
+    unset_globals()
+
+
+def _end_service() -> None:
+    """End wandb's own process, which does not answer, and have nothing wait for it; what it has written stays."""
+    from wandb.sdk import wandb_setup
+
+    with contextlib.suppress(Exception):
+        service = wandb_setup.singleton()._connection
+        service._proc._process.kill()
+        service._cleanup()
 
 
 def _number(text: str) -> float | str:
