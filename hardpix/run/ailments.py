@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
+import traceback
 
 SMALLER = "lower data.batch_size (trainer.accumulate=2 keeps the gradient's) or data.train_transform.crop"
 SHM = "give a container more of it (--shm-size=8g), or set data.num_workers=0"
@@ -109,6 +110,12 @@ def _shared_memory(error: BaseException) -> str | None:
         "No space left on device" in text or "unable to resize file" in text or "unable to allocate" in text
     )
     place = "/dev/shm" in text or "shared memory" in text or "torch_" in text
-    if not (full and place):
+    if not (full and (place or _of_a_lock(error))):
         return None
     return f"the shared memory /dev/shm is full: {SHM}"
+
+
+def _of_a_lock(error: BaseException) -> bool:
+    """Whether it was raised where a lock between processes is made, which lies there without its text saying so."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "multiprocessing.synchronize" for frame, _ in frames)

@@ -1,6 +1,7 @@
 """What a machine lacks, as torch, Python and Linux say it."""
 
 import errno
+import multiprocessing.synchronize
 import subprocess
 import sys
 
@@ -81,6 +82,21 @@ def test_the_signal_is_named():
 ])  # fmt: skip
 def test_other_errors_are_left_alone(error):
     assert ailments.sentence(error) is None
+
+
+def test_a_lock_that_finds_no_room_is_shared_memory_too(monkeypatch):
+    """Its error has no file's name."""
+
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", refuse)
+    with pytest.raises(OSError, match="No space") as caught:
+        multiprocessing.Lock()
+    assert "/dev/shm is full" in ailments.sentence(caught.value)
+    with pytest.raises(OSError, match="No space") as caught:
+        refuse()
+    assert ailments.sentence(caught.value) is None
 
 
 def test_the_cause_of_an_error_counts():
