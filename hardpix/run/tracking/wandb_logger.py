@@ -7,7 +7,6 @@ be sent stays in the run's folder for ``wandb sync``.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import csv
 import netrc
@@ -29,7 +28,7 @@ from hardpix.secrets import masked
 from hardpix.types import ConfigError
 
 PATIENCE = 5.0  # seconds that a run waits for W&B in all
-START = 2.0  # of these, before its first step
+START = 1.5  # of these, before its first step
 PROBE, INIT = 1.5, 2.0  # what the server has for its first word, and for a run's beginning
 FINISH = 2.5  # what it has at the end to take what was not sent
 
@@ -213,7 +212,7 @@ class WandbRun(Logger):
         self._give(finish)
         if not self.errands.end():
             self.faults.append("wandb does not answer; not all of this run is logged there")
-            atexit.register(_end_service)  # before wandb's own, which waits for ever
+            _wait_no_more()
         self.run = self.errands = None
         self._tell()
 
@@ -250,14 +249,12 @@ def _teardown() -> None:
     unset_globals()
 
 
-def _end_service() -> None:
-    """End wandb's own process, which does not answer, and have nothing wait for it; what it has written stays."""
+def _wait_no_more() -> None:
+    """Have the end of this process not wait for wandb's own, which goes on alone and writes its file whole."""
     from wandb.sdk import wandb_setup
 
     with contextlib.suppress(Exception):
-        service = wandb_setup.singleton()._connection
-        service._proc._process.kill()
-        service._cleanup()
+        wandb_setup.singleton()._connection._cleanup()
 
 
 def _number(text: str) -> float | str:
