@@ -27,7 +27,7 @@ from hardpix.run.tracking.errands import Errands
 from hardpix.secrets import masked
 from hardpix.types import ConfigError
 
-PATIENCE = 5.0  # seconds that a run waits for W&B in all
+PATIENCE = 4.5  # seconds that a run waits for W&B in all; the promise is five
 START = 1.5  # of these, before its first step
 PROBE, INIT = 1.5, 2.0  # what the server has for its first word, and for a run's beginning
 FINISH = 2.5  # what it has at the end to take what was not sent
@@ -253,8 +253,9 @@ def _wait_no_more() -> None:
     """Have the end of this process not wait for wandb's own, which goes on alone and writes its file whole."""
     from wandb.sdk import wandb_setup
 
+    service: Any = wandb_setup.singleton()._connection
     with contextlib.suppress(Exception):
-        wandb_setup.singleton()._connection._cleanup()
+        service._cleanup()
 
 
 def _number(text: str) -> float | str:
