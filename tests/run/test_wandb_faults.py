@@ -44,7 +44,7 @@ def test_calls_are_made_in_their_order_by_another_thread():
 
 def test_waiting_is_bounded_in_sum(blocked):
     todo = errands.Errands(0.5)
-    todo.give(blocked.wait)
+    todo.give(lambda: blocked.wait(20))
     begin = time.monotonic()
     assert not todo.wait(0.2)
     assert todo.patience < 0.31
@@ -133,7 +133,7 @@ def raising(error):
 def test_a_call_that_never_ends_is_waited_for_no_longer_than_agreed(
     where, blocked, monkeypatch, tmp_path, capsys
 ):
-    _, seconds = stopped(where, blocked.wait, monkeypatch, tmp_path)
+    _, seconds = stopped(where, lambda: blocked.wait(20), monkeypatch, tmp_path)
     assert 1.0 <= seconds < 4
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("W&B")]
     assert len(said) == 1

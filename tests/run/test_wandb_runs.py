@@ -212,6 +212,8 @@ tracking.connect, tracking.close = timed("connect", tracking.connect), timed("cl
 from hardpix.run.train import train
 done = train(compose_tiny("runs", ["run=a", "logger=default", "logger.wandb=online", "panels=0"]), [])
 print("SPENT", done.status, spent["connect"], spent["close"])
+from hardpix.run.tracking.errands import Errands
+Errands._former.join(60)  # on a busy machine the file is not whole yet when the run's patience is over
 """
 
 
@@ -245,6 +247,7 @@ def test_a_server_that_is_not_there_costs_seconds(tmp_path, kind, offline):
     line = next(line.split() for line in done.stdout.splitlines() if line.startswith("SPENT"))
     print(kind, line)
     assert line[1] == "done"
+    assert float(line[2]) + float(line[3]) < 6
     assert "training goes on" in done.stdout
     run_dir = tmp_path / "runs/default/a"
     assert set(range(4)) <= csv_rows(run_dir).keys()
