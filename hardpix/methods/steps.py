@@ -25,6 +25,7 @@ class TrainingSteps(pl.LightningModule):
         self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
         self._void_batches = torch.zeros((), dtype=torch.int64)  # without a labelled pixel, in this run
         self.last_losses: dict[str, Tensor] = {}  # of the newest batch
+        self._kept: tuple[list[tuple[Tensor, Tensor]], Tensor, int] = ([], self._epoch_loss, 0)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars; their sum is minimised."""
@@ -42,6 +43,16 @@ class TrainingSteps(pl.LightningModule):
         if (self.global_step + 1) % self._log_every == 0 and last_of_step:  # the steps Lightning writes
             self._log_losses({"loss": total} | losses)
         return total
+
+    def keep_for_undo(self) -> None:
+        """To be called before the first batch of a step that ``undo_step`` may have to leave out."""
+        self._kept = [(b, b.clone()) for b in self.buffers()], self._epoch_loss, self._epoch_steps
+
+    def undo_step(self) -> None:
+        """Statistics of norms, banks of features and the sums of the epoch as before the step's batches."""
+        kept, self._epoch_loss, self._epoch_steps = self._kept
+        for buffer, before in kept:
+            buffer.copy_(before)
 
     def _log_losses(self, losses: dict[str, Tensor]) -> None:
         """To loggers and displays directly: ``self.log`` copies its bookkeeping at every call, 0.3 ms a value."""

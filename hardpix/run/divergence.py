@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from hardpix import record
 from hardpix.atomic import write_text
 from hardpix.types import ConfigError, Diverged
 
@@ -21,7 +22,8 @@ TOLD = 10  # parameters in the file
 class Divergence(Callback):
     """Before every optimiser step: are the loss and all gradients finite?
 
-    ``nan="skip"`` leaves such a step out, at most ``max_skip`` times in a run, and stops at the next. With float16
+    ``nan="skip"`` leaves such a step out, at most ``max_skip`` times in a run, and stops at the next; what its batches
+    did to statistics of norms and other buffers is undone, for which they are copied before each step. With float16
     infinite gradients are what the scaler lowers its scale by; there the loss alone decides.
     """
 
@@ -43,6 +45,8 @@ class Divergence(Callback):
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self.names = []
+            if self.skipped < self.left:
+                pl_module.keep_for_undo()  # type: ignore[operator]
         self.names += batch.get("name", [])
 
     def on_before_optimizer_step(
@@ -64,6 +68,7 @@ class Divergence(Callback):
             raise Diverged(self._sentence(trainer, losses))
         self.skipped += 1
         optimizer.zero_grad(set_to_none=True)
+        pl_module.undo_step()  # type: ignore[operator]
         print(f"{self._sentence(trainer, losses)}: left out ({self.skipped} of {self.left})", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,6 +94,7 @@ class Divergence(Callback):
         content = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
+            "seed": record.read(self.run_dir).seed,
             "losses": {name: str(float(loss)) for name, loss in losses.items()},
             "images": self.names,
             "gradients": bad[:TOLD],

@@ -29,6 +29,7 @@ from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.decile_scores import decile_scores
+from hardpix.run.divergence import Divergence
 from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
@@ -185,9 +186,11 @@ def _run(job: Job) -> dict[str, float]:
         deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
         tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
     cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
+    skipped = next(c.skipped for c in trainer.callbacks if isinstance(c, Divergence))
     return (
         metrics
         | cost
+        | ({"run/skipped_steps": float(skipped)} if skipped else {})
         | {
             "run/steps": float(trainer.global_step),
             "run/parameters": float(sum(p.numel() for p in method.parameters())),
@@ -281,7 +284,8 @@ def _parent(source: str | None) -> str | None:
 
 
 def _check_finite(method: Method) -> None:
-    bad = [name for name, p in method.named_parameters() if not torch.isfinite(p).all()]
+    tensors = (*method.named_parameters(), *method.named_buffers())
+    bad = [name for name, value in tensors if not torch.isfinite(value).all()]
     if bad:
         raise Diverged(
             f"training diverged: {bad[0]} (and {len(bad) - 1} more) is not finite; lower optimizer.lr, "

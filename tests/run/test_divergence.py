@@ -1,6 +1,8 @@
 """A loss or a gradient that is no number: the step at which a run stops, what it says and what it keeps."""
 
+import csv
 import json
+import math
 
 import pytest
 import torch
@@ -19,15 +21,20 @@ def state(run_dir):
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """``spoil({2}, "loss")``: at those steps the loss, or the gradient alone, is no number; returns the images seen."""
+    """``spoil({2}, "loss")``: at those steps the images, the loss, or the gradient alone are no numbers.
+
+    Returns the names of the images that each step saw.
+    """
     seen = {}
     inner = Baseline.losses
 
     def at(steps, what):
         def losses(self, batch):
             seen[self.global_step] = list(batch["name"])
+            if self.global_step in steps and what == "images":
+                batch = batch | {"image": batch["image"] * float("nan")}
             found = inner(self, batch)
-            if self.global_step in steps:
+            if self.global_step in steps and what != "images":
                 key = next(iter(found))
                 if what == "loss":
                     found[key] = found[key] * float("nan")
@@ -53,6 +60,7 @@ def test_it_stops_at_that_step_and_names_the_images(tiny, tmp_path, spoil, what)
     told = json.loads((run_dir / "diverged.json").read_text())
     assert (told["step"], told["epoch"], told["images"]) == (2, 1, seen[2])
     assert told["gradients"]
+    assert told["seed"] == found.seed
     assert next(iter(told["losses"])) == "loss"
     assert (told["losses"]["loss"] == "nan") == (what == "loss")
     kept = state(run_dir)
@@ -67,7 +75,7 @@ def test_all_images_of_an_accumulated_step_are_named(tiny, tmp_path, spoil):
     assert len(json.loads((tmp_path / "runs/default/a/diverged.json").read_text())["images"]) == 4
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["images", "loss", "gradient"])
 def test_a_skipped_step_leaves_weights_and_momentum(tiny, tmp_path, spoil, what):
     spoil({4}, what)
     train(tiny("run=skip", *FIXED, "trainer.nan=skip", "trainer.max_skip=1"), [])
@@ -75,12 +83,27 @@ def test_a_skipped_step_leaves_weights_and_momentum(tiny, tmp_path, spoil, what)
     train(tiny("run=short", *FIXED[:2], "trainer.max_steps=4"), [])
     skipped, short = (state(tmp_path / f"runs/default/{name}") for name in ("skip", "short"))
     assert (skipped["global_step"], short["global_step"]) == (5, 4)
-    learnt = [k for k in short["state_dict"] if k.endswith(("weight", "bias"))]
-    assert all(torch.equal(skipped["state_dict"][k], short["state_dict"][k]) for k in learnt)
+    weights = short["state_dict"]
+    assert any(k.endswith("running_mean") for k in weights)
+    assert all(torch.equal(skipped["state_dict"][k], weights[k]) for k in weights)
+    assert record.read(tmp_path / "runs/default/skip").metrics["run/skipped_steps"] == 1
+    assert "run/skipped_steps" not in record.read(tmp_path / "runs/default/short").metrics
     moments = [s["optimizer_states"][0]["state"] for s in (skipped, short)]
     assert all(
         torch.equal(moments[0][i]["momentum_buffer"], moments[1][i]["momentum_buffer"]) for i in moments[1]
     )
+
+
+def test_a_skipped_step_is_in_no_mean_and_takes_its_whole_window_with_it(tiny, tmp_path, spoil):
+    """Steps of two batches: the first one's statistics go as well, and the epoch's mean is that of the others."""
+    spoil({2}, "images")
+    settings = ("trainer.accumulate=2", "data.batch_size=2", "trainer.max_epochs=2", "trainer.max_steps=null")
+    train(tiny("run=a", *FIXED[:2], *settings, "trainer.nan=skip", "trainer.max_skip=1"), [])
+    assert all(torch.isfinite(x).all() for x in state(tmp_path / "runs/default/a")["state_dict"].values())
+    rows = list(csv.DictReader((tmp_path / "runs/default/a/metrics.csv").open()))
+    means = [float(r["train/loss_epoch"]) for r in rows if r["train/loss_epoch"]]
+    assert len(means) == 2
+    assert all(map(math.isfinite, means))
 
 
 def test_skipping_is_bounded(tiny, spoil):
