@@ -46,7 +46,7 @@ def folder(root):
     return root
 
 
-FOLDER = dict(classes=CLASSES, depths="{split}/depths", depth_scale=1000.0, depth_max=4.0)
+FOLDER = {"classes": CLASSES, "depths": "{split}/depths", "depth_scale": 1000.0, "depth_max": 4.0}
 
 
 def _folder(root):
@@ -101,7 +101,9 @@ def test_every_source_of_depth_files_names_it_or_goes_on_without(tmp_path, name)
     whole = [source().frames("train", keys).load(index) for index in range(4)]
     (tmp_path / lost).unlink()
     named = "train/depth/0003.png" if name == "nyuv2" else lost  # of two places the second
-    with pytest.raises(DataError, match=rf"/{named}: no such file; .*, or data\.source\.depth_missing=ignore goes on"):
+    with pytest.raises(
+        DataError, match=rf"/{named}: no such file; .*, or data\.source\.depth_missing=ignore goes on"
+    ):
         source().frames("train", keys)
     frames = source(depth_missing="ignore").frames("train", keys)
     assert sorted(frames.without_depth()) == [2]
@@ -134,7 +136,9 @@ def test_an_image_or_label_that_is_missing_stays_an_error_with_its_own_advice(tm
 def test_what_asks_for_no_depth_lacks_none(tmp_path):
     folder(tmp_path)
     (tmp_path / "train/depths/1.png").unlink()
-    frames = Folder(str(tmp_path), **FOLDER, depth_missing="ignore").frames("train", KEYS - {"depth", "depth_valid"})
+    frames = Folder(str(tmp_path), **FOLDER, depth_missing="ignore").frames(
+        "train", KEYS - {"depth", "depth_valid"}
+    )
     assert "depth" not in frames.load(1)
     assert not frames.without_depth()
 
@@ -242,7 +246,10 @@ def test_weights_of_a_frame_without_depth_are_its_region_error_alone(lwm):
     assert torch.equal(maps["hardness"][1], maps["dse"][1])
     wrong = (method.predict_logits(batch["image"]).argmax(1) != batch["label"])[1].numpy()
     counted = (batch["label"][1] != 255).numpy()
-    cell = (slice(0, HEIGHT // 8), slice(0, WIDTH // 8))  # one bin of depth: all of the cell's labelled pixels
+    cell = (
+        slice(0, HEIGHT // 8),
+        slice(0, WIDTH // 8),
+    )  # one bin of depth: all of the cell's labelled pixels
     share = (wrong & counted)[cell].sum() / max(counted[cell].sum(), 1)
     np.testing.assert_allclose(maps["dse"][1][cell].numpy(), share * counted[cell], atol=1e-6)
 
@@ -283,7 +290,9 @@ def test_a_share_of_a_source_that_lists_its_own_frames(tiny, tmp_path):
 
 
 def test_no_depth_at_all_is_one_error_where_depth_is_needed(lwm):
-    with pytest.raises(DataError, match=r"^none of the 4 frames of split train has a depth file \(0 is the first\)"):
+    with pytest.raises(
+        DataError, match=r"^none of the 4 frames of split train has a depth file \(0 is the first\)"
+    ):
         build(lwm(lost=range(4)))
     plain, _ = build(lwm("method=baseline", lost=range(4)))
     plain.train_dataloader()
@@ -331,14 +340,16 @@ def test_a_run_trains_counts_and_is_told_of(lwm, tmp_path, capsys):
 
 
 def hn(source, out):
-    settings = HNSettings(tuple(0.25 * i for i in range(10)), normals=2, up="gravity", radius=1, gravity_radius=3)
+    settings = HNSettings(
+        tuple(0.25 * i for i in range(10)), normals=2, up="gravity", radius=1, gravity_radius=3
+    )
     return make_labels(source, {"name": "x"}, ["train"], out, settings, Choice(), workers=1,
                        bar=lambda *_: None, say=print)  # fmt: skip
 
 
 def test_labels_of_height_are_not_made_of_it(tmp_path):
     make = _open3d(tmp_path / "set")
-    whole, _ = hn(make(intrinsics=[40, 40, 24, 16]), tmp_path / "whole")
+    hn(make(intrinsics=[40, 40, 24, 16]), tmp_path / "whole")
     (tmp_path / "set/depth/c.png").unlink()
     with pytest.raises(DataError, match=r"depth/c\.png: no such file"):
         hn(make(intrinsics=[40, 40, 24, 16]), tmp_path / "refused")
@@ -346,7 +357,8 @@ def test_labels_of_height_are_not_made_of_it(tmp_path):
     tallies, faults = hn(make(intrinsics=[40, 40, 24, 16], depth_missing="ignore"), tmp_path / "out")
     assert faults == []
     before, after = (
-        {e["name"]: e for e in read_listing(tmp_path / out / "train/frames.jsonl")} for out in ("whole", "out")
+        {e["name"]: e for e in read_listing(tmp_path / out / "train/frames.jsonl")}
+        for out in ("whole", "out")
     )
     assert after.pop("c")["rejected"].startswith("fewer than 1% of the pixels have depth")
     assert tallies["train"].frames == 4
