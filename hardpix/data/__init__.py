@@ -14,6 +14,7 @@ from hardpix.data.hn import HN
 from hardpix.data.huggingface import HuggingFace
 from hardpix.data.isaid import ISAID
 from hardpix.data.listed import Listed
+from hardpix.data.missing_depth import told_without_depth, without_depth
 from hardpix.data.nyuv2 import NYUv2
 from hardpix.data.nyuv2_raw import NYUv2Raw
 from hardpix.data.packed import Packed, pack
@@ -55,4 +56,6 @@ __all__ = [
     "changed_since",
     "fingerprint",
     "pack",
+    "told_without_depth",
+    "without_depth",
 ]

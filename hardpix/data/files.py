@@ -16,7 +16,9 @@ from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.images import images_below, read_colour, read_depth, refuse_lossy, same_size
+from hardpix.data.intrinsics import read_intrinsics
 from hardpix.data.labels import LabelReader
+from hardpix.data.missing_depth import ERROR, IGNORE, absent, missing_files, no_reading
 from hardpix.types import ConfigError, DataError
 
 
@@ -52,6 +54,9 @@ class FileSource(Source):
     crop: Border | None = None  # the part of every frame that is kept
     camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
     lossless = False  # True: a label or depth that is a JPEG is refused
+    depth_missing: str = (
+        ERROR  # what becomes of a frame without its depth file: see `hardpix.data.missing_depth`
+    )
 
     @abstractmethod
     def files(self, split: str) -> list[FrameFiles]:
@@ -86,6 +91,7 @@ class FileSource(Source):
             depth_code=self.depth_code,
             crop=self.crop,
             camera=self.camera,
+            depth_missing=self.depth_missing,
         )
 
     def strays(self, split: str) -> list[Path]:
@@ -101,7 +107,10 @@ class FileSource(Source):
 
 
 class FileFrames:
-    """One split of image files. Decodes only ``keys``; every file is known to exist when it is built."""
+    """One split of image files. Decodes only ``keys``; every file is known to exist when it is built.
+
+    With ``depth_missing="ignore"`` that of a depth need not: the frame's depth then has no reading.
+    """
 
     def __init__(
         self,
@@ -112,6 +121,7 @@ class FileFrames:
         depth_code: DepthCode | None = None,
         crop: Border | None = None,
         camera: NDArray[np.float64] | None = None,
+        depth_missing: str = ERROR,
     ) -> None:
         self._files = files
         self._keys = keys
@@ -119,12 +129,12 @@ class FileFrames:
         self._depth_code = depth_code
         self._crop = crop
         self._camera = camera
+        ignored = self._wants_depth and depth_missing == IGNORE
+        self._without_depth = absent([f.depth for f in files]) if ignored else frozenset()
         if "label" in keys:
             _all_labelled(files)
-        missing = [path for path in self._paths() if not path.is_file()]
-        if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(f"{missing[0]}: no such file{more}; every frame of the split needs it")
+        if missing := [path for path in self._paths() if not path.is_file()]:
+            raise missing_files(missing, {f.depth for f in files})
 
     def __len__(self) -> int:
         return len(self._files)
@@ -141,7 +151,10 @@ class FileFrames:
             label = self._labels.read(files.label, files.image)
             same_size(label, files.label, image, files.image)
             sample["label"] = label
-        if self._wants_depth and files.depth and self._depth_code:
+        if index in self._without_depth:
+            depth, valid = no_reading(image.shape[:2])
+            sample["depth"], sample["depth_valid"] = torch.from_numpy(depth), torch.from_numpy(valid)
+        elif self._wants_depth and files.depth and self._depth_code:
             depth, valid = self.depth(index)
             same_size(depth, files.depth, image, files.image)
             sample["depth"], sample["depth_valid"] = torch.from_numpy(depth), torch.from_numpy(valid)
@@ -157,6 +170,10 @@ class FileFrames:
         if files.depth is None or self._depth_code is None:
             raise DataError(f"{files.image}: no depth belongs to this frame")
         return self._depth_code(read_depth(files.depth), files.depth)
+
+    def without_depth(self) -> frozenset[int]:
+        """The frames whose depth has no reading for want of a file."""
+        return self._without_depth
 
     def label(self, index: int) -> Tensor:
         """The label of one frame alone: counting classes needs no picture decoded."""
@@ -193,34 +210,17 @@ class FileFrames:
         return not self._keys.isdisjoint({"depth", "depth_valid"})
 
     def _paths(self) -> Iterator[Path]:
-        for files in self._files:
+        for index, files in enumerate(self._files):
             yield files.image
             if "label" in self._keys and files.label:
                 yield files.label
-            if self._wants_depth and files.depth:
+            if self._wants_depth and files.depth and index not in self._without_depth:
                 yield files.depth
 
 
 def millimetres(raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """16-bit depth in millimetres, 0 where the sensor has no reading."""
     return raw.astype(np.float32) / np.float32(1000), raw > 0
-
-
-def read_intrinsics(path: Path) -> NDArray[np.float64]:
-    """The 3x3 camera matrix of a text file: nine numbers, row after row, on one line or three."""
-    try:
-        numbers = [float(word) for word in path.read_text(encoding="utf-8").split()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; it must hold the camera's 3x3 matrix") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as the nine numbers of a camera matrix ({error})") from None
-    matrix = np.array(numbers)
-    if matrix.shape != (9,) or not np.isfinite(matrix).all() or matrix[0] <= 0 or matrix[4] <= 0:
-        raise DataError(
-            f"{path}: holds {len(numbers)} numbers that are no camera matrix; "
-            "it must hold fx 0 cx, 0 fy cy, 0 0 1 with positive focal lengths"
-        )
-    return matrix.reshape(3, 3)
 
 
 def to_border(window: Sequence[int] | None) -> Border | None:

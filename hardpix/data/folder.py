@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hardpix.data.files import FileSource, FrameFiles, list_images
 from hardpix.data.labels import LabelReader
+from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_labels import OwnLabels
 from hardpix.types import ConfigError, DatasetInfo
 
@@ -28,6 +29,7 @@ class Folder(FileSource):
     images, labels, depths: the folders, with ``{split}``; ``depths`` None: there is no depth.
     depth_scale: counts of a depth file per metre.
     depth_max: metres; the fixed range of the methods that need one.
+    depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
     lossless = True
@@ -49,10 +51,11 @@ class Folder(FileSource):
         depths: str | None = None,
         depth_scale: float | None = None,
         depth_max: float | None = None,
+        depth_missing: str = "error",
     ) -> None:
         if depths is not None and not depth_scale:
             raise ConfigError("data.source.depth_scale is missing; with depths it must be counts per metre")
-        self.root = Path(root)
+        self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self._folders = {"image": images, "label": labels, "depth": depths}
         self._label_suffix, self._depth_scale = label_suffix, depth_scale
         self._labels = OwnLabels(

@@ -19,6 +19,7 @@ from hardpix.data.base import CameraFrames, Frames
 from hardpix.data.files import Border, FileFrames, shifted_camera
 from hardpix.data.hn_files import IMAGES, LABELS, Entry
 from hardpix.data.images import read_image
+from hardpix.data.missing_depth import no_reading
 from hardpix.data.prepare.recipe import link_or_copy, write_once
 from hardpix.data.rgbd import camera_matrix
 from hardpix.data.window import Window, image_window
@@ -134,7 +135,8 @@ def read_picture(frames: Frames, index: int) -> Picture:
         sample = frames.load(index)
         return Picture(sample["image"], sample["depth"].numpy(), sample["depth_valid"].numpy(), None)
     image = read_image(files.image)
-    depth, valid = frames.depth(index)
+    lacking = index in frames.without_depth()
+    depth, valid = no_reading(tuple(image.shape[1:])) if lacking else frames.depth(index)
     if image.shape[1:] == depth.shape:
         return Picture(image, depth, valid, files.image if files.image.suffix.lower() in KEPT else None)
     height, width = depth.shape

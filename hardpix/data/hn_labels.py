@@ -44,6 +44,7 @@ from hardpix.data.hn_frame import (
     read_picture,
     start_worker,
 )
+from hardpix.data.missing_depth import with_some_depth
 from hardpix.data.prepare.journal import alone
 from hardpix.data.prepare.recipe import Bar, begin_worker
 from hardpix.types import ConfigError, DataError
@@ -151,7 +152,7 @@ def open_splits(
     splits: dict[str, Split] = {}
     seen: dict[tuple[str, ...], str] = {}
     for name in dict.fromkeys(names):
-        frames = source.frames(name, KEYS)
+        frames = with_some_depth(source.frames(name, KEYS), name)
         titles = [frames.name(index) for index in range(len(frames))]
         if isinstance(frames, FileFrames):
             images = tuple(str(files.image) for files in map(frames.whole, range(len(frames))) if files)

@@ -13,6 +13,7 @@ from hardpix.data.classes import csv_rows, parse_json, read_text
 from hardpix.data.files import FileSource, FrameFiles, frame_name
 from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelReader
+from hardpix.data.missing_depth import ERROR, depth_policy
 from hardpix.data.own_labels import OwnLabels
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -33,6 +34,7 @@ class Listed(FileSource):
     :class:`hardpix.data.own_labels.OwnLabels`.
     depth_scale: counts of a depth file per metre; None: there is no depth, whatever the list says.
     depth_max: metres; the fixed range of the methods that need one.
+    depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`; an empty depth in the list is missing, too.
     """
 
     lossless = True
@@ -51,10 +53,12 @@ class Listed(FileSource):
         ignore_colours: Sequence[Sequence[int]] | None = None,
         depth_scale: float | None = None,
         depth_max: float | None = None,
+        depth_missing: str = "error",
     ) -> None:
         if depth_scale is not None and not depth_scale > 0:
             raise ConfigError(f"data.source.depth_scale={depth_scale}: must be counts per metre, above 0")
         self._listing, self._root, self._depth_scale = listing, root, depth_scale
+        self.depth_missing = depth_policy(depth_missing)
         self._labels = OwnLabels(
             classes=classes,
             palette=palette,
@@ -134,9 +138,10 @@ class Listed(FileSource):
         assert image is not None
         if image.suffix.lower() not in SUFFIXES:
             raise DataError(f"{where}: image {row['image']!r} is none of {', '.join(SUFFIXES)}")
-        if self._depth_scale is not None and depth is None:
+        if self._depth_scale is not None and depth is None and self.depth_missing == ERROR:
             raise DataError(
-                f"{where}: no depth; with data.source.depth_scale each row must name a depth file"
+                f"{where}: no depth; with data.source.depth_scale each row must name a depth file, "
+                "or data.source.depth_missing=ignore goes on without"
             )
         name = row.get("name") or frame_name(row["image"])
         if "/" in name or "\\" in name or name in (".", ".."):

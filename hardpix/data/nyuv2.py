@@ -14,6 +14,7 @@ from hardpix.data.base import Frames
 from hardpix.data.files import FileSource, FrameFiles, existing_root, millimetres, read_list, to_border
 from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelCode
+from hardpix.data.missing_depth import depth_policy
 from hardpix.data.nyuv2_classes import CLASSES, CLASSES_13, PALETTE_13, TO_13
 from hardpix.data.nyuv2_mat import LABELED, MAPPING, SPLITS, MatFrames, raw_to_40, split_names
 from hardpix.data.palette import voc_palette
@@ -58,6 +59,7 @@ class NYUv2(FileSource):
     border_crop: ``[top, bottom, left, right]`` of the window that is kept of every frame of every split,
         which takes the frames' white border off; null keeps whole frames.
     val_fraction: share of the training frames held out as ``val``, drawn with ``val_seed``; null for none.
+    depth_missing: of a folder, see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
     camera = kinect.COLOUR.matrix()  # the depth is that of the colour image's pixels
@@ -71,6 +73,7 @@ class NYUv2(FileSource):
         border_crop: Sequence[int] | None = None,
         val_fraction: float | None = None,
         val_seed: int = 0,
+        depth_missing: str = "error",
     ) -> None:
         if classes not in (40, 13):
             raise ConfigError(f"classes is {classes}; it must be 40 or 13")
@@ -78,7 +81,7 @@ class NYUv2(FileSource):
             raise ConfigError(f"void_40_in_train is '{void_40_in_train}'; it must be 'ignore' or 'class'")
         if val_fraction is not None and not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1, or be null")
-        self.root = Path(root)
+        self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self._ignore_40 = void_40_in_train == "ignore"
         self.crop = to_border(border_crop)
         self._val_fraction, self._val_seed = val_fraction, val_seed

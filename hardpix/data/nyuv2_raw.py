@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from hardpix.data.files import FileSource, FrameFiles, existing_root, read_list, to_border
 from hardpix.data.labels import LabelCode
+from hardpix.data.missing_depth import depth_policy
 from hardpix.types import DataError, DatasetInfo
 
 IMAGES, DEPTHS, INTRINSICS, LISTING = "images", "depths", "intrinsics.txt", "frames.jsonl"
@@ -25,6 +26,7 @@ class NYUv2Raw(FileSource):
         intrinsics.txt              the camera's 3x3 matrix, for pixels counted from 0
 
     border_crop: ``[top, bottom, left, right]`` of the window that is kept of every frame; null keeps whole frames.
+    depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train",)
@@ -36,8 +38,10 @@ class NYUv2Raw(FileSource):
         provides=frozenset({"image", "depth", "depth_valid"}),
     )
 
-    def __init__(self, root: str, *, border_crop: Sequence[int] | None = None) -> None:
-        self.root = Path(root)
+    def __init__(
+        self, root: str, *, border_crop: Sequence[int] | None = None, depth_missing: str = "error"
+    ) -> None:
+        self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self.crop = to_border(border_crop)
 
     def files(self, split: str) -> list[FrameFiles]:

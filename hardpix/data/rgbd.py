@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hardpix.data.classes import read_text
 from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
 from hardpix.data.labels import LabelCode
+from hardpix.data.missing_depth import depth_policy
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 LAYOUTS = ("7scenes", "tum", "open3d")
@@ -35,6 +36,7 @@ class RGBDFolder(FileSource):
 
     intrinsics: ``[fx, fy, cx, cy]`` in pixels where the layout has no file of it.
     depth_max: metres; the fixed range of the methods that need one.
+    depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class RGBDFolder(FileSource):
         layout: Literal["7scenes", "tum", "open3d"],
         intrinsics: Sequence[float] | None = None,
         depth_max: float = 10.0,
+        depth_missing: str = "error",
     ) -> None:
         if layout not in LAYOUTS:
             raise ConfigError(f"data.source.layout is '{layout}'; it must be one of {', '.join(LAYOUTS)}")
@@ -52,6 +55,7 @@ class RGBDFolder(FileSource):
                 f"data.source.intrinsics is {list(intrinsics)}; it must be [fx, fy, cx, cy] in pixels"
             )
         self.root, self._layout = Path(root), layout
+        self.depth_missing = depth_policy(depth_missing)
         self.camera = None if intrinsics is None else camera_matrix(*intrinsics)
         cameras = sorted(self.root.glob("camera*.json")) if layout == "open3d" else []
         if self.camera is None and cameras:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.files import FileSource
 from hardpix.data.fingerprint import stored
+from hardpix.data.missing_depth import with_some_depth, without_depth
 from hardpix.data.sampling import generator
 from hardpix.data.statistics import LABEL, LabelFrames, class_counts
 from hardpix.types import ClassCounts, ConfigError, DataError
@@ -120,6 +121,9 @@ class LabeledSplit:
 
     def frames(self, keys: frozenset[str]) -> Frames:
         """Those with labels; the others need no label file."""
+        return with_some_depth(self._labelled(keys), self._split)
+
+    def _labelled(self, keys: frozenset[str]) -> Frames:
         source = self._source
         if self._labeled is None:
             return source.frames(self._split, keys)
@@ -178,6 +182,10 @@ class Chosen:
     def stored(self) -> Iterable[Path | str]:
         """The files of the whole split."""
         return stored(self._all)
+
+    def without_depth(self) -> Collection[int]:
+        lacking = without_depth(self._all)
+        return [place for place, index in enumerate(self._indices) if index in lacking]
 
     def name(self, index: int) -> str:
         return self._all.name(self._indices[index])

@@ -12,6 +12,7 @@ from hardpix.data.base import Frames
 from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.labels import LabelCode
 from hardpix.data.matlab import read_variable
+from hardpix.data.missing_depth import depth_policy
 from hardpix.data.nyuv2 import CLASSES as NYU_CLASSES
 from hardpix.data.palette import voc_palette
 from hardpix.types import ConfigError, DataError, DatasetInfo
@@ -45,6 +46,7 @@ class SUNRGBD(FileSource):
         data sets split them alike), for scores on scenes that NYUv2 does not have, or a union of both sets.
     partial: for a copy that lacks frames: keep those whose folder exists. Scores on a part of the test split
         compare with no other; without it a missing frame is an error.
+    depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
     info = DatasetInfo(
@@ -62,10 +64,11 @@ class SUNRGBD(FileSource):
         depth: Literal["filled", "raw"] = "filled",
         exclude_nyu: bool = False,
         partial: bool = False,
+        depth_missing: str = "error",
     ) -> None:
         if depth not in DEPTH_FOLDERS:
             raise ConfigError(f"data.source.depth is '{depth}'; it must be 'filled' or 'raw'")
-        self.root = Path(root)
+        self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self._depth = DEPTH_FOLDERS[depth]
         self._exclude_nyu, self._partial = exclude_nyu, partial
 

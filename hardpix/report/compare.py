@@ -20,7 +20,8 @@ IGNORED = (
     *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
     *("trainer.val_every_steps", "trainer.val_every_epochs"),  # see `ignored`
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
-    *("data.on_error", "data.max_skip", "data.accept_change"),  # what came of them is told: see `warnings`
+    # What came of these is told: see `warnings`.
+    *("data.on_error", "data.max_skip", "data.accept_change", "data.source.depth_missing"),
 )
 # How often a run validates decides which of its weights are the best: it matters where those are scored.
 WATCHES = ("trainer.val_every_steps", "trainer.val_every_epochs")
@@ -129,6 +130,10 @@ def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     for run in runs:
         if left := run.record.metrics.get("run/skipped_frames"):
             lines.append(f"{run.directory} skipped {left:.0f} training frames that could not be read.")
+        if bare := run.record.metrics.get("run/frames_without_depth"):
+            lines.append(
+                f"{run.directory} had no depth file for {bare:.0f} training frames, and used none there."
+            )
     dirty = sum(run.record.code.get("dirty", "").lower() in ("true", "1", "yes", "dirty") for run in runs)
     if dirty:
         lines.append(f"{dirty} of {len(runs)} runs were made from code with uncommitted changes.")

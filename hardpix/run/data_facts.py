@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from hardpix import record
-from hardpix.data import DataModule, changed_since, fingerprint
+from hardpix.data import DataModule, changed_since, fingerprint, told_without_depth, without_depth
 from hardpix.types import DataError
 
 ROLES = ("train", "val", "test")
@@ -51,7 +51,21 @@ def _told(key: str, before: record.RunRecord, data: DataModule) -> str:
     return f"{key}: {number}" + (f", newer are {', '.join(map(str, files))}" if files else "")
 
 
-def skipped(data: DataModule) -> dict[str, float]:
-    """``{"run/skipped_frames": n}`` for a record, where training frames could not be read."""
-    found = len(data.skips.found)
-    return {"run/skipped_frames": float(found)} if found else {}
+def left_out(data: DataModule) -> dict[str, float]:
+    """For a record, where there are any: ``run/skipped_frames``, training frames that could not be read, and
+    ``run/frames_without_depth``, those whose depth was asked for and has no file.
+    """
+    lacking = len(without_depth(data.evaluation_dataset("train").frames)) if _may_lack_depth(data) else 0
+    found = {"run/skipped_frames": len(data.skips.found), "run/frames_without_depth": lacking}
+    return {key: float(count) for key, count in found.items() if count}
+
+
+def told_of_depth(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
+    """A line for each split some of whose frames have no depth file, where depth is asked for."""
+    opened = {split: data.evaluation_dataset(split).frames for split in splits if _may_lack_depth(data)}
+    lines = (told_without_depth(frames, split) for split, frames in opened.items())
+    return tuple(line for line in lines if line)
+
+
+def _may_lack_depth(data: DataModule) -> bool:
+    return getattr(data.source, "depth_missing", "error") == "ignore"

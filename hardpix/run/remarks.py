@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from hardpix.data import DataModule
 from hardpix.methods import Method
+from hardpix.run.data_facts import told_of_depth
 
 _told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
 
 
 def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
-    """Remarks of the data set, on repeated frames, of a loss that has some, of a method on its optimiser: a line each.
+    """Remarks of the data set, on repeated frames and missing depth, of a loss, of a method on its optimiser: lines.
 
     The last kind comes once in a process.
     """
@@ -17,7 +18,13 @@ def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
     optimizer = method.parts.build_optimizer(method.parameter_groups())
     new = [line for line in method.optimizer_remarks(optimizer) if line not in _told]
     _told.update(new)
-    return (*data.remarks(), *(of_loss(data.info.classes) if of_loss else ()), *_of_stages(method), *new)
+    return (
+        *data.remarks(),
+        *told_of_depth(data),
+        *(of_loss(data.info.classes) if of_loss else ()),
+        *_of_stages(method),
+        *new,
+    )
 
 
 def _of_stages(method: Method) -> tuple[str, ...]:

@@ -35,23 +35,20 @@ ADDED_GROUPS: dict[str, dict[str, Any]] = {"trainer": {"nan": "stop", "max_skip"
 
 # The same of constructors, by their name.
 ADDED_TO: dict[str, dict[str, Any]] = {
-    "hardpix.data.DataModule": {
-        "labeled": None,
-        "labeled_seed": 0,
-        "unlabeled_batch_size": None,
-        "on_error": "stop",
-        "max_skip": 10,
-        "accept_change": False,
-    },
+    "hardpix.data.DataModule": {"labeled": None, "labeled_seed": 0, "unlabeled_batch_size": None, "on_error": "stop",
+                                "max_skip": 10, "accept_change": False},
     "hardpix.data.SyntheticRooms": {"style": "a"},
-}
+    **{f"hardpix.data.{name}": {"depth_missing": "error"}
+       for name in ("Folder", "Listed", "NYUv2", "NYUv2Raw", "RGBDFolder", "SUNRGBD")},
+}  # fmt: skip
 
 # Keys (or how they begin) without a bearing on what is trained and scored: no part of a run's identity in a sweep.
 NO_FACTOR = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
              "data.pin_memory", "data.accept_change", "trainer.log_every_steps")  # fmt: skip
 
 # Keys that a resumed run may have otherwise than when it started.
-FREE_ON_RESUME = (*NO_FACTOR, "data.on_error", "data.max_skip", "trainer.max_steps", "trainer.max_epochs",
+FREE_ON_RESUME = (*NO_FACTOR, "data.on_error", "data.max_skip", "data.source.depth_missing", "trainer.max_steps",
+                  "trainer.max_epochs",
                   "trainer.val_every", "trainer.limit_val", "trainer.limit_test", "test_weights")  # fmt: skip
 
 

@@ -177,7 +177,7 @@ def _run(job: Job) -> dict[str, float]:
     _check_finite(method)
     settle(trainer, method)
     _settle_counters(trainer)
-    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | data_facts.skipped(job.data)
+    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | data_facts.left_out(job.data)
     if trainer.is_global_zero:
         paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
         shown = (

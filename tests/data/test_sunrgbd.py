@@ -225,6 +225,16 @@ def test_a_frame_without_its_files_is_an_error_even_in_a_partial_copy(root):
         source.files("test")
 
 
+def test_a_frame_without_depth_may_be_kept_without_a_reading(root):
+    (root / META[0] / "depth_bfx" / "d0.png").unlink()
+    source = SUNRGBD(str(root), depth_missing="ignore")
+    found = {split: source.frames(split, ALL) for split in ("train", "test")}
+    (one,) = [frames.load(i) for frames in found.values() for i in frames.without_depth()]
+    assert one["name"] == dashed([META[0]])[0]
+    assert not one["depth_valid"].any()
+    assert one["depth"].shape == one["label"].shape
+
+
 def test_without_labels_it_says_who_writes_them_and_loads_the_rest(root):
     (root / "labels37").rename(root / "elsewhere")
     with pytest.raises(DataError, match=r"labels37: no such folder; 'hardpix data prepare sunrgbd'"):

@@ -74,18 +74,6 @@ def test_the_loss_falls_on_one_repeated_batch(tiny, case):
     assert history[-1] < 0.8 * history[0]
 
 
-@pytest.mark.parametrize("case", METHODS)
-def test_a_batch_with_no_labelled_pixel_costs_nothing_and_moves_nothing(tiny, case):
-    data, method, _ = made(tiny, case)
-    method.train()
-    batch = batch_of(data)
-    batch["label"] = torch.full_like(batch["label"], data.info.ignore_index)
-    losses = method.losses(batch)
-    assert all(float(x.detach()) == 0 for x in losses.values())
-    sum(losses.values()).backward()
-    assert all(p.grad is None or not p.grad.any() for p in method.parameters())
-
-
 @pytest.mark.parametrize("case", [case for case in METHODS if case != "method=hl_released"])
 def test_an_image_with_no_labelled_pixel_does_not_thin_out_the_others(tiny, case):
     """The batch costs what it costs without that image; (the released HL divides by all images.)"""
