@@ -118,7 +118,7 @@ elif how == "lingering":
     child.communicate(b"go\\n")
 else:
     with console.masked_output():
-        os.killpg(0, signal.SIGUSR1) if how == "signal" else None
+        [one.send_signal(signal.SIGUSR1) for one in console._begun if how == "signal"]
         speak()
     print("after")
 """
