@@ -11,6 +11,7 @@ ALLOWED = {
     "types": set(),
     "atomic": set(),
     "arguments": set(),
+    "plain_yaml": {"types"},
     "secrets": set(),
     "record": {"types", "atomic", "secrets"},
     "ops": {"types"},
@@ -20,10 +21,10 @@ ALLOWED = {
     "data": {"types", "atomic", "ops"},
     "optim": {"types"},
     "methods": {"types", "ops", "losses", "metrics", "models"},
-    "report": {"types", "atomic", "arguments", "record"},
+    "report": {"types", "atomic", "arguments", "record", "plain_yaml"},
     "run": {
         "types", "atomic", "arguments", "secrets", "record", "ops", "losses", "metrics", "models", "data", "optim",
-        "methods", "report",
+        "methods", "report", "plain_yaml",
     },
     "cli": {"types", "atomic", "run", "report"},
 }  # fmt: skip
@@ -33,6 +34,7 @@ THIRD_PARTY = {
     "hydra": {
         "run/config.py",
         "run/build.py",
+        "run/foreign_files.py",
         "run/launch.py",
         "run/evaluate.py",
         "run/sweep/study.py",

@@ -29,8 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hardpix import plain_yaml
 from hardpix.report import published
 from hardpix.report.compare import suggestion
 from hardpix.report.published import Table, Value
@@ -145,10 +144,7 @@ def pattern_problem(pattern: str, folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+    content = plain_yaml.read(path)
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path} must hold a mapping, not a {type(content).__name__}.")
     return content or {}

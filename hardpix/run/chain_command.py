@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
-from hardpix import record
+from hardpix import plain_yaml, record
 from hardpix.arguments import Parser
 from hardpix.run import rundir
 from hardpix.run.config import compose, validate
 from hardpix.run.named_files import named_file
-from hardpix.run.targets import check_trust, named_trust
+from hardpix.run.targets import check_trust, named_trust, own_word
 from hardpix.types import ConfigError
 
 LINKS = ("parent", "init_from")
@@ -68,10 +67,7 @@ def main(arguments: list[str]) -> int:
 def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
     """The stages of ``conf/chain/NAME.yaml``, or of a file of that name below the folder ``extra``."""
     path = named_file("chain", name, extra)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    content = plain_yaml.read(path)
     if not isinstance(content, dict) or set(content) != {"stages"} or not isinstance(content["stages"], dict):
         raise ConfigError(f"{path}: needs the one key stages, a mapping of names to overrides")
     if not content["stages"]:
@@ -96,10 +92,10 @@ def _stage(path: Path, name: str, node: Any, before: Sequence[str]) -> Stage:
         )
     if not isinstance(node.get("overrides") or [], list):
         raise ConfigError(f"{path}: stage {name}: overrides must be a list")
-    if any(str(text).lstrip("+").startswith("trusted") for text in node.get("overrides") or ()):
-        raise ConfigError(
-            f"{path}: stage {name}: trusted: a file cannot trust code; give it on the command line"
-        )
+    for text in map(str, node.get("overrides") or ()):
+        key = text.partition("=")[0]
+        if why := own_word(key):
+            raise ConfigError(f"{path}: stage {name}: {key}: {why}")
     link = links[0] if links else None
     return Stage(name, tuple(map(str, node.get("overrides") or ())), link, node[link] if link else None)
 

@@ -22,6 +22,7 @@ from hardpix import record, secrets
 from hardpix.report.layout import pattern_problem
 from hardpix.run.catalog import conf_dir as conf_dir
 from hardpix.run.choices import missing_choice
+from hardpix.run.foreign_files import files_judged
 from hardpix.run.signatures import Signature, expected, find_signature
 from hardpix.run.targets import check_trust, find_target, find_targets, named_trust
 from hardpix.types import ConfigError
@@ -105,7 +106,7 @@ def compose(
 
     further = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with files_judged(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra_compose(root, overrides=[*overrides, *further])
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ~group=[1]: a bare ValueError
         raise ConfigError(explain(error, overrides)) from error

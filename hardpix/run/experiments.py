@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from hardpix import plain_yaml
 from hardpix.record import flatten
 from hardpix.report.effort import Experiment
 from hardpix.report.published import matches
@@ -18,7 +18,6 @@ from hardpix.run.chain_command import Stage, read_chain
 from hardpix.run.config import compose, conf_dir
 from hardpix.run.parent import with_parent
 from hardpix.run.rundir import plain
-from hardpix.types import ConfigError
 
 GROUP = "/experiment/"
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -96,8 +95,5 @@ def _read(path: Path) -> dict[str, Any]:
     """The content of an experiment file; empty where there is none, or none with keys."""
     if not path.is_file():
         return {}
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    content = plain_yaml.read(path)
     return content if isinstance(content, dict) else {}

@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.run import ailments
 from hardpix.run.config import check_given, conf_dir, explain, validate
+from hardpix.run.console import masked_errors, masked_output
+from hardpix.run.foreign_files import files_judged
 from hardpix.run.parent import check_parent
 from hardpix.run.rundir import check_writable
 from hardpix.run.targets import check_hydra
@@ -35,11 +37,12 @@ def launch(arguments: list[str]) -> int:
     def task(cfg: DictConfig) -> float | None:
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         overrides = list(HydraConfig.get().overrides.task)
+        if "SUBMITIT_EXECUTOR" in os.environ:  # a process of its own: submitit writes down words and errors
+            with masked_output(), masked_errors():
+                return _one(cfg, overrides)
         try:
             return _one(cfg, overrides)
         except Exception as error:
-            if "SUBMITIT_EXECUTOR" in os.environ:
-                raise  # in a process of its own: submitit brings it back
             if not multirun:
                 refusals.append(error)  # raised below: Hydra would first print all overrides
                 return None
@@ -55,7 +58,7 @@ def launch(arguments: list[str]) -> int:
     elsewhere = any(word.startswith("hydra/launcher=submitit") for word in arguments)
     if elsewhere and not _importable("hydra_plugins.hydra_submitit_launcher"):
         raise ConfigError('hydra/launcher: submitit is not installed: pip install "hardpix[slurm]"')
-    with _as_program(arguments), _judged(arguments):
+    with _as_program(arguments), _judged(arguments), files_judged():
         try:
             command()
         except (HydraException, OmegaConfBaseException) as error:

@@ -9,20 +9,18 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hardpix.types import HardpixError
+from hardpix.plain_yaml import read_text
+from hardpix.types import ConfigError, HardpixError
 
 
 def load(path: Path) -> DictConfig:
     """A resolved configuration as hardpix writes it; ``HardpixError`` in one line where it is not."""
     try:
-        text = path.read_text(encoding="utf-8")
-        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            if isinstance(
-                event, yaml.AliasEvent
-            ):  # a few lines of them can stand for more than the memory holds
-                raise yaml.YAMLError("it repeats a part of itself by an alias, which hardpix never writes")
+        text = read_text(path, aliases=False)
         cfg = OmegaConf.create(text)
         OmegaConf.to_container(cfg, resolve=True)
+    except ConfigError as error:
+        raise HardpixError(f"{path} is damaged: {str(error).removeprefix(str(path)).lstrip(': ')}") from None
     except (
         OSError,
         yaml.YAMLError,

@@ -22,10 +22,8 @@ from hardpix.types import ConfigError
 PUBLIC = tuple(f"hardpix.{name}" for name in ("data", "losses", "methods", "models", "ops", "optim"))
 
 # Settings of Hydra that run commands or change what a command means: from the command line alone.
-OWN_WORD = (
-    "hydra.job.env_set", "hydra.launcher.setup", "hydra.launcher.python", "hydra.launcher.srun_args",
-    "hydra.launcher.additional_parameters",
-)  # fmt: skip
+COMMANDS = ("setup", "teardown", "python", "srun_args", "additional_parameters")  # of launchers
+OWN_WORD = ("hydra.job.env_set", *(f"hydra.launcher.{name}" for name in COMMANDS))
 PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 LOGGING = ("logging.StreamHandler", "logging.NullHandler", "logging.Formatter")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
@@ -99,6 +97,29 @@ def named_trust(overrides: Iterable[str]) -> list[str]:
     return [package for package in found if package]
 
 
+def own_word(key: str) -> str:
+    """Why a file of a study or chain may not set ``key``; empty where it may."""
+    word = re.split(r"[./@]", key.strip(" +~"))[0]
+    if word == "trusted":
+        return "a file cannot trust code; give it on the command line"
+    if word == "hydra":
+        return "a file cannot change how Hydra works, which can run code; give it on the command line"
+    return ""
+
+
+def check_one_line(node: Any, path: str) -> None:
+    """Refuse line breaks and the like, which in a script would begin a command."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            check_one_line(str(key), path)
+            check_one_line(value, f"{path}.{key}")
+    elif isinstance(node, list | tuple):
+        for item in node:
+            check_one_line(item, path)
+    elif isinstance(node, str) and not node.isprintable():
+        raise ConfigError(f"{path}={node!r}: must be of one line, without signs that are not printed")
+
+
 def check_hydra(cfg: DictConfig, arguments: Sequence[str]) -> None:
     """Refuse what Hydra would call by itself before hardpix sees a configuration: callbacks and loggers."""
     hydra = cfg.get("hydra")
@@ -116,6 +137,9 @@ def check_hydra(cfg: DictConfig, arguments: Sequence[str]) -> None:
     for key in OWN_WORD:
         if OmegaConf.select(cfg, key) and not any(g == key or g.startswith(f"{key}.") for g in given):
             raise ConfigError(f"{key}: is set by a file; it runs commands, so give it on the command line")
+    if "submitit" in str(OmegaConf.select(cfg, "hydra.launcher._target_")):  # it writes a script
+        launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
+        check_one_line({k: v for k, v in launcher.items() if k != "setup"}, "hydra.launcher")
     for place in hydra.get("searchpath") or ():
         if not str(place).startswith("file://") and "://" in str(place):
             raise ConfigError(

@@ -266,6 +266,29 @@ def test_a_bomb_is_not_read_to_its_end(tmp_path, target):
     refused(archive, target, "more than 1000 times", "'zeros'")
 
 
+def test_an_archive_in_an_archive_is_a_file_like_any_other(tmp_path, target):
+    """It is not unpacked, whatever it holds and is called; as a file it counts with its own size."""
+    make_zip(tmp_path / "inner.zip", {"../out.png": b"1", "zeros": bytes(5_000_000)})
+    inner = (tmp_path / "inner.zip").read_bytes()
+    for kind in KINDS:
+        archive = make(
+            tmp_path / f"x.{kind}", {"set/inner.zip": inner, "set/a.png": inner, "b.tar.gz": inner}
+        )
+        own = target / kind.replace(".", "_")
+        unpack(archive, chosen(archive, own, ratio=100, free_size=len(inner) * 3), own)
+        assert contents(own) == {"set/inner.zip": inner, "set/a.png": inner, "b.tar.gz": inner}
+        unpack(archive, chosen(archive, own / "wanted", lambda name: name == "set/a.png"), own / "wanted")
+        assert contents(own / "wanted") == {"set/a.png": inner}
+
+
+def test_a_bomb_of_bombs_is_refused_by_its_own_ratio(tmp_path, target):
+    """Zeros packed twice and three times: what expands is the outer archive's member, whatever is in it."""
+    once = make_zip(tmp_path / "1.zip", {"zeros": bytes(20_000_000)}).read_bytes()
+    many = make(tmp_path / "2.tar.gz", {f"{n}.zip": once for n in range(40)})
+    assert len(once) * 40 > 100 * many.stat().st_size
+    refused(many, target, "more than 100 times", ratio=100, free_size=len(once) * 20)
+
+
 def test_overlapping_zip_members_are_refused(tmp_path, target):
     """Two entries of the directory that share one file's bytes."""
     body = bytes(range(256)) * 64

@@ -28,13 +28,6 @@ from hardpix.types import DataError, HardpixError
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def run(composed_tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    train(composed_tiny(folder, ["run=a", "trainer.max_steps=2", "panels=0", "scheduler=constant"]))
-    return folder / "default/a"
-
-
 @pytest.fixture
 def copy(run, tmp_path):
     """The run's directory under ``runs_dir`` ``tmp_path/runs``, to be changed."""
@@ -191,6 +184,7 @@ def test_links_that_lead_out_of_a_run_are_not_written_through(copy, tmp_path, ti
         (copy / f"{name}.kept").replace(copy / name)
 
 
+@pytest.mark.slow
 def test_weights_go_out_and_come_in_as_safetensors(run, tmp_path, tiny, capsys):
     path = tmp_path / "net.safetensors"
     assert main(["export", str(run), "--safetensors", str(path)]) == 0

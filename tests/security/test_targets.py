@@ -1,18 +1,21 @@
 """Nothing that a configuration names is imported or called unless it is of hardpix, or the command line trusts it."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from hardpix.cli import main
 from hardpix.run import rundir
-from hardpix.run.config import compose, validate
-from hardpix.run.targets import find_target, named_trust
+from hardpix.run.config import check_given, compose, conf_dir, validate
+from hardpix.run.targets import check_hydra, find_target, named_trust
 from hardpix.types import ConfigError
 
 TARGETS = (
@@ -56,6 +59,13 @@ def refused(capsys, *arguments, said="trap.go is not part of hardpix"):
     assert "Traceback" not in told.err
 
 
+@pytest.fixture(scope="module")
+def composed():
+    """The configuration with Hydra's own settings, to be copied: composing takes longer than judging."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra_compose("train", return_hydra_config=True)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_foreign_name_is_refused_before_it_is_imported(target):
     before = set(sys.modules)
@@ -92,9 +102,10 @@ def test_every_public_class_of_the_configuration_is_found():
 @pytest.mark.parametrize(
     "place", ["method", "data.source", "backbone.options.x", "trainer.x", "logger.tags", "loss.x"]
 )
-def test_however_deep_and_wherever(trap, place, node):
-    cfg = compose()
+def test_however_deep_and_wherever(trap, composed, place, node):
+    cfg = copy.deepcopy(composed)
     OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra")
     OmegaConf.update(cfg, place, node, merge=False, force_add=True)
     with pytest.raises(ConfigError, match=r"trap\.go is not part of hardpix|method: missing"):
         validate(cfg)
@@ -127,12 +138,8 @@ def test_what_a_command_line_trusts():
 
 
 def test_by_an_override(trap, capsys, tmp_path):
-    for word in (
-        "method._target_=trap.go",
-        "+data.x._target_=trap.go",
-        "+backbone.options.x._target_=trap.go",
-    ):
-        refused(capsys, "train", word, f"runs_dir={tmp_path}/runs")
+    words = "method._target_=trap.go", "+data.x._target_=trap.go", "+backbone.options.x._target_=trap.go"
+    refused(capsys, "train", *words, f"runs_dir={tmp_path}/runs")
 
 
 def experiment(folder, content, where="experiment/evil.yaml"):
@@ -142,23 +149,48 @@ def experiment(folder, content, where="experiment/evil.yaml"):
     return ("--config-dir", str(folder / "conf"), "experiment=evil", f"runs_dir={folder}/runs")
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"method": {"_target_": "trap.go"}}, "trap.go is not part of hardpix"),
-        ({"method": {"_target_": "trap.go"}, "trusted": ["trap"]}, "a file of the configuration executes code"),
-        ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}}, "trap.go is not part of hardpix"),
-        ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}, "trusted": ["trap"]}, "trap.go is not part"),
-        ({"hydra": {"sweeper": {"_target_": "trap.go"}}}, "trap.go is not part of hardpix"),
-        ({"hydra": {"launcher": {"_target_": "trap.go"}}}, "trap.go is not part of hardpix"),
-        ({"hydra": {"job_logging": {"handlers": {"x": {"()": "trap.go"}}}}}, "trap.go: is not called"),
-        ({"hydra": {"job_logging": {"handlers": {"x": {"class": "trap.go"}}}}}, "trap.go: is not called"),
-        ({"hydra": {"hydra_logging": {"filters": {"x": {"()": "trap.go"}}}}}, "trap.go: is not called"),
-        ({"hydra": {"hydra_logging": {"formatters": {"simple": {"format": "ext://trap.go"}}}}}, "must be ext://sys.stdout"),
-        ({"hydra": {"job": {"env_set": {"PATH": "/x"}}}}, "hydra.job.env_set: is set by a file"),
-    ],
-    ids=range(11),
-)  # fmt: skip
+# Content of a file, and what is said of it; each with the fewest keys that do it.
+FILES = [
+    ({"method": {"_target_": "trap.go"}}, "trap.go is not part of hardpix"),
+    ({"method": {"_target_": "trap.go"}, "trusted": ["trap"]}, "a file of the configuration executes code"),
+    ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}}, "trap.go is not part of hardpix"),
+    ({"hydra": {"callbacks": {"x": {"_target_": "trap.go"}}}, "trusted": ["trap"]}, "trap.go is not part"),
+    ({"hydra": {"sweeper": {"_target_": "trap.go"}}}, "trap.go is not part of hardpix"),
+    ({"hydra": {"launcher": {"_target_": "trap.go"}}}, "trap.go is not part of hardpix"),
+    ({"hydra": {"job_logging": {"handlers": {"x": {"()": "trap.go"}}}}}, "trap.go: is not called"),
+    ({"hydra": {"job_logging": {"handlers": {"x": {"class": "trap.go"}}}}}, "trap.go: is not called"),
+    ({"hydra": {"hydra_logging": {"filters": {"x": {"()": "trap.go"}}}}}, "trap.go: is not called"),
+    ({"hydra": {"hydra_logging": {"formatters": {"simple": {"format": "ext://trap.go"}}}}}, "must be ext://sys.stdout"),
+    ({"hydra": {"job": {"env_set": {"PATH": "/x"}}}}, "hydra.job.env_set: is set by a file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "said"), FILES, ids=range(len(FILES)))
+def test_by_what_a_file_brings_along(trap, composed, content, said):
+    """Judged as :mod:`hardpix.run.launch` has Hydra's configuration judged."""
+    cfg = copy.deepcopy(composed)
+    OmegaConf.set_struct(cfg, False)
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    cfg.merge_with(content)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        judge(cfg)
+
+
+def judge(cfg):
+    check_hydra(cfg, [])
+    cfg.pop("hydra")
+    check_given(cfg, [])
+    validate(cfg)
+
+
+WHOLE = [
+    pytest.param(*one, id=str(n), marks=[] if n in (1, 2) else pytest.mark.slow)
+    for n, one in enumerate(FILES)
+]
+
+
+@pytest.mark.parametrize(("content", "said"), WHOLE)
 @pytest.mark.parametrize("multirun", [(), ("-m",)])
 def test_by_a_folder_of_further_files(trap, capsys, tmp_path, content, said, multirun):
     refused(capsys, "train", *multirun, *experiment(tmp_path, content), said=said)
@@ -190,15 +222,6 @@ def test_by_a_study_or_a_chain(trap, capsys, tmp_path):
     ):
         (tmp_path / folder / "evil.yaml").write_text(yaml.safe_dump(content))
         refused(capsys, folder, "evil", "--config-dir", tmp_path, said="a file cannot trust code")
-
-
-@pytest.fixture(scope="module")
-def run(composed_tiny, tmp_path_factory):
-    from hardpix.run.train import train
-
-    folder = tmp_path_factory.mktemp("run")
-    train(composed_tiny(folder, ["run=a", "trainer.max_steps=1", "panels=0"]))
-    return folder / "default/a"
 
 
 COMMANDS = {
@@ -248,6 +271,7 @@ def test_by_a_run_that_came_from_elsewhere(trap, capsys, tmp_path, run, command,
         assert any(text in told for text in known), told
 
 
+@pytest.mark.slow
 def test_a_run_with_code_of_its_own_needs_the_word_again(capsys, tmp_path, run, monkeypatch):
     import shutil
 
@@ -312,6 +336,7 @@ def test_tables_and_comparisons_read_such_a_run_and_run_nothing(trap, capsys, tm
     main(["compare", str(other), str(run)])
 
 
+@pytest.mark.slow
 def test_importing_nothing_costs_no_torch():
     code = (
         "import sys; from hardpix.cli import main; s = main(['train', 'method._target_=os.system']);"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import yaml
 
@@ -99,13 +99,22 @@ def _launcher(file: Launcher, given: argparse.Namespace) -> Launcher:
         return replace(
             file,
             kind=kind,
-            settings={**file.settings, **{key: yaml.safe_load(value) for key, _, value in words}},
+            settings={**file.settings, **{key: _value(key, value) for key, _, value in words}},
         )
     if words:
         raise ConfigError(f"{given.settings[0]}: is a setting of --launcher slurm")
     if given.workers is None:
         return HERE if file.kind == "slurm" else file
     return read_launcher({"workers": given.workers, "devices": file.devices}, "--")
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(
+            f"{PREFIX}{key}={text}: not readable as a value; do all brackets and quotes close?"
+        ) from None
 
 
 def _status(arguments: list[str]) -> int:

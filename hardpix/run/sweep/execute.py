@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.run import ailments, rundir
+from hardpix.run import ailments, console, rundir
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep import process, queue
@@ -118,7 +118,7 @@ def work(
         if not queue.ours(job.run_dir):
             queue.forget(job.run_dir)
         process.settle()
-        with process.written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
+        with console.written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
             return attempt(job, state, crew)
 
 
@@ -140,7 +140,7 @@ def attempt(job: Job, state: State, crew: Crew | None = None, callbacks: Sequenc
     except Exception as error:
         text = "".join(traceback.format_exception(error))
         if not isinstance(error, HardpixError):
-            print(text, file=sys.stderr, flush=True)
+            print(masked(text), file=sys.stderr, flush=True)
         line = _one_line(error)
         _leave_traces(job, line, text, again=isinstance(error, Elsewhere))
         return Ended("failed", line)
@@ -165,6 +165,7 @@ def lost(job: Job, why: str) -> Ended:
         if state.kind == "failed" and state.record is not None and not state.resume:
             return Ended("failed", state.record.error or why)
         path = job.run_dir / OUTPUT
+        console.settled(path)
         tail = path.read_bytes()[-TAIL:].decode(errors="replace") if path.is_file() else ""
         _leave_traces(job, why, f"{why}\nThe end of {path}:\n{tail}", again=True)
         return Ended("failed", why)
@@ -214,7 +215,7 @@ def _unbegun(job: Job) -> record.RunRecord:
 
 def _one_line(error: Exception) -> str:
     line = ailments.sentence(error) or (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line}"[:500]
+    return masked(f"{type(error).__name__}: {line}")[:500]
 
 
 def command(job: Job, state: State, config_dir: Path | None = None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from hardpix.run.targets import COMMANDS
 from hardpix.types import ConfigError
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ class Launcher:
 HERE = Launcher()
 
 
-def read_launcher(node: Any, where: str) -> Launcher:
+def read_launcher(node: Any, where: str, *, own_word: bool = True) -> Launcher:
     """``{workers: 4, devices: [0, 1]}``, or ``{kind: slurm, partition: gpu, ...}``.
 
+    ``own_word``: whether it is the user's own, of the command line; a file's must not hold commands.
     Raises ``ConfigError`` that begins with ``where``.
     """
     if node is None:
@@ -43,6 +45,12 @@ def read_launcher(node: Any, where: str) -> Launcher:
         kind, node = node["kind"], {key: value for key, value in node.items() if key != "kind"}
         if kind not in KINDS:
             raise ConfigError(f"{where}launcher.kind={kind}: must be {' or '.join(KINDS)}")
+        for key in node if not own_word else ():
+            if key in COMMANDS:
+                raise ConfigError(
+                    f"{where}launcher.{key}: is set by a file; it runs commands, so give it on the command line, "
+                    f"'launcher.{key}=...'"
+                )
         if kind == "slurm":
             return Launcher(kind="slurm", settings=node)
         if not node:

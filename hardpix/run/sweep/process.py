@@ -1,4 +1,4 @@
-"""What a process that trains one job after the other does about itself: memory, signals, output, further processes."""
+"""What a process that trains one job after the other does about itself: memory, signals, further processes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import gc
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from hardpix.run import world
 
@@ -73,26 +71,6 @@ def _clean_up() -> None:
     gc.collect()
     torch.cuda.empty_cache()
     torch.compiler.reset()
-
-
-@contextmanager
-def written_to(path: Path) -> Iterator[None]:
-    """What this process, its children and libraries print goes to the end of a file, until the block ends."""
-    kept = os.dup(1), os.dup(2)
-    try:
-        with open(path, "ab") as file:
-            _point(file.fileno(), file.fileno())
-        yield
-    finally:
-        _point(*kept)
-        for handle in kept:
-            os.close(handle)
-
-
-def _point(out: int, err: int) -> None:
-    for stream, number, handle in ((sys.stdout, 1, out), (sys.stderr, 2, err)):
-        stream.flush()
-        os.dup2(handle, number)
 
 
 @contextmanager

@@ -16,12 +16,15 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix import secrets
+from hardpix.run import console
 from hardpix.run.config import nearest
 from hardpix.run.lock import held
 from hardpix.run.sweep import queue
 from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ACTION, look
 from hardpix.run.sweep.study import Study
+from hardpix.run.targets import check_one_line
 from hardpix.types import ConfigError
 
 TURNS = 50  # how often a job that ran out of time may go on; the plugin's 0 is for programs that cannot
@@ -37,6 +40,10 @@ class OnNode:
 
     def __call__(self, job: Job) -> str:
         """Bring ``job`` to its end, or as far as time allows; returns what became of it."""
+        with console.masked_output(), console.masked_errors():  # submitit writes both to files
+            return self._work(job)
+
+    def _work(self, job: Job) -> str:
         from submitit import JobEnvironment
 
         from hardpix.run.sweep.execute import run_here
@@ -84,6 +91,8 @@ def submit(study: Study, jobs: Sequence[Job], settings: Mapping[str, Any], *, ta
     if study.on_error == "stop":
         raise ConfigError("on_error=stop: on a cluster jobs run side by side; use continue or retry")
     parameters = parameters_of(settings, jobs[0].run_dir.parent.name if jobs else "")
+    for folder in {job.run_dir.parent for job in jobs}:
+        check_one_line(str(folder), "the study's folder")
     shapes: dict[tuple[int, int], list[Job]] = {}
     with ExitStack() as stack:
         for folder in sorted({job.run_dir.parent for job in jobs}):
@@ -143,6 +152,9 @@ def parameters_of(settings: Mapping[str, Any], study: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {key: merged[key] for key in known}  # type: ignore[index, call-overload]
     parameters |= {"name": settings.get("name", f"hardpix-{study}")}
     parameters["max_num_timeout"] = settings.get("max_num_timeout", TURNS)
+    check_one_line({k: v for k, v in parameters.items() if k != "setup"}, "launcher")
+    if told := secrets.problems({f"launcher.{key}": value for key, value in settings.items()}):
+        raise ConfigError(told[0])
     parameters["additional_parameters"] = {"requeue": True} | parameters["additional_parameters"]
     return parameters
 

@@ -14,11 +14,13 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix import plain_yaml
 from hardpix.run.config import explain, nearest
 from hardpix.run.named_files import named_file
 from hardpix.run.overrides import override, quoted
 from hardpix.run.sweep.launchers import HERE, Launcher, read_launcher
 from hardpix.run.sweep.space import SETTINGS, Search, read_search, replaced
+from hardpix.run.targets import own_word
 from hardpix.types import ConfigError
 
 KEYS = (
@@ -158,8 +160,10 @@ def _choices(text: str) -> tuple[str, list[str]]:
 def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
     path = named_file("sweep", name, extra, further=["status"])
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))  # its reader takes 1e-3 for a number
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        content = OmegaConf.to_container(
+            OmegaConf.create(plain_yaml.read_text(path))
+        )  # its reader takes 1e-3 for a number
+    except (yaml.YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping with some of {', '.join(KEYS)}")
@@ -197,7 +201,7 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
         seeds=chances,
         on_error=on_error,
         retries=retries,
-        launcher=read_launcher(content.get("launcher"), f"{path}: "),
+        launcher=read_launcher(content.get("launcher"), f"{path}: ", own_word=False),
         search=search,
     )
     possible = {*found.common, *(text for choices in found.axes.values() for text in choices)}
@@ -245,7 +249,7 @@ def _settings(path: Path, where: str, node: Any) -> tuple[str, ...]:
 
 
 def _check_own(path: Path, where: str, key: str) -> None:
-    if key.lstrip("+~") == "trusted":
-        raise ConfigError(f"{path}: {where}: trusted: a file cannot trust code; give it on the command line")
+    if why := own_word(key):
+        raise ConfigError(f"{path}: {where}: {key}: {why}")
     if key.lstrip("+~") in (*OWN, "study"):
         raise ConfigError(f"{path}: {where}: {key}: a sweep names and resumes its runs itself")
