@@ -186,7 +186,7 @@ def _run(job: Job) -> dict[str, float]:
         deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
         tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
     cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
-    skipped = next(c.skipped for c in trainer.callbacks if isinstance(c, Divergence))
+    skipped = next(c.skipped for c in trainer.callbacks if isinstance(c, Divergence))  # type: ignore[attr-defined]
     return (
         metrics
         | cost
