@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help setup demo test test-slow lint format faults fuzz audit bench clean
+.PHONY: help setup demo test test-slow lint format faults fuzz audit nightly bench clean
 .DEFAULT_GOAL := help
 
 help:           ## this list
@@ -45,6 +45,9 @@ fuzz: $(READY)   ## broken, odd and hostile files for every reader: each ends in
 
 audit: $(READY)  ## known vulnerabilities of the pinned versions (needs the network), after the floors (which does not)
 	$(BIN)/python scripts/audit.py
+
+nightly:         ## audit, fuzz and faults, all three whatever one of them says: for a scheduler
+	$(MAKE) --keep-going audit fuzz faults
 
 bench: $(READY)  ## speed, side by side in one run, as ratios (brings OpenCV to measure against)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

@@ -22,9 +22,7 @@ from hardpix.types import ConfigError, FeatureSpec
 _log = logging.getLogger(__name__)
 
 MIN_STRIDE = 4  # finer maps (the stem's) belong to no published head and cost the most memory
-SINGLE_STRIDE_LEVELS = (
-    4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12, so that heads find four levels
-)
+SINGLE_STRIDE_LEVELS = 4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12
 # Some families accept images of other sizes only when told so, each in its own words; both come first, because
 # some of timm's older classes swallow the words they do not know.
 ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
@@ -284,10 +282,12 @@ def _read(path: str) -> dict[str, Tensor]:
     try:
         return timm.models.load_state_dict(path, device="cpu", weights_only=True)
     except Exception as error:  # unpickling and safetensors raise anything
+        more = "weights_only" in str(error)  # their text goes on to advise how to run what is in the file
+        what = "it holds more than plain data, which was not run" if more else _line(error)
         raise ConfigError(
-            f"backbone.pretrained={path}: not a file of weights only ({_line(error)}); give a .safetensors, .pth or "
+            f"backbone.pretrained={path}: not a file of weights only ({what}); give a .safetensors, .pth or "
             ".pt file that holds tensors by name"
-        ) from error
+        ) from None
 
 
 def _flat(key: str) -> str:

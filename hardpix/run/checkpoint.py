@@ -43,9 +43,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise HardpixError(f"{path} is not a checkpoint, or is damaged") from None
         named = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's own text goes on to advise how to run it
         what = f": it names {named[1]}, which was not run" if named else ""
-        raise HardpixError(f"{path} holds more than plain data and is not loaded{what}") from None
+        raise HardpixError(
+            f"{path} holds more than plain data and is not loaded{what}; weights of others come as .safetensors "
+            "(`hardpix export RUN --safetensors FILE` where they were trained)"
+        ) from None
     except Exception as error:  # a reader that is fed any bytes can fail in any way
         raise HardpixError(f"{path} is not a checkpoint, or is damaged ({_first_line(error)})") from None
+    if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
+        content = {"state_dict": content}  # as others save weights
     if not isinstance(content, dict) or "state_dict" not in content:
         raise HardpixError(f"{path} is not a checkpoint of this program: it has no state_dict")
     state = content["state_dict"]

@@ -27,7 +27,8 @@ off) -> class logits, or labels. Classes, mean, standard deviation and sizes sta
 sees the whole image in one piece; windows and scales of the run's inference are up to whoever runs it.
 
 Or write the weights alone (--safetensors): tensors by name, and as text the classes and the configuration. Nothing in
-such a file can be run, so it is the form in which weights are passed on; init_from=FILE starts from it."""
+such a file can be run, so it is the form in which weights are passed on; init_from=FILE starts from it. For this a
+checkpoint's file (.ckpt, .pth, .pt) from elsewhere may stand for RUN, if it holds plain data alone."""
 
 
 class Difference(NamedTuple):
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         "hardpix export", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("run", type=Path, help="run directory; with --safetensors also a checkpoint's file")
     parser.add_argument(
         "overrides", nargs="*", help="data=, data. keys, and a method's own at inference: method.tile=null"
     )
@@ -108,10 +109,12 @@ def _weights(given: argparse.Namespace) -> int:
         raise ConfigError(f"{given.overrides[0]}: --safetensors takes the weights of the run as they are")
     if path.suffix != ".safetensors" or not path.parent.is_dir() or path.is_dir():
         raise ConfigError(f"--safetensors {path}: must be a file NAME.safetensors in a folder that exists")
+    if given.run.is_file():
+        return _converted(given.run, path)
     found = record.read(given.run)
 
     from hardpix import __version__
-    from hardpix.run import rundir, weights_file
+    from hardpix.run import rundir
     from hardpix.run.checkpoint import read_checkpoint
 
     config = rundir.as_text(rundir.read_config(given.run))
@@ -124,6 +127,19 @@ def _weights(given: argparse.Namespace) -> int:
         "classes": json.dumps(rundir.read_classes(given.run)),
         "config": config,
     }
+    return _written(state, path, facts)
+
+
+def _converted(source: Path, path: Path) -> int:
+    """A file of its own, whose run is not here: its tensors by name."""
+    from hardpix.run.checkpoint import read_checkpoint
+
+    return _written(read_checkpoint(source)["state_dict"], path, {"source": source.name})
+
+
+def _written(state: Mapping[str, Any], path: Path, facts: Mapping[str, str]) -> int:
+    from hardpix.run import weights_file
+
     size = weights_file.write(state, path, facts)
     print(f"written to {path}: {len(state)} tensors, {size / 1e6:.1f} MB")
     return 0

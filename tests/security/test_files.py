@@ -203,6 +203,27 @@ def test_weights_go_out_and_come_in_as_safetensors(run, tmp_path, tiny, capsys):
     )  # the classifier too: the same classes
 
 
+def test_a_checkpoint_of_others_becomes_a_file_that_runs_nothing(tmp_path, capsys):
+    """Weights alone, or with a state beside them; what is more than plain data is refused, with what to do."""
+    state = {"a.weight": torch.rand(2, 3), "n": torch.tensor(4)}
+    target = tmp_path / "net.safetensors"
+    for name, content in (("a.pth", state), ("a.ckpt", {"state_dict": state, "epoch": 3, "_target_": "trap"})):
+        torch.save(content, tmp_path / name)
+        assert main(["export", str(tmp_path / name), "--safetensors", str(target)]) == 0
+        found = weights_file.read(target)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[k], state[k]) for k in state)
+        assert set(weights_file.facts(target)) == {"source"}
+        target.unlink()
+    marker = tmp_path / "marker"
+    torch.save({"state_dict": state, "x": Payload(marker)}, tmp_path / "b.ckpt")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "b.ckpt"), "--safetensors", str(target)]) == 2
+    assert "weights of others come as .safetensors" in capsys.readouterr().err
+    assert not target.exists()
+    assert not marker.exists()
+
+
 def test_a_safetensors_file_without_classes_gives_no_classifier(run, tmp_path):
     from safetensors.torch import save_file
 
