@@ -24,7 +24,7 @@ from hardpix.run.rundir import LAST, alive, process_began
 from hardpix.run.sweep.execute import command
 from hardpix.run.sweep.jobs import _own, composer, fingerprint, jobs_of
 from hardpix.run.sweep.state import look, steps_done
-from hardpix.run.sweep.status import duration, footer, rendered
+from hardpix.run.sweep.status import _detail, duration, footer, rendered
 from hardpix.run.sweep.study import read_study
 from hardpix.types import ConfigError, DataError
 
@@ -551,6 +551,7 @@ def test_the_status_shows_where_a_study_stands(sweep, trained):
     trained.fail(2, ValueError("no [luck]"))
     sweep()
     jobs, _ = jobs_of(read_study(["method=hardness", "method.alpha=1,2,3,4,5"]))
+    assert _detail(jobs[1], look(jobs[1].run_dir)) == str(jobs[1].run_dir / "error.txt")  # the traceback
     running = jobs[3].run_dir
     running.mkdir()
     host = runs()[1][1].host | {"pid": str(os.getppid()), "pid_began": process_began(os.getppid())}

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hardpix.record import RunRecord
 from hardpix.run.sweep.jobs import Job, counted
-from hardpix.run.sweep.state import State, look, scores, steps_done
+from hardpix.run.sweep.state import ERROR, State, look, scores, steps_done
 
 PAUSE = 2.0  # seconds between two looks
 SHOWN_AS = {"new": "waiting", "interrupted": "waiting"}
@@ -96,6 +96,8 @@ def _detail(job: Job, state: State) -> str:
         return f"step {steps_done(job.run_dir)}" + (f" of {total}" if total else f", {epochs} epochs in all")
     if state.kind == "done" and state.record is not None:
         return duration(state.record.metrics.get("run/seconds", 0.0))
+    if state.kind == "failed" and (job.run_dir / ERROR).is_file():
+        return str(job.run_dir / ERROR)
     return state.why if state.kind in ("interrupted", "pruned", "submitted") else ""
 
 
