@@ -95,7 +95,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 def test_a_file_that_could_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv1.weight": Malicious()}}, tmp_path / "weights.pth")
-    with pytest.raises(ConfigError, match="weights only .it holds more than plain data") as error:
+    with pytest.raises(ConfigError, match=r"weights only .it holds more than plain data") as error:
         load("test_resnet", tmp_path / "weights.pth")
     assert "weights_only" not in str(error.value)  # no advice how to run it all the same
 
