@@ -207,7 +207,10 @@ def test_a_checkpoint_of_others_becomes_a_file_that_runs_nothing(tmp_path, capsy
     """Weights alone, or with a state beside them; what is more than plain data is refused, with what to do."""
     state = {"a.weight": torch.rand(2, 3), "n": torch.tensor(4)}
     target = tmp_path / "net.safetensors"
-    for name, content in (("a.pth", state), ("a.ckpt", {"state_dict": state, "epoch": 3, "_target_": "trap"})):
+    for name, content in (
+        ("a.pth", state),
+        ("a.ckpt", {"state_dict": state, "epoch": 3, "_target_": "trap"}),
+    ):
         torch.save(content, tmp_path / name)
         assert main(["export", str(tmp_path / name), "--safetensors", str(target)]) == 0
         found = weights_file.read(target)
