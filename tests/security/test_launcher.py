@@ -107,8 +107,9 @@ def test_no_secret_goes_into_the_script(monkeypatch):
 
 
 @pytest.mark.slow
-def test_hydras_own_launcher_from_a_file(tmp_path, capsys):
+def test_hydras_own_launcher_from_a_file(tmp_path, capsys, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("TWO_LINES", "a\ntouch MARK")
     (tmp_path / "experiment").mkdir()
     given = ["train", "-m", "--config-dir", str(tmp_path), "experiment=evil", "hydra/launcher=submitit_slurm"]
     given += [f"runs_dir={tmp_path}/runs", "seed=0,1"]
@@ -118,7 +119,7 @@ def test_hydras_own_launcher_from_a_file(tmp_path, capsys):
             {"partition": "gpu\ntouch MARK"},
             "hydra.launcher.partition='gpu\\ntouch MARK': must be of one line",
         ),
-        ({"comment": "${oc.decode:'\"a\\nb\"'}"}, "must be of one line"),
+        ({"comment": "${oc.env:TWO_LINES}"}, "hydra.launcher.comment='a\\ntouch MARK': must be of one line"),
     ):
         text = "# @package _global_\n" + yaml.safe_dump({"hydra": {"launcher": launcher}})
         (tmp_path / "experiment/evil.yaml").write_text(text)
