@@ -60,6 +60,18 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def flush_below(folder: Path, leave_out: str = "") -> None:
+    """Wait until every file and name in ``folder`` and below is on the disk, but for its part ``leave_out``."""
+    for parent, folders, names in os.walk(folder):
+        if leave_out in folders and Path(parent) == folder:
+            folders.remove(leave_out)
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():  # what a link leads to was there before
+                flush(path)
+        flush(Path(parent))
+
+
 def remove_unfinished(folder: Path) -> list[Path]:
     """Delete what interrupted writers left in ``folder`` and below; returns what was there.
 

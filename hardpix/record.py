@@ -50,6 +50,7 @@ class RunRecord:
     )  # "nyuv2/train": 795; train, val and test as they were used
     # "nyuv2/train": what tells the frames and files that were used from others, see hardpix.data.fingerprint
     data: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)  # when their files were written, and where they lie
     overrides: list[str] = field(default_factory=list)  # of its command line, "method=hardness"; for people
 
     @property
@@ -133,6 +134,8 @@ def _decode(value: float | str | None) -> float:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise HardpixError(f"{path} is no file; remove it, or name another directory.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -7,7 +7,7 @@ from hardpix.data.cifar100 import CIFAR100
 from hardpix.data.cityscapes import Cityscapes
 from hardpix.data.coco import Coco
 from hardpix.data.datamodule import DataModule
-from hardpix.data.fingerprint import changed_since, fingerprint
+from hardpix.data.fingerprint import changed_since, edited, fingerprint, stamp
 from hardpix.data.folder import Folder
 from hardpix.data.gtav import GTAV
 from hardpix.data.hn import HN
@@ -54,8 +54,10 @@ __all__ = [
     "TotalText",
     "TrainTransform",
     "changed_since",
+    "edited",
     "fingerprint",
     "pack",
+    "stamp",
     "told_without_depth",
     "without_depth",
 ]

@@ -114,6 +114,10 @@ class CIFARFrames:
         """The class of image ``index`` at each of its pixels, ``[32, 32]`` uint8."""
         return torch.full((SIDE, SIDE), int(self.classes[index]), dtype=torch.uint8)
 
+    def stored(self) -> list[Path]:
+        """The one file."""
+        return [self.path]
+
     def fingerprint(self) -> str:
         """Changes when the file does (its size or time)."""
         stat = self.path.stat()

@@ -1,12 +1,12 @@
-"""What tells a data set from what has become of it: names and sizes of its frames and files, nothing decoded."""
+"""What tells a data set from what has become of it: names, sizes and times of its files; no content is read."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from hardpix.data.base import Frames
 
@@ -26,34 +26,79 @@ class StoredFrames(Protocol):
 def fingerprint(frames: Frames) -> str:
     """A text that differs when frames come, go or change their order or name, and when a file changes its size.
 
-    Times do not count: a copy of a data set, or one that was only touched, is the same data set.
+    Times do not count: a copy of a data set is the same data set. For a change that keeps all sizes see :func:`stamp`.
     """
     digest = hashlib.sha256()
     for index in range(len(frames)):
         digest.update(f"{frames.name(index)}\n".encode())
     for item in stored(frames):
-        digest.update(f"{item if isinstance(item, str) else f'{item.name} {_size(item)}'}\n".encode())
+        digest.update(f"{item if isinstance(item, str) else f'{item.name} {_facts(item).size}'}\n".encode())
     return digest.hexdigest()[:DIGITS]
+
+
+def stamp(frames: Frames) -> str:
+    """``TIMES@PLACE``; empty for frames without files.
+
+    TIMES differs when a file is written or touched, PLACE when the files lie in other folders: a copy, or another disk.
+    A folder is told by its number on its disk, which it keeps when files in it are edited or replaced, when it is
+    moved, and on every machine that has the same network disk.
+    """
+    times, folders = hashlib.sha256(), dict[Path, int]()
+    for path in _paths(frames):
+        times.update(f"{path.name} {_facts(path).written}\n".encode())
+        if path.parent not in folders:
+            folders[path.parent] = _facts(path.parent).number
+    if not folders:
+        return ""
+    place = hashlib.sha256(" ".join(map(str, sorted(folders.values()))).encode())
+    return f"{times.hexdigest()[:DIGITS]}@{place.hexdigest()[:DIGITS]}"
+
+
+def edited(frames: Frames, before: str, seconds: float) -> bool:
+    """Whether files may have other content than when ``before``, their :func:`stamp`, was taken; sizes are equal.
+
+    At the same place every other time counts; in a copy times say something where some of its files, but not all,
+    were written after ``seconds`` (since 1970, when the run began).
+    """
+    now = stamp(frames)
+    if now.partition("@")[0] == before.partition("@")[0]:
+        return False
+    written = [_facts(path).written > seconds * 1e9 for path in _paths(frames)]
+    return now.partition("@")[2] == before.partition("@")[2] or (any(written) and not all(written))
 
 
 def changed_since(frames: Frames, seconds: float) -> list[Path]:
     """The newest three of the files that were written, renamed or copied there after a time (seconds since 1970)."""
-    files = [item for item in stored(frames) if isinstance(item, Path) and item.exists()]
-    changed = {path: path.stat().st_ctime for path in files}
-    newest = sorted((path for path in files if changed[path] > seconds), key=lambda p: -changed[p])
+    changed = {path: _facts(path).changed for path in _paths(frames)}
+    newest = sorted((path for path in changed if changed[path] > seconds), key=lambda p: -changed[p])
     return newest[:TOLD]
 
 
 def stored(frames: Frames) -> Iterable[Path | str]:
-    """The files of a split; of frames that do not tell, the one ``path`` they have, or nothing."""
+    """The files of a split. Of frames that do not tell, the one ``path`` they have, as a text: it is rendered anew
+    wherever it is missing, so that its time says nothing."""
     if isinstance(frames, StoredFrames):
         return frames.stored()
     path = getattr(frames, "path", None)
-    return [path] if isinstance(path, Path) else []
+    return [f"{path.name} {_facts(path).size}"] if isinstance(path, Path) else []
 
 
-def _size(path: Path) -> int:
+def _paths(frames: Frames) -> Iterator[Path]:
+    return (item for item in stored(frames) if isinstance(item, Path))
+
+
+class _Facts(NamedTuple):
+    """Of a file or folder; these of one that is missing: whoever decodes it will tell."""
+
+    size: int = -1
+    written: int = 0  # nanoseconds since 1970, as its content was; a copy may have that of its original
+    changed: float = 0.0  # seconds since 1970, as it was itself
+    number: int = 0
+
+
+def _facts(path: Path) -> _Facts:
     try:
-        return os.stat(path).st_size
+        found = os.stat(path)
     except OSError:
-        return -1
+        return _Facts()
+    return _Facts(found.st_size, found.st_mtime_ns, found.st_ctime, found.st_ino)

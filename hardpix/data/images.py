@@ -42,7 +42,8 @@ class Encoded(NamedTuple):
 def images_below(folder: Path) -> list[Path]:
     """The files below ``folder`` that are images by their names, sorted; linked folders are entered, once each.
 
-    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, beside ``0001.png``.
+    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, beside ``0001.png``. A folder
+    with the name of an image is refused: the frame that is meant would be left out without a word.
     """
     found: list[Path] = []
     entered: set[str] = set()
@@ -53,6 +54,11 @@ def images_below(folder: Path) -> list[Path]:
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if name.lower().endswith(SUFFIXES):
+                raise DataError(
+                    f"{Path(parent, name)}: is a folder, not an image; put the image there, or rename it"
+                )
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 

@@ -68,6 +68,8 @@ def save(content: dict[str, Any], path: Path) -> None:
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """What is listed, by file name; empty where nothing is. Raises ``HardpixError`` if the list cannot be read."""
     path = folder / MANIFEST
+    if path.exists() and not path.is_file():
+        raise HardpixError(f"{path} is no file; remove it to take the checkpoints unchecked")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -7,14 +7,23 @@ from datetime import datetime
 from typing import Any
 
 from hardpix import record
-from hardpix.data import DataModule, changed_since, fingerprint, told_without_depth, without_depth
+from hardpix.data import (
+    DataModule,
+    Frames,
+    changed_since,
+    edited,
+    fingerprint,
+    stamp,
+    told_without_depth,
+    without_depth,
+)
 from hardpix.types import DataError
 
 ROLES = ("train", "val", "test")
 
 
 def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
-    """For a record: ``frames`` (``{"nyuv2/train": 795}``) and ``data`` (their fingerprints) of the splits.
+    """For a record: ``frames`` (``{"nyuv2/train": 795}``), ``data`` (their fingerprints) and ``stamps`` of the splits.
 
     A partial copy of a data set, or a changed one, must show in what is made of the record.
     """
@@ -25,30 +34,51 @@ def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
     return {
         "frames": {f"{name}/{kind}": count for kind, count in counts.items()},
         "data": {f"{name}/{split}": fingerprint(frames) for split, frames in opened.items()},
+        "stamps": {f"{name}/{split}": stamp(frames) for split, frames in opened.items()},
     }
 
 
-def check_unchanged(before: record.RunRecord, now: dict[str, str], data: DataModule) -> None:
+def check_unchanged(before: record.RunRecord, now: dict[str, Any], data: DataModule) -> None:
     """Raise ``DataError`` where a run that goes on would find other frames or files than when it began.
 
-    ``data.accept_change`` lets it. Records of versions without fingerprints are taken as they are.
+    ``now``: what :func:`used` says. ``data.accept_change`` lets it. Records of versions without fingerprints or stamps
+    are taken as they are.
     """
-    changed = [key for key, found in now.items() if before.data.get(key, found) != found]
-    if not changed or data.accept_change:
+    if data.accept_change:
         return
-    told = "; ".join(_told(key, before, data) for key in changed)
+    changed = [key for key, found in now["data"].items() if before.data.get(key, found) != found]
+    touched = [
+        key
+        for key, found in now["stamps"].items()
+        if key not in changed
+        and before.stamps.get(key, found) != found
+        and edited(_frames(key, data), before.stamps[key], _began(before))
+    ]
+    if not changed and not touched:
+        return
+    told = "; ".join(_told(key, before, data, touched=key in touched) for key in (*changed, *touched))
     raise DataError(
         f"{told}: the data set has changed since this run began ({before.started}), and what went on would be no "
         "comparable run; start a new one with another run=, or go on with data.accept_change=true"
     )
 
 
-def _told(key: str, before: record.RunRecord, data: DataModule) -> str:
-    frames = data.whole_split(key.rpartition("/")[2])
+def _told(key: str, before: record.RunRecord, data: DataModule, *, touched: bool) -> str:
+    frames = _frames(key, data)
     old, new = before.frames.get(key), used(data, [key.rpartition("/")[2]])["frames"][key]
     number = f"{old} -> {new} frames" if old not in (None, new) else "other file names or sizes"
-    files = changed_since(frames, datetime.fromisoformat(before.started).timestamp())
+    if touched:
+        number = "files of the same size were written or touched, so that their content may be another"
+    files = changed_since(frames, _began(before))
     return f"{key}: {number}" + (f", newer are {', '.join(map(str, files))}" if files else "")
+
+
+def _frames(key: str, data: DataModule) -> Frames:
+    return data.whole_split(key.rpartition("/")[2])
+
+
+def _began(before: record.RunRecord) -> float:
+    return datetime.fromisoformat(before.started).timestamp()
 
 
 def left_out(data: DataModule) -> dict[str, float]:

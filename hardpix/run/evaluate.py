@@ -14,7 +14,7 @@ from hardpix import record
 from hardpix.arguments import Parser
 from hardpix.report.compare import IGNORED, covers
 from hardpix.report.effort import TRAINED_ON as TRAINED
-from hardpix.run import rundir, writable
+from hardpix.run import own_files, rundir, writable
 from hardpix.run.config import compose_group, nearest, validate
 from hardpix.run.targets import check_trust, named_trust
 from hardpix.types import ConfigError, HardpixError
@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--weights", default="last", choices=("last", "best"))
     parser.add_argument("--out", type=Path, help="folder for the results (default: RUN/evaluations/NAME)")
     given = parser.parse_intermixed_args(arguments)
+    if given.out is None:
+        own_files.check(given.run)
     record.read(given.run)  # says in one sentence if this is no run
     cfg = override(rundir.read_config(given.run), given.overrides)
     validate(cfg)

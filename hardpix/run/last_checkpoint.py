@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +26,49 @@ class Stopped(SystemExit):
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGUSR1 while a run is recorded, wherever Lightning's loops do not see to them.
+
+    Inside :meth:`raising` they raise ``Stopped`` at once; around it (a record is being written) at the end of the
+    block. A second one is not waited with. Only the main thread can have handlers; others change nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received, self.at_once = 0, False
+        self.process = os.getpid()
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._receive) for number in STOPPING}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.received and kind is None:
+            raise Stopped(self.received)
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        self.at_once = True
+        try:
+            if self.received:
+                raise Stopped(self.received)
+            yield
+        finally:
+            self.at_once = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:  # a data worker, which has inherited this
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        again, self.received = self.received, number
+        if self.at_once or again:
+            raise Stopped(number)
 
 
 class Finish(Callback):

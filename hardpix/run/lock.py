@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hardpix.run import rundir
+from hardpix.run import own_files, rundir
 from hardpix.types import ConfigError
 
 FILE_NAME = ".lock"
@@ -21,14 +21,15 @@ def held(run_dir: Path) -> Iterator[bool]:
     """Whether this process alone may write to a run's directory until the block ends, or the process.
 
     The lock is the operating system's, and so never stale; the file says whose it is. On a file system without
-    locks the process that the file names decides, as far as it can be seen from here.
+    locks the process that the file names decides, as far as it can be seen from here. ``ConfigError`` where the lock
+    is a link, a pipe or the like.
     """
     key = run_dir.absolute()
     if key in _held:
         yield True
         return
     rundir.claim(run_dir)
-    handle = os.open(run_dir / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = own_files.open_lock(run_dir / FILE_NAME)
     try:
         if not _lock(handle, run_dir):
             yield False

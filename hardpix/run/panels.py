@@ -13,6 +13,7 @@ from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.report.figures import panel
 from hardpix.run.figure_runs import spread
+from hardpix.run.own_files import make_folder
 from hardpix.types import Batch, DatasetInfo
 
 
@@ -20,7 +21,7 @@ def write_panels(method: Method, data: DataModule, folder: Path, *, split: str, 
     """``count`` panels, evenly spaced over the split, as ``folder/NAME.png``; returns their paths."""
     if count <= 0:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return [
         _write_one(method, data.evaluation_batch(split, index), data.info, folder)
         for index in spread(len(data.evaluation_dataset(split)), count)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardpix.arguments import Parser
-from hardpix.run import writable
+from hardpix.run import own_files, writable
 from hardpix.run.evaluate import loaded
 from hardpix.types import ConfigError, DataError
 
@@ -147,8 +147,8 @@ def predict(
 
     method = method.to(device).eval()
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.info.mean, data.info.std))
-    (out / "label").mkdir(parents=True, exist_ok=True)
-    (out / "overlay").mkdir(exist_ok=True)
+    for kind in ("label", "overlay"):
+        own_files.make_folder(out / kind)
     table = None if values is None else value_table(values, data.info.num_classes)
     faults = []
     for path in paths:
@@ -167,7 +167,7 @@ def predict(
         drawn = overlay(pixels.permute(1, 2, 0).numpy(), index, data.info.palette, data.info.ignore_index)
         save_picture(Image.fromarray(drawn), out / "overlay" / f"{path.stem}.png")
         for name, shown in maps.items():
-            (out / name).mkdir(exist_ok=True)
+            own_files.make_folder(out / name)
             save_picture(Image.fromarray(heatmap(shown)), out / name / f"{path.stem}.png")
     return faults
 

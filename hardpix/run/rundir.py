@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardpix import record
 from hardpix.atomic import obstacle, write_text
-from hardpix.run import saved_config, world
+from hardpix.run import own_files, saved_config, world
 from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
@@ -83,8 +83,13 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
+def _digits() -> str:
+    """What tells runs of one second apart."""
+    return uuid.uuid4().hex[:4]
+
+
 def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    """The run's directory: ``runs_dir/study/run``; without ``run`` a new name from time and overrides."""
+    """The run's directory: ``runs_dir/study/run``; without ``run`` a name from time and overrides, not yet taken."""
     name = cfg.run
     if name is None:
         if cfg.resume is True:
@@ -96,11 +101,12 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
                 "run: under torchrun or srun every process must know the directory, give run=NAME"
             )
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}-{short_name(overrides)}-{uuid.uuid4().hex[:4]}"
+        name = f"{stamp}-{short_name(overrides)}-{_digits()}"
     for key, value in (("study", cfg.study), ("run", name)):
         if not str(value).strip() or str(value) in (".", "..") or "/" in str(value) or os.sep in str(value):
             raise ConfigError(f"{key}={value}: must be the name of a folder, without slashes")
-    return Path(cfg.runs_dir) / str(cfg.study) / str(name)
+    run_dir = Path(cfg.runs_dir) / str(cfg.study) / str(name)
+    return choose(cfg, overrides) if cfg.run is None and run_dir.exists() else run_dir
 
 
 def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
@@ -108,22 +114,10 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
 
     ``resume=auto`` continues a run of the very same configuration, whatever became of it; ``true`` one that may be
     longer by now. A directory that holds another run is refused, unless that one failed before its first checkpoint;
-    so is one whose run is alive in another process, and one that cannot be written.
+    so is one whose run is alive in another process, one that cannot be written, and one with files not of its own.
     """
     check_writable(run_dir)
-    for name in (
-        record.FILE_NAME,
-        CONFIG,
-        COMPOSED,
-        CLASSES,
-        "metrics.csv",
-        "checkpoints",
-        LAST,
-        BEST,
-        BEFORE,
-    ):
-        if (run_dir / name).is_symlink():  # what is written there would change a file elsewhere
-            raise ConfigError(f"{run_dir / name} is a link: a run is only continued in files of its own")
+    own_files.check(run_dir)
     if not (run_dir / record.FILE_NAME).is_file():
         if resumable(run_dir):
             raise ConfigError(
@@ -133,7 +127,8 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
     before = record.read(run_dir)
     if before.status == "running" and alive(before):
         raise ConfigError(
-            f"{run_dir}: process {before.host['pid']} is training this run; wait for it or stop it"
+            f"{run_dir}: process {before.host['pid']} on {before.host['hostname']} is training this run; "
+            "wait for it or stop it"
         )
     unfinished = before.status == "failed" and not resumable(run_dir)
     if not cfg.resume:
@@ -204,13 +199,17 @@ def process_began(pid: int) -> str:
     return "ended" if fields[0] == "Z" else f"{fields[19]} {boot}"
 
 
-def claim(run_dir: Path) -> None:
+def claim(run_dir: Path, *, new: bool = False) -> bool:
+    """Make the directory; False if it must be ``new`` and is there already."""
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(parents=True, exist_ok=not new)
     except OSError as error:
+        if new and run_dir.is_dir():
+            return False
         raise ConfigError(
             f"{run_dir}: cannot be made ({error.strerror}); choose a writable runs_dir="
         ) from None
+    return True
 
 
 def differences(run_dir: Path, cfg: DictConfig, free: tuple[str, ...]) -> list[str]:

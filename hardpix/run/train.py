@@ -34,7 +34,7 @@ from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
 from hardpix.run.fitting import fit_to_labels
-from hardpix.run.last_checkpoint import Stopped
+from hardpix.run.last_checkpoint import Signals, Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run, told
@@ -69,7 +69,7 @@ def train(
     besides its own.
     """
     validate(cfg)
-    cfg = inherit(cfg, overrides)
+    given, cfg = cfg, inherit(cfg, overrides)
     run_dir = rundir.choose(cfg, overrides)
     # torchrun and srun start all processes alike: the first one writes
     further = world.rank() > 0
@@ -87,8 +87,10 @@ def train(
     used = data_facts.used(job.data)
     started = replace(started, dataset=info.name, main_metric=info.main_metric, **used)
     if before is not None and job.resume_path is not None:
-        data_facts.check_unchanged(before, used["data"], job.data)
-    with writing(run_dir):
+        data_facts.check_unchanged(before, used, job.data)
+    if cfg.run is None and not rundir.claim(run_dir, new=True):
+        return train(given, overrides, callbacks)  # another one has taken this very name at the same moment
+    with writing(run_dir), Signals() as signals:
         if rundir.inspect(run_dir, cfg) != before:
             raise ConfigError(
                 f"{run_dir}: another process has begun this run in the meantime; see what it does"
@@ -97,15 +99,18 @@ def train(
         rundir.write_config(run_dir, cfg)
         rundir.write_classes(run_dir, job.data.info.classes)
         record.write(started, run_dir)
-        return _recorded(job, started, before)
+        return _recorded(job, started, before, signals)
 
 
-def _recorded(job: Job, started: record.RunRecord, before: record.RunRecord | None) -> record.RunRecord:
+def _recorded(
+    job: Job, started: record.RunRecord, before: record.RunRecord | None, signals: Signals
+) -> record.RunRecord:
     """Train, and write what became of it."""
     os.environ[JOB_VARIABLE] = str(job.run_dir)
     begin = time.perf_counter()
     try:
-        metrics = _run(job)
+        with signals.raising():
+            metrics = _run(job)
     except BaseException as error:
         failed = replace(started, status="failed", error=_described(error))
         record.write(failed, job.run_dir)

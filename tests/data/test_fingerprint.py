@@ -3,12 +3,13 @@
 import os
 import shutil
 import time
+from hashlib import sha256
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hardpix.data import Folder, Packed, SyntheticRooms, changed_since, fingerprint, pack
+from hardpix.data import Folder, Packed, SyntheticRooms, changed_since, edited, fingerprint, pack, stamp
 from hardpix.data.subset import Chosen
 
 BOTH = frozenset({"image", "label"})
@@ -59,7 +60,7 @@ def removed(root):
         (root / "train" / kind / "0.png").unlink()
 
 
-def edited(kind):
+def longer(kind):
     def change(root):
         path = root / "train" / kind / "2.png"
         path.write_bytes(path.read_bytes() + b"\0")
@@ -71,8 +72,8 @@ CHANGES = {
     "add": lambda root: add(root, "train", 7),
     "remove": removed,
     "rename": renamed,
-    "image": edited("images"),
-    "label": edited("labels"),
+    "image": longer("images"),
+    "label": longer("labels"),
 }
 
 
@@ -94,6 +95,78 @@ def test_times_place_and_what_is_loaded_do_not_count(root, tmp_path):
     assert of(root, keys=frozenset({"image"})) == before
 
 
+def frames_of(root):
+    return folder(root).frames("train", BOTH)
+
+
+def rewrite(path):
+    """Other bytes, as many."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(bytes(content))
+
+
+def replaced(path):
+    """The same by another file under its name, as editors do it."""
+    other = path.with_name("new")
+    other.write_bytes(path.read_bytes())
+    rewrite(other)
+    other.replace(path)
+
+
+def set_back(path):
+    rewrite(path)
+    os.utime(path, (5, 5))
+
+
+@pytest.mark.parametrize("change", [rewrite, replaced, set_back, os.utime])
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_an_edit_of_equal_size_is_seen_by_its_time(root, change, kind):
+    for path in root.rglob("*.png"):
+        os.utime(path, (1000, 1000))
+    before, other = stamp(frames_of(root)), stamp(folder(root).frames("val", BOTH))
+    same = of(root)
+    assert not edited(frames_of(root), before, 2000)
+    change(root / "train" / kind / "2.png")
+    assert of(root) == same
+    assert edited(frames_of(root), before, 2000)
+    assert not edited(folder(root).frames("val", BOTH), other, 2000)
+
+
+def copies(root, tmp_path, began):
+    """With the times of the original, with those of copying, and one of which a file was edited afterwards."""
+    shutil.copytree(root, tmp_path / "kept")
+    shutil.copytree(root, tmp_path / "fresh", copy_function=shutil.copyfile)
+    for path in (tmp_path / "fresh").rglob("*.png"):
+        os.utime(path, (began + 10, began + 10))
+    shutil.copytree(root, tmp_path / "mixed")
+    rewrite(tmp_path / "mixed/train/labels/1.png")
+    shutil.copytree(root, tmp_path / "seconds")  # an archive may keep whole seconds
+    for path in (tmp_path / "seconds").rglob("*.png"):
+        os.utime(path, (int(path.stat().st_mtime), int(path.stat().st_mtime)))
+    return {name: frames_of(tmp_path / name) for name in ("kept", "fresh", "mixed", "seconds")}
+
+
+def test_a_copy_is_the_same_and_one_that_was_edited_is_not(root, tmp_path):
+    for path in root.rglob("*.png"):
+        os.utime(path, (1000.25, 1000.25))
+    before = stamp(frames_of(root))
+    found = {name: edited(frames, before, 2000) for name, frames in copies(root, tmp_path, 2000).items()}
+    assert found == {"kept": False, "fresh": False, "mixed": True, "seconds": False}
+    root.rename(tmp_path / "moved")
+    assert stamp(frames_of(tmp_path / "moved")) == before
+
+
+def test_what_is_rendered_has_no_stamp(tmp_path):
+    rooms = SyntheticRooms(height=16, width=24, train_frames=2, val_frames=1, test_frames=1, seed=0, difficulty=0.5,
+                           cache_dir=tmp_path)  # fmt: skip
+    frames = rooms.frames("train", BOTH)
+    assert stamp(frames) == stamp(Chosen(frames, [1])) == ""
+    name, size = frames.path.name, frames.path.stat().st_size
+    told = f"train_00000\ntrain_00001\n{name} {size}\n"
+    assert fingerprint(frames) == sha256(told.encode()).hexdigest()[:16]
+
+
 def test_two_frames_that_change_places_are_seen(root):
     frames = folder(root).frames("train", BOTH)
     assert fingerprint(Chosen(frames, [0, 1, 2, 3])) == fingerprint(frames)
@@ -107,7 +180,7 @@ def test_changed_files_are_named(root):
         assert path.stat().st_ctime <= now + 1
     frames = folder(root).frames("train", BOTH)
     assert changed_since(frames, now + 100) == []
-    edited("labels")(root)
+    longer("labels")(root)
     assert len(changed_since(frames, 0)) == 3
     assert changed_since(frames, 0)[0] == root / "train/labels/2.png"
 

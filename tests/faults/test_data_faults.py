@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import os
 import resource
 import shutil
@@ -210,12 +211,60 @@ def test_a_changed_data_set_is_refused_on_resume(of, root, monkeypatch, change, 
     assert train(of(*settings, "data.accept_change=true")).status == "done"
 
 
-def test_a_touched_or_moved_data_set_is_the_same(of, root, monkeypatch, tiny, tmp_path):
+def relabel(root):
+    """Another class in a file of the same size."""
+    path = root / "train/labels/2.tif"
+    label = np.array(Image.open(path))
+    size = path.stat().st_size
+    Image.fromarray((label + 1) % 3).save(path)
+    assert path.stat().st_size == size
+
+
+def test_an_edit_of_equal_size_is_refused_on_resume(of, root, monkeypatch):
+    for path in (root / "train/labels").iterdir():
+        Image.open(path).save(path.with_suffix(".tif"))
+        path.unlink()
     settings = ("run=a", "callbacks.checkpoint_every_steps=1")
     stopped_after(2, monkeypatch, of(*settings))
-    for path in root.rglob("*.png"):
-        os.utime(path, (10**9, 10**9))
+    relabel(root)
+    with pytest.raises(
+        DataError, match=r"folder/train: files of the same size were written .*labels/2\.tif"
+    ) as caught:
+        train(of(*settings))
+    assert "folder/val" not in str(caught.value)
+    stopped_after(3, monkeypatch, of(*settings, "data.accept_change=true"))
+    assert train(of(*settings)).status == "done"  # the change has been accepted once
+
+
+def test_a_touched_data_set_is_refused_and_a_copied_one_is_the_same(of, root, monkeypatch, tmp_path):
+    settings = ("run=a", "callbacks.checkpoint_every_steps=1")
+    stopped_after(2, monkeypatch, of(*settings))
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    os.utime(root / "test/images/1.png", (10**9, 10**9))
+    with pytest.raises(DataError, match=r"folder/test: files of the same size were written or touched"):
+        train(of(*settings))
+    root.rename(tmp_path / "before")
+    (tmp_path / "copy").rename(root)
     assert train(of(*settings)).status == "done"
+
+
+def test_a_record_without_stamps_is_taken_as_it_is(of, root, monkeypatch, tmp_path):
+    settings = ("run=a", "callbacks.checkpoint_every_steps=1")
+    stopped_after(2, monkeypatch, of(*settings))
+    path = tmp_path / "runs/default/a/run.json"
+    content = json.loads(path.read_text())
+    assert set(content.pop("stamps")) == {"folder/train", "folder/val", "folder/test"}
+    path.write_text(json.dumps(content))
+    for file in root.rglob("*.png"):
+        os.utime(file, (10**9, 10**9))
+    assert train(of(*settings)).status == "done"
+
+
+def test_an_image_that_is_a_folder_is_named(of, root):
+    (root / "train/images/3.png").unlink()
+    (root / "train/images/3.png").mkdir()
+    with pytest.raises(DataError, match=r"train/images/3\.png: is a folder, not an image"):
+        train(of("run=a"))
 
 
 def test_data_that_are_mended_before_the_first_checkpoint_are_no_change(of, root):

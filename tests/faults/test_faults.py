@@ -1,6 +1,7 @@
 """A few of the points at which ``make faults`` interrupts runs; all of them take most of an hour."""
 
 import os
+import pkgutil
 import re
 import shutil
 import signal
@@ -103,6 +104,41 @@ def test_a_second_signal_ends_at_once_and_files_stay_whole(tmp_path):
     for run in ("a", "whole"):
         assert in_child(command([*begin, f"run={run}"]), log) == 0
     assert state_hash(run_dir) == state_hash(tmp_path / "runs/default/whole")
+
+
+AFTER = {
+    "test": "hardpix.methods.Method.test_step",
+    "scores": "hardpix.run.results.write",
+    "panels": "hardpix.run.panels._write_one",
+    "labels": "hardpix.run.train.fit_to_labels",  # before the first step
+    "started": "hardpix.run.train.record.write",  # while the record is written
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", AFTER)
+def test_a_signal_outside_of_training_leaves_a_record_that_says_so(tmp_path, place):
+    number, status = (signal.SIGUSR1, 138) if place == "panels" else (signal.SIGTERM, 143)
+    begin = ["train", *TINY, f"runs_dir={tmp_path}/runs", "run=a"]
+    owner, _, name = AFTER[place].rpartition(".")
+
+    def work():
+        holder = pkgutil.resolve_name(owner)
+        inner = getattr(holder, name)
+
+        def stopping(*args, **kwargs):
+            setattr(holder, name, inner)
+            os.kill(os.getpid(), number)
+            return inner(*args, **kwargs)
+
+        setattr(holder, name, stopping)
+        return command(begin)()
+
+    assert in_child(work, tmp_path / "log.txt") == status, (tmp_path / "log.txt").read_text()[-500:]
+    found = record.read(tmp_path / "runs/default/a")
+    assert (found.status, found.error) == ("failed", "interrupted")
+    assert in_child(command(begin), tmp_path / "log.txt") == 0
+    assert record.read(tmp_path / "runs/default/a").status == "done"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])

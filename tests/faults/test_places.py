@@ -14,6 +14,7 @@ from hardpix import atomic, record
 from hardpix.atomic import obstacle
 from hardpix.cli import main
 from hardpix.run import lock, rundir
+from hardpix.run import train as train_module
 from hardpix.run.train import train
 from hardpix.types import ConfigError
 from tests.conftest import TINY
@@ -174,6 +175,44 @@ def test_twenty_starts_in_one_second_are_twenty_directories(tiny, monkeypatch):
         thread.join()
     assert len(set(found)) == 20
     assert all(path.is_dir() for path in found)
+
+
+def digits(monkeypatch, *given):
+    """What comes instead of random digits."""
+    left = list(given)
+    monkeypatch.setattr(rundir, "datetime", Frozen)
+    monkeypatch.setattr(rundir, "_digits", lambda: left.pop(0))
+    return left
+
+
+def test_a_name_that_is_taken_is_not_chosen(tiny, monkeypatch):
+    left, cfg = digits(monkeypatch, "0000", "0000", "0000", "1111"), tiny()
+    first = rundir.choose(cfg, ["seed=1"])
+    assert rundir.claim(first, new=True)
+    assert not rundir.claim(first, new=True)
+    second = rundir.choose(cfg, ["seed=1"])
+    assert (first.name[-4:], second.name[-4:], left) == ("0000", "1111", [])
+    assert rundir.claim(first)
+
+
+@pytest.mark.slow
+def test_of_two_that_take_one_name_at_once_the_second_chooses_another(tiny, monkeypatch):
+    """The second one chooses while the first is not there yet, and finds it when it comes to write."""
+    left, others = digits(monkeypatch, "0000", "0000", "1111"), []
+    inner = train_module._assemble
+
+    def meanwhile(cfg, run_dir, *args):
+        if not others:
+            others.append(run_dir)
+            others.append(train_module.train(tiny("panels=0")))
+        return inner(cfg, run_dir, *args)
+
+    monkeypatch.setattr(train_module, "_assemble", meanwhile)
+    done = train_module.train(tiny("panels=0"))
+    assert (done.status, others[1].status, left) == ("done", "done", [])
+    runs = sorted(path.parent.name[-4:] for path in others[0].parent.glob("*/run.json"))
+    assert runs == ["0000", "1111"]
+    assert done.run_id != others[1].run_id
 
 
 def test_of_twenty_processes_with_one_name_one_has_it(tmp_path):

@@ -420,6 +420,57 @@ def test_stopped_at_each_file_it_goes_on(toy, monkeypatch, stop, capsys):
     assert runs > 5
 
 
+def noted(monkeypatch):
+    """The order in which files and folders are flushed (their names), and removed."""
+    calls, inner = [], {"fsync": os.fsync, "replace": os.replace, "clean": job.clean}
+
+    def fsync(handle):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        inner["fsync"](handle)
+
+    def replace(source, target):
+        if Path(target).name == "prepare.json":
+            calls.append(json.loads(Path(source).read_text())["status"])
+        inner["replace"](source, target)
+
+    def clean(out):
+        calls.append("clean")
+        inner["clean"](out)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(job, "clean", clean)
+    return calls
+
+
+def test_the_order_of_writing_survives_a_power_cut(toy, monkeypatch):
+    """Contents and names are on the disk before the journal says done, and that before the sources go."""
+    calls = noted(monkeypatch)
+    assert prepare(toy) == 0
+    done, cleaned = calls.index("done"), calls.index("clean")
+    wanted = {path.name for path in Path("out").iterdir()} - {"prepare.json"}
+    assert len(wanted) == 5
+    since = len(calls[:done]) - calls[:done][::-1].index(
+        "running"
+    )  # the journal before was the last one to be written
+    assert wanted | {"out"} <= set(calls[since:done])
+    assert "out" in calls[max(calls.index(name, since) for name in wanted) : done]  # names after contents
+    assert "out" in calls[done:cleaned]
+    assert not Path("out", job.UNPACKED).exists()
+
+
+def test_what_a_power_cut_left_empty_is_made_again(toy, monkeypatch):
+    def interrupted(self, work):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "convert", interrupted)
+        assert prepare(toy) == 130
+    Path("out/1.txt").touch()
+    assert prepare(toy) == 0
+    assert is_right()
+
+
 def test_leftovers_of_a_killed_process_are_removed(toy, monkeypatch):
     def interrupted(self, work):
         raise KeyboardInterrupt

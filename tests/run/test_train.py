@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import platform
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -200,7 +202,9 @@ def test_a_run_that_is_alive_is_not_resumed(tiny, tmp_path):
     found = record.read(folder)
     alive = found.host | {"pid": str(os.getppid()), "pid_began": process_began(os.getppid())}
     record.write(replace(found, status="running", host=alive), folder)
-    with pytest.raises(ConfigError, match=f"process {os.getppid()} is training this run"):
+    with pytest.raises(
+        ConfigError, match=rf"process {os.getppid()} on {re.escape(platform.node())} is training this run"
+    ):
         train(tiny("run=a", "resume=true"), [])
     record.write(replace(found, status="running", host=found.host | {"pid": "999999999"}), folder)
     assert train(tiny("run=a", "resume=true"), []).status == "done"

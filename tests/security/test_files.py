@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -18,12 +19,19 @@ import torch
 import yaml
 from PIL import Image
 
+from hardpix import record
 from hardpix.cli import main
 from hardpix.data.images import read_colour, read_depth, read_index
-from hardpix.run import rundir, weights_file
+from hardpix.report.page import write_page
+from hardpix.run import own_files, rundir, weights_file
 from hardpix.run.checkpoint import init_from, read_checkpoint
+from hardpix.run.checkpoint_files import manifest
+from hardpix.run.lock import held as held_by
+from hardpix.run.panels import write_panels
+from hardpix.run.sweep import command
 from hardpix.run.train import train
-from hardpix.types import DataError, HardpixError
+from hardpix.types import ConfigError, DataError, HardpixError
+from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -171,17 +179,147 @@ def test_a_checkpoint_that_would_have_a_file_deleted(run, tmp_path):
     assert "which a run could delete" in sentence(tmp_path / "a.ckpt")
 
 
+FILES = (".lock", "run.json", "config.yaml", "config_composed.yaml", "classes.json", "metrics.csv", "output.log",
+         "confusion.npy", "checkpoints/last.ckpt", "checkpoints/manifest.json", "wandb/run-1/files/a.txt")  # fmt: skip
+FOLDERS = ("checkpoints", "panels", "evaluations", "wandb", "a/b")
+
+
+def elsewhere(tmp_path):
+    """A file and a folder that are none of a run's, and what they hold."""
+    (tmp_path / "other").mkdir()
+    for path in (tmp_path / "precious", tmp_path / "other/test_00000.png"):
+        path.write_text("step,x\n")
+    return lambda: [p.read_text() for p in (tmp_path / "precious", *(tmp_path / "other").iterdir())]
+
+
+def put(path, make):
+    """``make(path)`` in place of what is there, which the function returned puts back."""
+    kept = path.with_name(f"{path.name}.kept")
+    made = next((p for p in reversed(path.parents) if not p.exists()), None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(kept)
+    make(path)
+
+    def back():
+        path.unlink()
+        if kept.exists():
+            kept.rename(path)
+        if made is not None:
+            shutil.rmtree(made)
+
+    return back
+
+
 def test_links_that_lead_out_of_a_run_are_not_written_through(copy, tmp_path, tiny):
-    outside = tmp_path / "precious"
-    outside.write_text("step,x\n")
-    for name in ("metrics.csv", "checkpoints/last.ckpt", "run.json", "config.yaml"):
-        shutil.copy(copy / name, copy / f"{name}.kept")
-        (copy / name).unlink()
-        (copy / name).symlink_to(outside)
-        with pytest.raises(HardpixError, match="is a link"):
-            train(tiny("run=a", "resume=true", "trainer.max_steps=3", "panels=0", "scheduler=constant"))
-        assert outside.read_text() == "step,x\n"
-        (copy / f"{name}.kept").replace(copy / name)
+    cfg = tiny("run=a", "resume=true", "trainer.max_steps=3", "panels=1", "scheduler=constant")
+    held = elsewhere(tmp_path)
+    shutil.rmtree(copy / "panels", ignore_errors=True)
+    for name in (*FILES, *FOLDERS):
+        target = tmp_path / ("other" if name in FOLDERS else "precious")
+        back = put(copy / name, lambda path, target=target: path.symlink_to(target))
+        with pytest.raises(ConfigError, match=rf"{re.escape(name)} is a link"):
+            train(cfg)
+        back()
+        assert held() == ["step,x\n"] * 2
+    rundir.inspect(copy, cfg)  # nothing of it is left that would be refused
+
+
+def test_pipes_and_second_names_in_a_run_are_refused_and_waited_for_by_nobody(copy, tmp_path, tiny):
+    cfg = tiny("run=a", "resume=true", "trainer.max_steps=3", "scheduler=constant")
+    held = elsewhere(tmp_path)
+    for name in FILES:
+        back = put(copy / name, os.mkfifo)
+        with pytest.raises(ConfigError, match=rf"{re.escape(name)} is neither a file nor a folder"):
+            train(cfg)
+        back()
+    for name in own_files.IN_PLACE:
+        back = put(copy / name, lambda path: os.link(tmp_path / "precious", path))
+        with pytest.raises(ConfigError, match=rf"{re.escape(name)} is also a file elsewhere"):
+            train(cfg)
+        back()
+        assert held() == ["step,x\n"] * 2
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(HardpixError, match=r"run\.json is no file"):
+        record.read(tmp_path)
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(HardpixError, match=r"manifest\.json is no file"):
+        manifest(tmp_path)
+
+
+def test_links_that_a_run_makes_itself_are_no_obstacle(copy, tmp_path, tiny):
+    cfg = tiny("run=a", "resume=true", "trainer.max_steps=3", "panels=0", "scheduler=constant")
+    (copy / "wandb/offline-run-1").mkdir(parents=True)
+    (copy / "wandb/latest-run").symlink_to("offline-run-1")
+    os.link(copy / rundir.LAST, copy / rundir.BEFORE)  # as a stop between two names leaves it
+    rundir.inspect(copy, cfg)
+    (copy / "wandb/latest-run").unlink()
+    (copy / "wandb/latest-run").symlink_to("../checkpoints")
+    with pytest.raises(ConfigError, match="latest-run is a link"):
+        rundir.inspect(copy, cfg)
+
+
+@pytest.mark.parametrize("make", [lambda path, to: path.symlink_to(to), lambda path, to: os.link(to, path),
+                                  lambda path, to: os.mkfifo(path), lambda path, to: path.mkdir()])  # fmt: skip
+def test_a_lock_is_a_file_of_its_own(tmp_path, make):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "a").mkdir()
+    make(tmp_path / "a/.lock", tmp_path / "precious")
+    with pytest.raises(ConfigError, match=r"a/\.lock"), held_by(tmp_path / "a"):
+        pytest.fail("held")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_results_are_not_written_through_links(copy, tmp_path, tiny, capsys):
+    """Of an evaluation, a prediction, a study; a page takes the place of a link."""
+    held = elsewhere(tmp_path)
+    (copy / "evaluations").symlink_to(tmp_path / "other")
+    assert main(["evaluate", str(copy)]) == 2
+    assert "evaluations is a link" in capsys.readouterr().err
+    (copy / "evaluations").unlink()
+    for out in ("out", "pictures"):
+        (tmp_path / out).mkdir()
+    (tmp_path / "out/panels").symlink_to(tmp_path / "other")
+    with pytest.raises(ConfigError, match="out/panels is a link"):
+        write_panels(None, None, tmp_path / "out/panels", split="test", count=1)
+    (tmp_path / "pictures/overlay").symlink_to(tmp_path / "other")
+    Image.new("RGB", (48, 32)).save(tmp_path / "test_00000.png")
+    words = [
+        str(copy),
+        str(tmp_path / "test_00000.png"),
+        "--out",
+        str(tmp_path / "pictures"),
+        "--device",
+        "cpu",
+    ]
+    assert main(["predict", *words]) == 2
+    assert "pictures/overlay is a link" in capsys.readouterr().err
+    (tmp_path / "page.html").symlink_to(tmp_path / "precious")
+    write_page("<html>", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").is_symlink()
+    assert held() == ["step,x\n"] * 2
+
+
+def test_a_study_is_not_written_through_links(tmp_path, capsys, monkeypatch):
+    held = elsewhere(tmp_path)
+    monkeypatch.setattr(command, "timed", lambda study, jobs, **_: 0)  # trains nothing
+    words = [*TINY, "seed=0,1", "study=s", f"runs_dir={tmp_path}/runs"]
+    assert main(["sweep", *words]) == 0
+    study = tmp_path / "runs/s"
+    study.mkdir(parents=True)
+    (study / "earlier").symlink_to(tmp_path / "other")  # a run that lies elsewhere, for the table
+    assert main(["sweep", *words]) == 0
+    (study / ".optuna.lock").symlink_to(tmp_path / "precious")
+    assert main(["sweep", *words]) == 2
+    assert ".optuna.lock is a link" in capsys.readouterr().err
+    (study / ".optuna.lock").unlink()
+    monkeypatch.setattr(command, "timed", lambda study, jobs, **_: jobs[1].run_dir.mkdir())
+    main(["sweep", *words])
+    job = next(p for p in study.iterdir() if not p.is_symlink())
+    (job / "output.log").symlink_to(tmp_path / "precious")
+    assert main(["sweep", *words]) == 2
+    assert "output.log is a link" in capsys.readouterr().err
+    assert held() == ["step,x\n"] * 2
 
 
 @pytest.mark.slow

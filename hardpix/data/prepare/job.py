@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hardpix.atomic import flush_below
 from hardpix.data.prepare import journal as journals
 from hardpix.data.prepare.archive import Limits, is_whole, judge, list_members, nearest_existing, unpack
 from hardpix.data.prepare.entries import Member
@@ -242,6 +243,7 @@ def _finish(plan: Plan, journal: Journal, work: Work) -> None:
     if faults:
         lines = [" ".join(fault.split()) for fault in faults]
         log.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    flush_below(out, leave_out=UNPACKED)  # before anything relies on the results, or is removed for them
     journal.faults, journal.status = len(faults), "faulty" if faults else "done"
     journals.write(out, journal)
     if faults:

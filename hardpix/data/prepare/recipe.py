@@ -179,9 +179,11 @@ class Work:
 def write_once(path: Path, write: Callable[[Path], None]) -> None:
     """Call ``write`` with a temporary path and rename it to ``path``: a file that exists is whole, and is kept.
 
-    The temporary path keeps the suffix, by which image libraries choose a format.
+    An empty one is made again: that is what a power cut leaves of a file whose content was not on the disk yet. All
+    are flushed at the end, before the journal says that they are done. The temporary path keeps the suffix, by which
+    image libraries choose a format.
     """
-    if path.exists():
+    if path.exists() and path.stat().st_size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, sync=False) as unfinished:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import yaml
 
 from hardpix.arguments import Parser
+from hardpix.run import own_files
 from hardpix.run.rundir import check_writable
 from hardpix.run.sweep.execute import command
 from hardpix.run.sweep.jobs import Job, counted, jobs_of
@@ -86,7 +87,19 @@ def main(arguments: list[str]) -> int:
         return 0
     for folder in {job.run_dir.parent for job in jobs}:
         check_writable(folder)
+        own_files.check(folder, deep=False)
+    _check_files(jobs)
     return timed(study, jobs, take_over=given.take_over)
+
+
+def _check_files(jobs: Sequence[Job]) -> None:
+    """Raise ``ConfigError`` where a job would write into files not its run's own; one that is done does not."""
+    for job in jobs:
+        try:
+            own_files.check(job.run_dir)
+        except ConfigError:
+            if look(job.run_dir).kind != "done":
+                raise
 
 
 def _launcher(file: Launcher, given: argparse.Namespace) -> Launcher:

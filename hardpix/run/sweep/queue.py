@@ -43,8 +43,11 @@ def forget(run_dir: Path) -> None:
 
 def job_of(run_dir: Path) -> str | None:
     """The id that a run was submitted under last; None if it never was."""
+    path = run_dir / FILE
+    if not path.is_file():
+        return None
     try:
-        found = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         return str(found["job"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardpix.record import flatten
+from hardpix.run import own_files
 from hardpix.run.config import nearest
 from hardpix.run.lock import held
 from hardpix.run.overrides import override
@@ -64,6 +65,7 @@ def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False
     search, begin = _search(study), time.perf_counter()
     folder, settings, _ = prepare(study, config_dir)
     check_writable(folder)
+    own_files.check(folder, deep=False)
     from hardpix.run.sweep import trials
 
     store = trials.opened(folder, study.name or folder.name, search, settings)

@@ -104,8 +104,11 @@ def told(metric: str, value: float) -> str:
 
 def steps_done(run_dir: Path) -> int:
     """Optimiser steps of which the run's ``metrics.csv`` tells; 0 where there is none yet."""
+    path = run_dir / CSV
+    if not path.is_file():
+        return 0
     try:
-        with open(run_dir / CSV, "rb") as file:
+        with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - 65536))
             lines = file.read().splitlines()

@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hardpix.run.own_files import open_lock
 from hardpix.run.rundir import claim, owner_lives, process_began
 from hardpix.run.sweep.space import Dimension, Search
 from hardpix.types import ConfigError
@@ -145,7 +146,7 @@ def locked(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = open_lock(folder / LOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
