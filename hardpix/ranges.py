@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from hardpix.types import ConfigError
@@ -121,7 +121,7 @@ def _refusal(value: object, member: ast.expr) -> str | None:
     if kind_name in MAPPINGS and isinstance(inner, ast.Tuple):
         items, nodes = (list(value.values()) if isinstance(value, Mapping) else None), inner.elts[1:]
     elif kind_name in LISTS:
-        items = list(value) if isinstance(value, list | tuple) else None
+        items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
         nodes = inner.elts if isinstance(inner, ast.Tuple) else [inner]
     else:
         return None
