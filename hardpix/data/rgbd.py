@@ -47,7 +47,7 @@ class RGBDFolder(FileSource):
         *,
         layout: Literal["7scenes", "tum", "open3d"],
         intrinsics: Sequence[float] | None = None,
-        depth_max: float = 10.0,
+        depth_max: Positive = 10.0,
         depth_missing: str = "error",
     ) -> None:
         if layout not in LAYOUTS:

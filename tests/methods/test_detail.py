@@ -266,7 +266,7 @@ def test_impossible_settings_get_one_sentence(stacked):
     for key, value, said in (
         ("t", 1.5, "Detail: t=1.5: must be at least 0 and at most 1"),
         ("attention", "tanh", "attention=tanh: must be relu or sigmoid"),
-        ("thresholds", [-1], "thresholds is"),
+        ("thresholds", [-1], "thresholds=.*must be values, each at least 0"),
     ):
         wrong = cfg.copy()
         wrong.method[key] = value
