@@ -241,9 +241,9 @@ def test_impossible_settings_get_one_sentence(stacked):
         ("t", -0.1, "t=-0.1: must"),
         ("w1", -1, "w1=-1: must be at least 0"),
         ("w3", -1, "w3=-1: must be share or ratio, or at least 0"),
-        ("w3", "shares", r"method\.w3 is 'shares', but must be one of share, ratio"),
+        ("w3", "shares", "w3=shares: must be share or ratio, or at least 0"),
         ("channels", 6, "channels=6: the error branch needs a multiple of 4"),
-        ("thresholds", [2], "thresholds is"),
+        ("thresholds", [2], "thresholds=.*must be values, each at least 0"),
     ):
         wrong = cfg.copy()
         wrong.method[key] = value

@@ -177,6 +177,9 @@ def test_what_a_constructor_refuses_is_refused_early_and_the_other_way_round():
         made = getattr(importlib.import_module(module), name)
         call = made if callable(made) and not isinstance(made, type) else made.__init__
         if not hasattr(call, "__wrapped__"):
+            ranged = [a for a in find_signature(target).types.values() if list(intervals(a))]
+            # Networks, and the plain record of a method's numbers, are built from configurations alone.
+            assert not ranged or module == "hardpix.models" or name == "ContrastSettings", target
             continue
         first = () if call is made else (None,)
         for key, annotation in find_signature(target).types.items():
