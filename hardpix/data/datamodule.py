@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -31,7 +31,8 @@ from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
 from hardpix.data.skipping import Skips
 from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels
 from hardpix.data.subset import IMAGE, LabeledSplit
-from hardpix.types import Batch, ClassCounts, ConfigError, DataError, DatasetInfo
+from hardpix.ranges import Count, InnerShare, PositiveShare, Seed, Whole, checked
+from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
 
 
 class DataModule(pl.LightningDataModule):
@@ -56,39 +57,31 @@ class DataModule(pl.LightningDataModule):
     accept_change: go on with a run whose data set has changed since it began.
     """
 
+    @checked
     def __init__(
         self,
         source: Source,
         *,
         train_transform: Transform,
         test_transform: Transform,
-        batch_size: int,
-        eval_batch_size: int,
-        num_workers: int,
-        seed: int,
+        batch_size: Count,
+        eval_batch_size: Count,
+        num_workers: Whole,
+        seed: Seed,
         pin_memory: bool,
         drop_last: bool,
-        repeat_rare: float | None = None,
-        labeled: str | float | None = None,
-        labeled_seed: int = 0,
-        unlabeled_batch_size: int | None = None,
+        repeat_rare: PositiveShare | None = None,
+        labeled: str | InnerShare | None = None,
+        labeled_seed: Seed = 0,
+        unlabeled_batch_size: Count | None = None,
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
-        on_error: str = "stop",
-        max_skip: int = 10,
+        on_error: Literal["stop", "skip"] = "stop",
+        max_skip: Whole = 10,
         accept_change: bool = False,
     ) -> None:
         super().__init__()
-        _at_least("batch_size", batch_size, 1)
-        _at_least("eval_batch_size", eval_batch_size, 1)
-        _at_least("num_workers", num_workers, 0)
-        if repeat_rare is not None and not 0 < repeat_rare <= 1:
-            raise ConfigError(
-                f"data.repeat_rare={repeat_rare}: must be a share of the frames in (0, 1], or null"
-            )
-        if unlabeled_batch_size is not None:
-            _at_least("unlabeled_batch_size", unlabeled_batch_size, 1)
         self.source = source
         self._train = LabeledSplit(source, train_split, labeled, labeled_seed)
         self.unlabeled_batch_size = unlabeled_batch_size or batch_size
@@ -293,8 +286,3 @@ class DataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"data.{name}={value}: must be at least {least}")

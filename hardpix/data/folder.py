@@ -12,6 +12,7 @@ from hardpix.data.files import FileSource, FrameFiles, list_images
 from hardpix.data.labels import LabelReader
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_labels import OwnLabels
+from hardpix.ranges import Positive, checked
 from hardpix.types import ConfigError, DatasetInfo
 
 
@@ -34,6 +35,7 @@ class Folder(FileSource):
 
     lossless = True
 
+    @checked
     def __init__(
         self,
         root: str,
@@ -49,8 +51,8 @@ class Folder(FileSource):
         labels: str = "{split}/labels",
         label_suffix: str = "",
         depths: str | None = None,
-        depth_scale: float | None = None,
-        depth_max: float | None = None,
+        depth_scale: Positive | None = None,
+        depth_max: Positive | None = None,
         depth_missing: str = "error",
     ) -> None:
         if depths is not None and not depth_scale:

@@ -9,6 +9,7 @@ from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.hn_files import FACTS, IMAGES, LABELS, LISTING, read_facts, read_listing
 from hardpix.data.labels import LabelCode
 from hardpix.ops.quantize import VOID
+from hardpix.ranges import InnerShare, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 
@@ -25,11 +26,15 @@ class HN(FileSource):
         Neighbours in a video look alike, so the held-out score is optimistic.
     """
 
+    @checked
     def __init__(
-        self, root: str, *, val_fraction: float | None, heights: int | None = None, normals: int | None = None
+        self,
+        root: str,
+        *,
+        val_fraction: InnerShare | None,
+        heights: int | None = None,
+        normals: int | None = None,
     ) -> None:
-        if val_fraction is not None and not 0 < val_fraction < 1:
-            raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1, or be null")
         self.root = existing_root(root, "labels that hardpix data hn-labels wrote")
         self._val_fraction = val_fraction
         path = self.root / FACTS

@@ -15,6 +15,7 @@ from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelReader
 from hardpix.data.missing_depth import ERROR, depth_policy
 from hardpix.data.own_labels import OwnLabels
+from hardpix.ranges import Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 KEYS = ("image", "label", "depth", "split", "name")
@@ -39,6 +40,7 @@ class Listed(FileSource):
 
     lossless = True
 
+    @checked
     def __init__(
         self,
         listing: str,
@@ -51,12 +53,10 @@ class Listed(FileSource):
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,
-        depth_scale: float | None = None,
-        depth_max: float | None = None,
+        depth_scale: Positive | None = None,
+        depth_max: Positive | None = None,
         depth_missing: str = "error",
     ) -> None:
-        if depth_scale is not None and not depth_scale > 0:
-            raise ConfigError(f"data.source.depth_scale={depth_scale}: must be counts per metre, above 0")
         self._listing, self._root, self._depth_scale = listing, root, depth_scale
         self.depth_missing = depth_policy(depth_missing)
         self._labels = OwnLabels(

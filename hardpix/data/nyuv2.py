@@ -18,6 +18,7 @@ from hardpix.data.missing_depth import depth_policy
 from hardpix.data.nyuv2_classes import CLASSES, CLASSES_13, PALETTE_13, TO_13
 from hardpix.data.nyuv2_mat import LABELED, MAPPING, SPLITS, MatFrames, raw_to_40, split_names
 from hardpix.data.palette import voc_palette
+from hardpix.ranges import InnerShare, Seed, Whole, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 OTHERPROP = 40
@@ -64,23 +65,22 @@ class NYUv2(FileSource):
 
     camera = kinect.COLOUR.matrix()  # the depth is that of the colour image's pixels
 
+    @checked
     def __init__(
         self,
         root: str,
         *,
         classes: int = 40,
         void_40_in_train: Literal["ignore", "class"],
-        border_crop: Sequence[int] | None = None,
-        val_fraction: float | None = None,
-        val_seed: int = 0,
+        border_crop: Sequence[Whole] | None = None,
+        val_fraction: InnerShare | None = None,
+        val_seed: Seed = 0,
         depth_missing: str = "error",
     ) -> None:
         if classes not in (40, 13):
             raise ConfigError(f"classes is {classes}; it must be 40 or 13")
         if void_40_in_train not in ("ignore", "class"):
             raise ConfigError(f"void_40_in_train is '{void_40_in_train}'; it must be 'ignore' or 'class'")
-        if val_fraction is not None and not 0 < val_fraction < 1:
-            raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1, or be null")
         self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self._ignore_40 = void_40_in_train == "ignore"
         self.crop = to_border(border_crop)

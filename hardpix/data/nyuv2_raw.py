@@ -10,6 +10,7 @@ from typing import ClassVar
 from hardpix.data.files import FileSource, FrameFiles, existing_root, read_list, to_border
 from hardpix.data.labels import LabelCode
 from hardpix.data.missing_depth import depth_policy
+from hardpix.ranges import Whole, checked
 from hardpix.types import DataError, DatasetInfo
 
 IMAGES, DEPTHS, INTRINSICS, LISTING = "images", "depths", "intrinsics.txt", "frames.jsonl"
@@ -38,8 +39,9 @@ class NYUv2Raw(FileSource):
         provides=frozenset({"image", "depth", "depth_valid"}),
     )
 
+    @checked
     def __init__(
-        self, root: str, *, border_crop: Sequence[int] | None = None, depth_missing: str = "error"
+        self, root: str, *, border_crop: Sequence[Whole] | None = None, depth_missing: str = "error"
     ) -> None:
         self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self.crop = to_border(border_crop)

@@ -6,11 +6,13 @@ conversion to 8-bit HSV and back, and hue and saturation are not rounded to 256 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from hardpix.ranges import NonNegative, Share, Whole, checked
 
 Planes = NDArray[np.float32]  # [3, H, W], RGB in 0..255
 Step = Callable[[Planes, float], None]
@@ -27,14 +29,15 @@ class Photometric:
     drawn, ``-hue`` included and ``+hue`` not).
     """
 
+    @checked
     def __init__(
         self,
         *,
-        brightness: float,
-        contrast: Sequence[float],
-        saturation: Sequence[float],
-        hue: int,
-        p: float,
+        brightness: NonNegative,
+        contrast: tuple[NonNegative, NonNegative],
+        saturation: tuple[NonNegative, NonNegative],
+        hue: Whole,
+        p: Share,
     ) -> None:
         self.brightness, self.hue, self.p = brightness, hue, p
         self.contrast, self.saturation = (*contrast,), (*saturation,)

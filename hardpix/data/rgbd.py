@@ -14,6 +14,7 @@ from hardpix.data.classes import read_text
 from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
 from hardpix.data.labels import LabelCode
 from hardpix.data.missing_depth import depth_policy
+from hardpix.ranges import Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 LAYOUTS = ("7scenes", "tum", "open3d")
@@ -39,13 +40,14 @@ class RGBDFolder(FileSource):
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
+    @checked
     def __init__(
         self,
         root: str,
         *,
         layout: Literal["7scenes", "tum", "open3d"],
         intrinsics: Sequence[float] | None = None,
-        depth_max: float = 10.0,
+        depth_max: Positive = 10.0,
         depth_missing: str = "error",
     ) -> None:
         if layout not in LAYOUTS:

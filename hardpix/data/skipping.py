@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hardpix.types import ConfigError, DataError
+from hardpix.types import DataError
 
 SKIPPED = "skipped"  # in a batch on its way to the main process: {name of a frame: what is wrong with it}
 TOLD = 20  # frames that an error names
@@ -18,10 +18,6 @@ class Skips:
     """
 
     def __init__(self, on_error: str, max_skip: int) -> None:
-        if on_error not in ("stop", "skip"):
-            raise ConfigError(f"data.on_error={on_error}: must be stop or skip")
-        if max_skip < 0:
-            raise ConfigError(f"data.max_skip={max_skip}: must be 0 or above")
         self.allowed = max_skip if on_error == "skip" else 0
         self.found: dict[str, str] = {}
 

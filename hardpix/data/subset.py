@@ -18,13 +18,15 @@ from hardpix.data.fingerprint import stored
 from hardpix.data.missing_depth import with_some_depth, without_depth
 from hardpix.data.sampling import generator
 from hardpix.data.statistics import LABEL, LabelFrames, class_counts
-from hardpix.types import ClassCounts, ConfigError, DataError
+from hardpix.ranges import InnerShare, checked
+from hardpix.types import ClassCounts, DataError
 
 IMAGE = frozenset({"image"})
 ENDINGS = ("", "_leftImg8bit")  # what the stem of an image's file may have beyond its frame's name
 
 
-def choose_labeled(labeled: str | float, seed: int, names: Sequence[str]) -> list[int]:
+@checked
+def choose_labeled(labeled: str | InnerShare, seed: int, names: Sequence[str]) -> list[int]:
     """Ascending indices of the frames that keep their labels.
 
     labeled: a share in (0, 1), rounded to whole frames, one at least: the first ones of an order that depends on
@@ -33,10 +35,6 @@ def choose_labeled(labeled: str | float, seed: int, names: Sequence[str]) -> lis
     """
     if isinstance(labeled, str):
         return sorted(listed(Path(labeled), names))
-    if isinstance(labeled, bool) or not 0 < labeled < 1:
-        raise ConfigError(
-            f"data.labeled={labeled}: must be a share above 0 and below 1, the path of a list, or null for all"
-        )
     count = max(1, int(len(names) * labeled + 0.5))
     order = torch.randperm(len(names), generator=generator(seed, len(names)))
     return sorted(order[:count].tolist())

@@ -27,6 +27,7 @@ from hardpix.data import (
 from hardpix.data.base import Sample, Source
 from hardpix.data.synthetic_appearance import CLASSES, NAMES, STYLES, VOID
 from hardpix.data.synthetic_render import Floats
+from hardpix.ranges import Count, Positive, Seed, Share, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 SPLITS = ("train", "val", "test")
@@ -122,24 +123,23 @@ class SyntheticRooms(Source):
     hardness in steps of 1/255.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        height: int,
-        width: int,
-        train_frames: int,
-        val_frames: int,
-        test_frames: int,
-        seed: int,
-        difficulty: float,
+        height: Count,
+        width: Count,
+        train_frames: Count,
+        val_frames: Count,
+        test_frames: Count,
+        seed: Seed,
+        difficulty: Share,
         kinect: bool = False,
-        focal: float = 0.81,
+        focal: Positive = 0.81,
         classes: Sequence[str] | None = None,
         style: str = "a",
         cache_dir: str | Path | None = None,
     ) -> None:
-        if not 0.0 <= difficulty <= 1.0:
-            raise ConfigError(f"synthetic rooms: difficulty is {difficulty}; it must lie in [0, 1].")
         if style not in STYLES:
             raise ConfigError(f"synthetic rooms: style is {style}; it must be {' or '.join(STYLES)}.")
         names = NAMES if classes is None else tuple(classes)
@@ -149,10 +149,6 @@ class SyntheticRooms(Source):
         if len(set(names)) < max(len(names), 2):
             raise ConfigError(f"synthetic rooms: classes is {list(names)}; give two or more, each once.")
         self.counts = {"train": train_frames, "val": val_frames, "test": test_frames}
-        counts = {f"{split}_frames": count for split, count in self.counts.items()}
-        for name, value in {"height": height, "width": width, **counts}.items():
-            if value < 1:
-                raise ConfigError(f"synthetic rooms: {name} is {value}; it must be at least 1.")
         self.parameters: dict[str, Any] = {
             "seed": seed, "height": height, "width": width, "difficulty": float(difficulty), "kinect": kinect,
             "focal": float(focal), "classes": names, "style": style,

@@ -7,7 +7,7 @@ normalised after the transfer to the device, which then moves a quarter of the b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from hardpix.data.rotation import Turned, cut, turn
 from hardpix.data.tensors import DepthMap
 from hardpix.data.window import Window, zoom
 from hardpix.ops.window import fitted_size
+from hardpix.ranges import Count, Positive, PositiveShare, Share, checked
 from hardpix.types import ConfigError
 
 Size = tuple[int, int]  # height, width
@@ -61,27 +62,26 @@ class TrainTransform:
         measured; True divides it by s, as if the camera had moved nearer.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        crop: Sequence[int],
-        base_size: Sequence[int] | None,
-        ratio: Sequence[float],
-        cat_max_ratio: float | None,
-        hflip: float,
+        crop: tuple[Count, Count],
+        base_size: tuple[Count, Count] | None,
+        ratio: tuple[Positive, Positive],
+        cat_max_ratio: PositiveShare | None,
+        hflip: Share,
         photometric: Photometric | None,
         scale_with_zoom: bool,
-        ratio_step: float | None = None,
-        rotate: float | None = None,
+        ratio_step: Positive | None = None,
+        rotate: Annotated[float, "[0, 180]"] | None = None,
     ) -> None:
-        self.crop = sides("crop", crop)
-        self.base_size = None if base_size is None else sides("base_size", base_size)
-        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < float("inf"):
+        self.crop = (crop[0], crop[1])
+        self.base_size = None if base_size is None else (base_size[0], base_size[1])
+        if ratio[0] > ratio[1]:
             raise ConfigError(f"ratio={list(ratio)}: must be two positive numbers, the smaller first")
         self.ratio = (ratio[0], ratio[1])
         self.scales = None if ratio_step is None else scales(self.ratio, ratio_step)
-        if rotate is not None and not 0 <= rotate <= 180:
-            raise ConfigError(f"rotate={rotate}: must be an angle from 0 to 180 degrees, or null")
         self.rotate = rotate
         self.cat_max_ratio, self.hflip, self.photometric = cat_max_ratio, hflip, photometric
         self.scale_with_zoom = scale_with_zoom
@@ -158,8 +158,9 @@ class TestTransform:
 
     __test__ = False  # the name begins like a test's
 
-    def __init__(self, *, resize: Sequence[int] | None) -> None:
-        self.resize = None if resize is None else sides("resize", resize)
+    @checked
+    def __init__(self, *, resize: tuple[Count, Count] | None) -> None:
+        self.resize = None if resize is None else (resize[0], resize[1])
 
     def __call__(self, sample: Sample, rng: torch.Generator, ignore_index: int) -> Transformed:
         native = (sample["image"].shape[-2], sample["image"].shape[-1])

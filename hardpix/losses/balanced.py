@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, check_range, normalized_sum
+from hardpix.losses.reduction import normalized_sum
 from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ranges import NonNegative, checked
 from hardpix.types import ClassCounts, ConfigError
 
 
@@ -44,19 +46,18 @@ class BalancedCrossEntropy(nn.Module):
 
     weight: Tensor | None  # [C] float32
 
+    @checked
     def __init__(
         self,
         *,
         ignore_index: int,
         class_counts: Callable[[], ClassCounts],
-        normalizer: str,
-        weighting: str,
-        weights: list[float] | None,
+        normalizer: Literal["valid", "all"],
+        weighting: Literal["inverse", "median", "enet", "fixed"],
+        weights: list[NonNegative] | None,
         weight_normalized: bool,
     ) -> None:
         super().__init__()
-        check_choice("loss.normalizer", normalizer, ("valid", "all"))
-        check_choice("loss.weighting", weighting, ("inverse", "median", "enet", "fixed"))
         if (weights is not None) != (weighting == "fixed"):
             raise ConfigError(
                 "loss.weights must list one number per class with weighting=fixed, else be null."
@@ -65,8 +66,6 @@ class BalancedCrossEntropy(nn.Module):
             raise ConfigError(
                 "loss.normalizer must be valid with weight_normalized=true, which divides by weights."
             )
-        for value in weights or []:
-            check_range("loss.weights", value, value >= 0, "0 or above")
         self.ignore_index, self.class_counts = ignore_index, class_counts
         self.normalizer, self.weighting, self.weight_normalized = normalizer, weighting, weight_normalized
         fixed = None if weights is None else torch.tensor(weights, dtype=torch.float32)

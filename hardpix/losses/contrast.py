@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hardpix.ops.resize import resize_nearest
 from hardpix.ops.semi import percentile
+from hardpix.ranges import Count, Positive, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,16 @@ class ContrastSettings:
     bank, bank_first: negatives kept per class, and of class 0.
     """
 
-    channels: int
-    dropout: float
-    anchors: int
-    negatives: int
-    temperature: float
-    confidence: float
-    low_rank: int
-    high_rank: int
-    bank: int
-    bank_first: int
+    channels: Count
+    dropout: Share
+    anchors: Count
+    negatives: Count
+    temperature: Positive
+    confidence: Share
+    low_rank: Whole
+    high_rank: Count
+    bank: Count
+    bank_first: Count
 
 
 class Pixels(NamedTuple):

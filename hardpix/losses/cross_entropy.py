@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, normalized_sum
+from hardpix.losses.reduction import normalized_sum
 from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ranges import checked
 
 
 class CrossEntropy(nn.Module):
@@ -16,9 +19,9 @@ class CrossEntropy(nn.Module):
     a labelled pixel costs exactly 0, with a graph.
     """
 
-    def __init__(self, *, ignore_index: int, normalizer: str) -> None:
+    @checked
+    def __init__(self, *, ignore_index: int, normalizer: Literal["valid", "all"]) -> None:
         super().__init__()
-        check_choice("loss.normalizer", normalizer, ("valid", "all"))
         self.ignore_index, self.normalizer = ignore_index, normalizer
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, check_range, normalized_sum
+from hardpix.losses.reduction import normalized_sum
 from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ranges import NonNegative, checked
 
 
 class Focal(nn.Module):
@@ -16,10 +19,9 @@ class Focal(nn.Module):
     ``2 * alpha`` is 1; the sigmoid form of detection is another function.
     """
 
-    def __init__(self, *, ignore_index: int, gamma: float, normalizer: str) -> None:
+    @checked
+    def __init__(self, *, ignore_index: int, gamma: NonNegative, normalizer: Literal["valid", "all"]) -> None:
         super().__init__()
-        check_choice("loss.normalizer", normalizer, ("valid", "all"))
-        check_range("loss.gamma", gamma, gamma >= 0, "0 or above")
         self.ignore_index, self.gamma, self.normalizer = ignore_index, gamma, normalizer
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

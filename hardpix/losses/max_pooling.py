@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, check_range
 from hardpix.ops.max_pooling import max_pooling_weight
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.select import count_true
+from hardpix.ranges import PositiveShare, checked
 
 
 class LossMaxPooling(nn.Module):
@@ -19,11 +21,16 @@ class LossMaxPooling(nn.Module):
     all valid pixels together, ``"image"`` those of each image (then the mean over images that have any).
     """
 
-    def __init__(self, *, ignore_index: int, ratio: float, p: float, scope: str) -> None:
+    @checked
+    def __init__(
+        self,
+        *,
+        ignore_index: int,
+        ratio: PositiveShare,
+        p: Annotated[float, "[1.01, inf]"],
+        scope: Literal["batch", "image"],
+    ) -> None:
         super().__init__()
-        check_range("loss.ratio", ratio, 0 < ratio <= 1, "above 0 and at most 1")
-        check_range("loss.p", p, p >= 1.01, "1.01 or above")
-        check_choice("loss.scope", scope, ("batch", "image"))
         self.ignore_index, self.ratio, self.p, self.scope = ignore_index, ratio, p, scope
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, check_range, normalized_sum
+from hardpix.losses.reduction import normalized_sum
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.select import count_true, hardest, kth_smallest
+from hardpix.ranges import PositiveShare, Whole, checked
 
 
 def confident_from(prob: Tensor, pixels: int, *, thresh: float, least: int) -> Tensor:
@@ -32,12 +35,16 @@ class OHEM(nn.Module):
     makes the loss smaller the fewer pixels are kept. Apply it to the decode head only, as the source does.
     """
 
-    def __init__(self, *, ignore_index: int, thresh: float | None, min_kept: int, reduction: str) -> None:
+    @checked
+    def __init__(
+        self,
+        *,
+        ignore_index: int,
+        thresh: PositiveShare | None,
+        min_kept: Whole,
+        reduction: Literal["all", "valid", "kept"],
+    ) -> None:
         super().__init__()
-        check_choice("loss.reduction", reduction, ("all", "valid", "kept"))
-        check_range("loss.min_kept", min_kept, min_kept >= 0, "0 or above")
-        if thresh is not None:
-            check_range("loss.thresh", thresh, 0 < thresh <= 1, "above 0 and at most 1")
         self.ignore_index, self.thresh = ignore_index, thresh
         self.min_kept, self.reduction = min_kept, reduction
         # What plain cross-entropy beside it (an auxiliary head's) has to divide by.

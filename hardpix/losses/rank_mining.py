@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_range
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.select import count_true, hardest
+from hardpix.ranges import PositiveShare, checked
 
 
 class LossRankMining(nn.Module):
@@ -18,9 +18,9 @@ class LossRankMining(nn.Module):
     Averaged over the images that have a valid pixel. The hard-mining baseline of Erroneous Pixel Prediction.
     """
 
-    def __init__(self, *, ignore_index: int, fraction: float) -> None:
+    @checked
+    def __init__(self, *, ignore_index: int, fraction: PositiveShare) -> None:
         super().__init__()
-        check_range("loss.fraction", fraction, 0 < fraction <= 1, "above 0 and at most 1")
         self.ignore_index, self.fraction = ignore_index, fraction
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How pixel losses become one number, and the checks of constructor arguments."""
+"""How pixel losses become one number, and the check of a choice."""
 
 from __future__ import annotations
 
@@ -23,9 +23,3 @@ def normalized_sum(error: Tensor, counted: Tensor, normalizer: str) -> Tensor:
 def check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ConfigError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}.")
-
-
-def check_range(key: str, value: float, ok: bool, allowed: str) -> None:
-    """``allowed`` words the range that ``ok`` tested, such as ``"above 0"``."""
-    if not ok:
-        raise ConfigError(f"{key} is {value}, but must be {allowed}.")

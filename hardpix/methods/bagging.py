@@ -12,6 +12,7 @@ from hardpix.methods.detail import RepairsSegmenter
 from hardpix.methods.parts import Parts
 from hardpix.metrics import MemberMetrics
 from hardpix.ops.error import selected_loss
+from hardpix.ranges import Count, checked
 from hardpix.types import Batch
 
 
@@ -23,7 +24,8 @@ class Bagging(RepairsSegmenter):
 
     branches: ClassVar = {"model": "semantic", "detail_branch": "detail"}
 
-    def __init__(self, parts: Parts, *, channels: int, attention: str) -> None:
+    @checked
+    def __init__(self, parts: Parts, *, channels: Count, attention: str) -> None:
         super().__init__(parts)
         self.add_detail_branch(channels=channels, attention=attention)
         names, sizes = ("semantic", "detail"), (parts.info.num_classes, parts.info.ignore_index)

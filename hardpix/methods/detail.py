@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, check_range
 from hardpix.methods.base import Method
 from hardpix.methods.error_prediction import ErrorPrediction, PredictsErrors, Semantic, StandsOnSegmenter
 from hardpix.methods.parts import Parts
 from hardpix.metrics import ErrorMetrics, FusionMetrics
 from hardpix.models import DetailBranch, choose_skips, tiles_read
 from hardpix.ops.error import fuse_probabilities, selected_loss
+from hardpix.ranges import Count, Share, checked
 from hardpix.types import Batch, ConfigError
 
 SMALLEST_TILE = 16  # pixels
@@ -68,29 +68,24 @@ class Detail(PredictsErrors, RepairsSegmenter):
     branches: ClassVar = {"model": "semantic", "error_branch": "error_prediction", "detail_branch": "detail"}
     at_inference = ("tile", "statistics")
 
+    @checked
     def __init__(
         self,
         parts: Parts,
         *,
-        t: float,
-        thresholds: Sequence[float],
-        channels: int,
+        t: Share,
+        thresholds: Sequence[Share],
+        channels: Count,
         attention: str,
-        statistics: str,
-        tile: int | None,
+        statistics: Literal["image", "tracked"],
+        tile: Annotated[int, "[16, inf)"] | None,
     ) -> None:
         super().__init__(parts)
-        check_range("method.t", t, 0 <= t <= 1, "between 0 and 1")
-        check_choice("method.statistics", statistics, ("image", "tracked"))
-        if tile is not None:
-            check_range(
-                "method.tile", tile, tile >= SMALLEST_TILE, f"{SMALLEST_TILE} pixels or more, or null"
+        if tile is not None and statistics == "image":
+            raise ConfigError(
+                f"method.tile={tile}: statistics of the image need the whole image; set method.statistics=tracked, "
+                "or method.tile=null"
             )
-            if statistics == "image":
-                raise ConfigError(
-                    f"method.tile={tile}: statistics of the image need the whole image; set method.statistics=tracked, "
-                    "or method.tile=null"
-                )
         parent = parts.parent
         assert isinstance(parent, ErrorPrediction)
         self.t, self.thresholds, self.rho = t, sorted({*thresholds, t}), parent.rho

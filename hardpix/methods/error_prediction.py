@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, check_range
 from hardpix.methods.base import Method
 from hardpix.methods.parts import Parts
 from hardpix.metrics import ErrorMetrics
@@ -17,6 +16,7 @@ from hardpix.models import ErrorBranch
 from hardpix.ops.error import error_prediction_loss, semantic_errors
 from hardpix.ops.hard_map import HardMap
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, NonNegative, Share, checked
 from hardpix.types import Batch, FeatureSpec
 
 STRIDE = 4  # the semantic branch's output in the paper, at which the error branch works
@@ -121,29 +121,22 @@ class ErrorPrediction(PredictsErrors):
 
     branches: ClassVar = {"model": "semantic", "error_branch": "error_prediction"}
 
+    @checked
     def __init__(
         self,
         parts: Parts,
         *,
-        rho: float,
-        w1: float,
-        w2: float,
-        w3: str | float,
-        w3_min: float,
-        t: float,
-        thresholds: Sequence[float],
-        channels: int,
+        rho: Share,
+        w1: NonNegative,
+        w2: NonNegative,
+        w3: Literal["share", "ratio"] | NonNegative,
+        w3_min: NonNegative,
+        t: Share,
+        thresholds: Sequence[Share],
+        channels: Count,
         attention: str,
     ) -> None:
         super().__init__(parts)
-        check_range("method.rho", rho, 0 <= rho <= 1, "between 0 and 1")
-        check_range("method.t", t, 0 <= t <= 1, "between 0 and 1")
-        for name, value in (("w1", w1), ("w2", w2), ("w3_min", w3_min)):
-            check_range(f"method.{name}", value, value >= 0, "0 or above")
-        if isinstance(w3, str):
-            check_choice("method.w3", w3, ("share", "ratio"))
-        else:
-            check_range("method.w3", w3, w3 >= 0, "0 or above, or share or ratio")
         self.rho, self.t, self.thresholds = rho, t, sorted({*thresholds, t})
         self.weights: dict[str, Any] = {"w1": w1, "w2": w2, "w3": w3, "w3_min": w3_min}
         self.error_branch = ErrorBranch(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
@@ -11,7 +13,8 @@ from hardpix.models import Pyramid
 from hardpix.ops.hard_map import HardMap
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.weight import hardness_weight, weighted_loss
-from hardpix.types import Batch, ConfigError
+from hardpix.ranges import NonNegative, Positive, checked
+from hardpix.types import Batch
 
 
 class HardnessLevel(Method):
@@ -27,14 +30,17 @@ class HardnessLevel(Method):
 
     takes_loss = False
 
+    @checked
     def __init__(
-        self, parts: Parts, *, alpha: float, c: float, normalize_over: str, void_in_normalizer: bool
+        self,
+        parts: Parts,
+        *,
+        alpha: NonNegative,
+        c: Positive,
+        normalize_over: Literal["image", "batch"],
+        void_in_normalizer: bool,
     ) -> None:
         super().__init__(parts)
-        if alpha < 0 or c <= 0:
-            raise ConfigError(f"method: alpha={alpha} must be 0 or above and c={c} above 0")
-        if normalize_over not in ("image", "batch"):
-            raise ConfigError(f"method.normalize_over={normalize_over}: must be image or batch")
         self.model = parts.build_model(outputs={"label": parts.info.num_classes})
         self.hardness = parts.build_head(
             self.model.backbone.specs, {"hardness": 1}, align_corners=self.model.align_corners

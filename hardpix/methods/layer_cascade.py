@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_range
 from hardpix.methods.base import Method
 from hardpix.methods.parts import Parts
 from hardpix.metrics import MemberMetrics, ShareMetrics
 from hardpix.models.layers import Classifiers
 from hardpix.ops.error import accept, max_probability, selected_loss
+from hardpix.ranges import Share, checked
 from hardpix.types import Batch, ConfigError, SegOutput
 
 STAGES = ("stage1", "stage2", "stage3")
@@ -34,9 +34,9 @@ class LayerCascade(Method):
     takes_loss = False
     predicts_by_model = False
 
-    def __init__(self, parts: Parts, *, rho: float) -> None:
+    @checked
+    def __init__(self, parts: Parts, *, rho: Share) -> None:
         super().__init__(parts)
-        check_range("method.rho", rho, 0 <= rho <= 1, "between 0 and 1")
         self.rho = rho
         sizes = parts.info.num_classes, parts.info.ignore_index
         self.model = parts.build_model(outputs={"label": sizes[0]})

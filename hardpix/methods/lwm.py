@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import check_choice, check_range, normalized_sum
+from hardpix.losses.reduction import check_choice, normalized_sum
 from hardpix.methods.base import Method, Parts
 from hardpix.methods.steps import epochs_of
 from hardpix.metrics import DepthMetrics
@@ -27,6 +26,7 @@ from hardpix.ops.depth_hardness import (
 from hardpix.ops.hard_map import HardMap
 from hardpix.ops.pixel import pixel_errors
 from hardpix.ops.resize import resize_nearest
+from hardpix.ranges import Count, NonNegative, checked
 from hardpix.types import Batch, ConfigError
 
 
@@ -67,29 +67,23 @@ class LossWeightModule(Method):
     length_setting = "method.curriculum"
     other_losses = "method.hardness=none method.curriculum=false"
 
+    @checked
     def __init__(
         self,
         parts: Parts,
         *,
-        alpha: float,
-        beta: float,
+        alpha: NonNegative,
+        beta: NonNegative,
         hardness: str,
         multi_scale: bool,
         curriculum: bool,
-        cells: Sequence[int] | None,
-        bin_size: float,
-        depth_range: str,
-        side_resolution: str,
+        cells: tuple[Count, Count] | None,
+        bin_size: Annotated[float, "(0, 256]"],
+        depth_range: Literal["dataset", "image"],
+        side_resolution: Literal["full", "native"],
     ) -> None:
         super().__init__(parts)
         check_choice("method.hardness", hardness, ("none", *FUSIONS))
-        check_choice("method.depth_range", depth_range, ("dataset", "image"))
-        check_choice("method.side_resolution", side_resolution, ("full", "native"))
-        check_range("method.alpha", alpha, alpha >= 0, "0 or above")
-        check_range("method.beta", beta, beta >= 0, "0 or above")
-        check_range("method.bin_size", bin_size, 0 < bin_size <= DEEPEST, f"above 0 and at most {DEEPEST:g}")
-        if cells is not None and (len(cells) != 2 or min(cells) < 1):
-            raise ConfigError(f"method.cells={list(cells)}: must be [rows, columns], 1 or more each, or null")
         if depth_range == "dataset" and "depth" in parts.info.provides and parts.info.depth_max is None:
             raise ConfigError(
                 f"data set {parts.info.name} names no largest depth; set data.source.depth_max (metres), "

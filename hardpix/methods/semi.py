@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hardpix.losses import BankContrast, ContrastSettings
 from hardpix.losses.contrast import pixels_of
-from hardpix.losses.reduction import check_range
 from hardpix.methods.base import Method
 from hardpix.methods.parts import Parts
 from hardpix.methods.steps import epochs_of
@@ -29,6 +28,7 @@ from hardpix.ops.semi import (
     teacher_decay,
     unreliable_percent,
 )
+from hardpix.ranges import Share, ShareBelowOne, checked
 from hardpix.types import Batch, SegOutput
 
 
@@ -56,9 +56,6 @@ class MeanTeacher(Method):
         contrast: ContrastSettings,
     ) -> None:
         """What all subclasses have, once ``model`` is made."""
-        check_range("method.unreliable", unreliable, 0 <= unreliable <= 100, "a percentage, 0 to 100")
-        check_range("method.cutmix", cutmix, 0 <= cutmix <= 1, "a probability, 0 to 1")
-        check_range("method.ema_decay", ema_decay, 0 <= ema_decay < 1, "at least 0 and below 1")
         self.unreliable, self.cutmix, self.ema_decay = unreliable, cutmix, ema_decay
         self.epochs = 1
         self.contrast = BankContrast(self.info.num_classes, contrast) if contrastive else None
@@ -172,13 +169,14 @@ class U2PL(MeanTeacher):
     contrastive: also contrast representations of reliable pixels with a bank of unreliable ones.
     """
 
+    @checked
     def __init__(
         self,
         parts: Parts,
         *,
-        unreliable: float,
-        cutmix: float,
-        ema_decay: float,
+        unreliable: Annotated[float, "[0, 100]"],
+        cutmix: Share,
+        ema_decay: ShareBelowOne,
         contrastive: bool,
         contrast: ContrastSettings,
     ) -> None:

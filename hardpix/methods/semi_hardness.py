@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from torch import Tensor
 
 from hardpix.losses import ContrastSettings
@@ -11,6 +13,7 @@ from hardpix.methods.semi import MeanTeacher, first
 from hardpix.models import Pyramid
 from hardpix.ops.pixel import pixel_cross_entropy
 from hardpix.ops.semi import reliable_loss
+from hardpix.ranges import NonNegative, Positive, Share, ShareBelowOne, checked
 from hardpix.types import SegOutput
 
 
@@ -24,18 +27,19 @@ class U2PLHardness(MeanTeacher, HardnessLevel):
 
     other_losses = "method=u2pl"
 
+    @checked
     def __init__(
         self,
         parts: Parts,
         *,
-        unreliable: float,
-        cutmix: float,
-        ema_decay: float,
+        unreliable: Annotated[float, "[0, 100]"],
+        cutmix: Share,
+        ema_decay: ShareBelowOne,
         contrastive: bool,
         contrast: ContrastSettings,
-        alpha: float,
-        c: float,
-        normalize_over: str,
+        alpha: NonNegative,
+        c: Positive,
+        normalize_over: Literal["image", "batch"],
         void_in_normalizer: bool,
         hl_on_unlabeled: bool,
     ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hardpix.models.attention import attend
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -64,13 +65,13 @@ class ANNHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        project_channels: int,
-        pool_sizes: Sequence[int],
+        channels: Count,
+        project_channels: Count,
+        pool_sizes: Sequence[Count],
         low_levels: Sequence[int],
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hardpix.models.encoder import Backbone, Pyramid, Stitch
 from hardpix.models.loading import check_source, hub
+from hardpix.ranges import Count
 from hardpix.types import ConfigError, FeatureSpec
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class TimmBackbone(Backbone):
         pretrained: bool | str,
         options: dict[str, Any],
         in_channels: int = 3,
-        output_stride: int | None = None,
+        output_stride: Count | None = None,
         freeze_bn: bool = False,
     ) -> None:
         super().__init__()

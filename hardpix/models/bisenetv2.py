@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hardpix.models.encoder import Backbone, Pyramid, Stitch
 from hardpix.models.layers import ConvNormAct, check_batch_norm
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count
 from hardpix.types import ConfigError, FeatureSpec
 
 SEMANTIC_STRIDES = (4, 8, 16, 32)
@@ -125,10 +126,10 @@ class BiSeNetV2(Backbone):
     def __init__(
         self,
         *,
-        detail_channels: Sequence[int],
-        semantic_channels: Sequence[int],
-        layers: Sequence[int],
-        expansion: int,
+        detail_channels: Sequence[Count],
+        semantic_channels: Sequence[Count],
+        layers: Sequence[Count],
+        expansion: Count,
         align_corners: bool,
         freeze_bn: bool,
         in_channels: int = 3,

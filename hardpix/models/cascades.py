@@ -12,6 +12,7 @@ from hardpix.models.head import Head, HeadOutput
 from hardpix.models.layers import Classifiers
 from hardpix.models.refinenet import refinenet_blocks, run_cascade
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share, Whole
 from hardpix.types import ConfigError, FeatureSpec
 
 FUSE_STRIDES = (1, 4)
@@ -37,13 +38,13 @@ class RefineNetCascadesHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        widths: Sequence[int],
-        crp_stages: int,
+        widths: Sequence[Count],
+        crp_stages: Whole,
         crp_order: str,
-        output_units: int,
+        output_units: Whole,
         fuse_stride: int,
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         if fuse_stride not in FUSE_STRIDES:

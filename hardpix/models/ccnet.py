@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hardpix.models.attention import ContextHead, reduced
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -59,12 +60,12 @@ class CCHead(ContextHead):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        reduction: int,
-        recurrence: int,
+        channels: Count,
+        reduction: Count,
+        recurrence: Count,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__(
             specs,

@@ -18,6 +18,7 @@ from hardpix.models import encoder
 from hardpix.models.encoder import Backbone, Pyramid
 from hardpix.models.head import Head
 from hardpix.models.segmenter import Segmenter
+from hardpix.ranges import Count, Share
 
 UNITS = 4  # behind the first four poolings of a SegNet, or levels of another backbone
 STREAMS = ("own", "fixed")  # names in a state dict; a plain run's backbone starts both
@@ -99,8 +100,8 @@ class CrossStitch(Segmenter):
         in_channels: int = 3,
         align_corners: bool,
         aux_level: int | Sequence[int] | None,
-        aux_channels: int | Sequence[int],
-        aux_dropout: float,
+        aux_channels: Count | Sequence[Count],
+        aux_dropout: Share,
         init_own: float,
         init_other: float,
         per_channel: bool,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct, SeparableConv
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -45,11 +46,11 @@ class DeepLabV3Head(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        dilations: Sequence[int],
+        channels: Count,
+        dilations: Sequence[Count],
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)
@@ -117,12 +118,12 @@ class DeepLabV3PlusHead(PlusHead):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        low_channels: int,
-        dilations: Sequence[int],
+        channels: Count,
+        low_channels: Count,
+        dilations: Sequence[Count],
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__(
             specs,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hardpix.models.deeplab import PlusHead
 from hardpix.models.layers import ConvNormAct, SeparableConv
+from hardpix.ranges import Count, Share
 from hardpix.types import ConfigError, FeatureSpec
 
 
@@ -71,15 +72,15 @@ class DPCHead(PlusHead):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        low_channels: int,
-        rates: Sequence[Sequence[int]],
+        channels: Count,
+        low_channels: Count,
+        rates: Sequence[Sequence[Count]],
         reads: Sequence[int],
-        rate_multiplier: int,
-        cell_dropout: float,
+        rate_multiplier: Count,
+        cell_dropout: Share,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__(
             specs,

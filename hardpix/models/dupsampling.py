@@ -13,6 +13,7 @@ from hardpix.models.deeplab import ASPP
 from hardpix.models.head import Head, HeadOutput
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import ConfigError, DataError, FeatureSpec, HardpixError
 
 MAX_ENTRIES = (
@@ -53,14 +54,14 @@ class DUpsamplingHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        low_channels: int,
-        code_channels: int,
-        ratio: int,
-        dilations: Sequence[int],
+        channels: Count,
+        low_channels: Count,
+        code_channels: Count,
+        ratio: Count,
+        dilations: Sequence[Count],
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.align_corners, self.ratio = align_corners, ratio

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -74,14 +75,14 @@ class EMAHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        ema_channels: int,
-        num_bases: int,
-        num_stages: int,
-        momentum: float,
+        channels: Count,
+        ema_channels: Count,
+        num_bases: Count,
+        num_stages: Count,
+        momentum: Share,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)

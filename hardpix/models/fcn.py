@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
+from hardpix.ranges import Count, Share, Whole
 from hardpix.types import FeatureSpec
 
 
@@ -23,13 +24,13 @@ class FCNHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        num_convs: int,
+        channels: Count,
+        num_convs: Whole,
         concat_input: bool,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
-        kernel_size: int = 3,
+        dropout: Share,
+        kernel_size: Count = 3,
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, ConvNormAct, check_order
 from hardpix.ops.resize import enlarge_nearest, resize
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -54,10 +55,10 @@ class FPNHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        pyramid_channels: int,
+        channels: Count,
+        pyramid_channels: Count,
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         check_order("fpn", specs)

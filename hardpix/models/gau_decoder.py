@@ -10,6 +10,7 @@ from hardpix.models.deeplab import ASPP
 from hardpix.models.gau import gau_blocks, skip_levels
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, check_order
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -29,12 +30,12 @@ class GAUDecoderHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        dilations: Sequence[int],
+        channels: Count,
+        dilations: Sequence[Count],
         attention: str,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         check_order("gau_decoder", specs)

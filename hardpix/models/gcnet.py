@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hardpix.models.attention import ContextHead, reduced
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -49,11 +50,11 @@ class GCHead(ContextHead):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        reduction: int,
+        channels: Count,
+        reduction: Count,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__(
             specs,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 # A map cut into blocks, [B, c, down, row in block, across, column in block], as [B, groups (2 axes), pixels (2), c].
@@ -73,12 +74,12 @@ class ISAHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        isa_channels: int,
-        down_factor: Sequence[int],
+        channels: Count,
+        isa_channels: Count,
+        down_factor: Sequence[Count],
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.block = (down_factor[0], down_factor[1])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, ConvNormAct, check_order
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Positive, Share
 from hardpix.types import ConfigError, FeatureSpec
 
 
@@ -32,14 +33,14 @@ class LRASPPHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        branch_channels: Sequence[int],
-        window: int,
-        step: Sequence[int],
-        norm_eps: float,
+        channels: Count,
+        branch_channels: Sequence[Count],
+        window: Count,
+        step: Sequence[Count],
+        norm_eps: Positive,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.levels = _chosen(levels, len(specs), len(branch_channels) + 1)

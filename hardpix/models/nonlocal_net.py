@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hardpix.models.attention import ContextHead, attend, reduced
 from hardpix.models.layers import ConvNormAct
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -42,11 +43,11 @@ class NonLocalHead(ContextHead):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        reduction: int,
+        channels: Count,
+        reduction: Count,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__(
             specs,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head, HeadOutput
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -79,14 +80,14 @@ class OCRHead(Head):
         outputs: dict[str, int],
         *,
         num_classes: int,
-        channels: int,
-        ocr_channels: int,
+        channels: Count,
+        ocr_channels: Count,
         levels: Sequence[int],
         coarse_levels: Sequence[int],
-        coarse_channels: int | None,
-        coarse_kernel: int,
+        coarse_channels: Count | None,
+        coarse_kernel: Count,
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners

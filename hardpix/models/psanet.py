@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import ConfigError, FeatureSpec
 
 
@@ -82,13 +83,13 @@ class PSAHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        mask_size: Sequence[int],
-        shrink_factor: int,
+        channels: Count,
+        mask_size: Sequence[Count],
+        shrink_factor: Count,
         padding: int,
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         if not all(side > 0 and side % 2 for side in mask_size):

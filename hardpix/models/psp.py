@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -41,11 +42,11 @@ class PSPHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        pool_sizes: Sequence[int],
+        channels: Count,
+        pool_sizes: Sequence[Count],
         levels: Sequence[int],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, check_order
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share, Whole
 from hardpix.types import ConfigError, FeatureSpec
 
 CRP_ORDERS = ("pool_conv", "conv_pool")
@@ -108,12 +109,12 @@ class RefineNetHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        widths: Sequence[int],
-        crp_stages: int,
+        widths: Sequence[Count],
+        crp_stages: Whole,
         crp_order: str,
-        output_units: int,
+        output_units: Whole,
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.blocks = refinenet_blocks(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, ConvNormAct
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -23,9 +24,9 @@ class SegFormerHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
+        channels: Count,
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners

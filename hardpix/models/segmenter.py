@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from hardpix.models.encoder import Backbone
 from hardpix.models.fcn import FCNHead
 from hardpix.models.head import Head
+from hardpix.ranges import Count, Share, Whole
 from hardpix.types import ConfigError, FeatureSpec, SegOutput
 
 
@@ -37,9 +38,9 @@ class Segmenter(nn.Module):
         in_channels: int = 3,
         align_corners: bool,
         aux_level: int | Sequence[int] | None,
-        aux_channels: int | Sequence[int],
-        aux_dropout: float,
-        aux_convs: int = 1,
+        aux_channels: Count | Sequence[Count],
+        aux_dropout: Share,
+        aux_convs: Whole = 1,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners

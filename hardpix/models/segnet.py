@@ -12,6 +12,7 @@ from hardpix.models.backbone import load_vgg16_bn
 from hardpix.models.encoder import Backbone, Pyramid, Stitch, he_initialise
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, ConvNormAct
+from hardpix.ranges import Count
 from hardpix.types import ConfigError, FeatureSpec
 
 
@@ -33,8 +34,8 @@ class SegNetEncoder(Backbone):
         self,
         *,
         pretrained: bool | str,
-        widths: Sequence[int],
-        convs: Sequence[int],
+        widths: Sequence[Count],
+        convs: Sequence[Count],
         freeze_bn: bool,
         in_channels: int = 3,
     ) -> None:
@@ -100,7 +101,7 @@ class SegNetHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        convs: Sequence[int],
+        convs: Sequence[Count],
         align_corners: bool,
     ) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, ConvNormAct, check_order
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import ConfigError, FeatureSpec
 
 
@@ -28,9 +29,9 @@ class UNetHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int | Sequence[int],
+        channels: Count | Sequence[Count],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         check_order("unet", specs)

@@ -11,6 +11,7 @@ from hardpix.models.head import Head
 from hardpix.models.layers import Classifiers, ConvNormAct, check_order
 from hardpix.models.psp import PyramidPooling
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 
@@ -26,10 +27,10 @@ class UPerHead(Head):
         specs: tuple[FeatureSpec, ...],
         outputs: dict[str, int],
         *,
-        channels: int,
-        pool_sizes: Sequence[int],
+        channels: Count,
+        pool_sizes: Sequence[Count],
         align_corners: bool,
-        dropout: float,
+        dropout: Share,
     ) -> None:
         super().__init__()
         check_order("uper", specs)

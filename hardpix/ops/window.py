@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardpix.ops.resize import resize
+from hardpix.ranges import Count, Positive, checked
 from hardpix.types import ConfigError
 
 Forward = Callable[[Tensor], Tensor]  # image [B, 3, H, W] -> logits [B, C, H, W]
@@ -24,8 +25,9 @@ class WholeImage:
         align_corners: of the resize of the logits back to the image's size.
     """
 
-    def __init__(self, *, base_size: Sequence[int] | None, align_corners: bool) -> None:
-        self.base_size = _pair("base_size", base_size) if base_size is not None else None
+    @checked
+    def __init__(self, *, base_size: tuple[Count, Count] | None, align_corners: bool) -> None:
+        self.base_size = None if base_size is None else (base_size[0], base_size[1])
         self.align_corners = align_corners
 
     def __call__(
@@ -54,24 +56,23 @@ class SlidingWindow(WholeImage):
         batch: windows (of every image) per forward pass.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        crop: Sequence[int],
-        stride: Sequence[int],
-        batch: int,
-        base_size: Sequence[int] | None,
+        crop: tuple[Count, Count],
+        stride: tuple[Count, Count],
+        batch: Count,
+        base_size: tuple[Count, Count] | None,
         align_corners: bool,
     ) -> None:
         super().__init__(base_size=base_size, align_corners=align_corners)
-        self.crop, self.stride = _pair("crop", crop), _pair("stride", stride)
+        self.crop, self.stride = (crop[0], crop[1]), (stride[0], stride[1])
         if any(s > c for s, c in zip(self.stride, self.crop, strict=True)):
             raise ConfigError(
                 f"inference.stride is {list(self.stride)}, but must not exceed the crop {list(self.crop)}, "
                 "or pixels between windows would get no prediction."
             )
-        if batch < 1:
-            raise ConfigError(f"inference.batch is {batch}, but must be 1 or above.")
         self.batch = batch
 
     def predict(self, forward: Forward, image: Tensor) -> Tensor:
@@ -110,9 +111,10 @@ class MultiScale:
         inner: whole image or sliding window; each scale multiplies its base size.
     """
 
-    def __init__(self, inner: WholeImage, *, scales: Sequence[float], flip: bool) -> None:
-        if not scales or min(scales) <= 0:
-            raise ConfigError(f"inference.scales is {list(scales)}, but must list numbers above 0.")
+    @checked
+    def __init__(self, inner: WholeImage, *, scales: Sequence[Positive], flip: bool) -> None:
+        if not scales:
+            raise ConfigError(f"inference.scales is {list(scales)}, but must list one number or more.")
         self.inner, self.scales, self.flip = inner, tuple(scales), flip
 
     def __call__(self, forward: Forward, image: Tensor, *, groups: Sequence[int] | None = None) -> Tensor:
@@ -188,9 +190,3 @@ def _groups(logits: Tensor, groups: Sequence[int] | None) -> Sequence[int]:
     if groups is not None:
         return groups
     return [] if logits.shape[1] == 1 else [logits.shape[1]]
-
-
-def _pair(key: str, value: Sequence[int]) -> tuple[int, int]:
-    if len(value) != 2 or min(value) < 1:
-        raise ConfigError(f"inference.{key} is {list(value)}, but must be two numbers of 1 or above.")
-    return value[0], value[1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.nn import Parameter
 
+from hardpix.ranges import NonNegative, Positive, ShareBelowOne, checked
 from hardpix.types import ConfigError
 
 Groups = dict[str, list[Parameter]]
@@ -26,10 +27,6 @@ def parameter_groups(
 
     ``overrides`` maps a group's name to ``lr_mult`` and ``weight_decay``. Frozen parameters are left out.
     """
-    if lr <= 0:
-        raise ConfigError(f"optimizer.lr={lr}: must be above 0")
-    if weight_decay < 0:
-        raise ConfigError(f"optimizer.weight_decay={weight_decay}: must be 0 or above")
     for name, keys in overrides.items():
         if name not in groups:
             raise ConfigError(
@@ -84,14 +81,15 @@ class SGD(_Factory):
 
     optimizer = torch.optim.SGD
 
+    @checked
     def __init__(
         self,
         *,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
+        lr: Positive,
+        momentum: ShareBelowOne,
+        weight_decay: NonNegative,
         nesterov: bool = False,
-        group_options: Mapping[str, Mapping[str, float]] | None = None,
+        group_options: Mapping[str, Mapping[str, NonNegative]] | None = None,
         decay_one_dimensional: bool = True,
     ) -> None:
         options = {"momentum": momentum, "nesterov": nesterov}
@@ -103,14 +101,15 @@ class Adam(_Factory):
 
     optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
 
+    @checked
     def __init__(
         self,
         *,
-        lr: float,
-        weight_decay: float,
-        betas: Sequence[float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        group_options: Mapping[str, Mapping[str, float]] | None = None,
+        lr: Positive,
+        weight_decay: NonNegative,
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999),
+        eps: NonNegative = 1e-8,
+        group_options: Mapping[str, Mapping[str, NonNegative]] | None = None,
         decay_one_dimensional: bool = True,
     ) -> None:
         options = {"betas": tuple(betas), "eps": eps}

@@ -12,6 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from hardpix.ranges import InnerShare, NonNegative, Positive, Share, Whole, checked
 from hardpix.types import ConfigError
 
 
@@ -28,10 +29,8 @@ def warmup_factor(step: int, *, warmup_steps: int, warmup_ratio: float) -> float
     return 1 - (1 - step / warmup_steps) * (1 - warmup_ratio)
 
 
-def checked_warmup(warmup_steps: int, warmup_ratio: float) -> Callable[[int], float]:
-    """The warm-up as a function of the step, its settings checked."""
-    if warmup_steps < 0 or not 0 <= warmup_ratio <= 1:
-        raise ConfigError("scheduler: warmup_steps must be 0 or above and warmup_ratio in [0, 1]")
+def warmup_of(warmup_steps: int, warmup_ratio: float) -> Callable[[int], float]:
+    """The warm-up as a function of the step."""
     return partial(warmup_factor, warmup_steps=warmup_steps, warmup_ratio=warmup_ratio)
 
 
@@ -67,12 +66,11 @@ class Poly(_PerStep):
 
     depends_on_length = True
 
+    @checked
     def __init__(
-        self, *, power: float, min_lr: float, warmup_steps: int = 0, warmup_ratio: float = 1e-6
+        self, *, power: Positive, min_lr: NonNegative, warmup_steps: Whole = 0, warmup_ratio: Share = 1e-6
     ) -> None:
-        super().__init__(checked_warmup(warmup_steps, warmup_ratio))
-        if power <= 0 or min_lr < 0:
-            raise ConfigError("scheduler: power must be above 0 and min_lr 0 or above")
+        super().__init__(warmup_of(warmup_steps, warmup_ratio))
         self.power, self.min_lr = power, min_lr
 
     def decay(self, step: int, *, base: float, steps: int) -> float:
@@ -82,8 +80,9 @@ class Poly(_PerStep):
 class Constant(_PerStep):
     """The same rate throughout, after the warm-up."""
 
-    def __init__(self, *, warmup_steps: int = 0, warmup_ratio: float = 1e-6) -> None:
-        super().__init__(checked_warmup(warmup_steps, warmup_ratio))
+    @checked
+    def __init__(self, *, warmup_steps: Whole = 0, warmup_ratio: Share = 1e-6) -> None:
+        super().__init__(warmup_of(warmup_steps, warmup_ratio))
 
     def decay(self, step: int, *, base: float, steps: int) -> float:
         return 1.0
@@ -111,21 +110,20 @@ class Plateau:
 
     depends_on_length = False
 
+    @checked
     def __init__(
         self,
         *,
-        factor: float,
-        patience: int,
-        threshold: float,
-        max_drops: int,
-        warmup_steps: int = 0,
-        warmup_ratio: float = 1e-6,
+        factor: InnerShare,
+        patience: Whole,
+        threshold: NonNegative,
+        max_drops: Whole,
+        warmup_steps: Whole = 0,
+        warmup_ratio: Share = 1e-6,
     ) -> None:
-        if not 0 < factor < 1 or patience < 0 or max_drops < 0:
-            raise ConfigError("scheduler: factor must lie in (0, 1), patience and max_drops be 0 or above")
         self.options = {"factor": factor, "patience": patience, "threshold": threshold}
         self.max_drops = max_drops
-        self.warmup = checked_warmup(warmup_steps, warmup_ratio)
+        self.warmup = warmup_of(warmup_steps, warmup_ratio)
 
     def __call__(self, optimizer: Optimizer, steps: int) -> list[dict[str, Any]]:
         plateau = _ScalePlateau(optimizer, max_drops=self.max_drops, **self.options)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import (
@@ -15,21 +16,22 @@ from pytorch_lightning.callbacks import (
     RichProgressBar,
 )
 
+from hardpix.ranges import Count, Whole, checked
 from hardpix.run.branch_time import BranchTime
 from hardpix.run.cost import Cost
 from hardpix.run.last_checkpoint import Finish, LastCheckpoint
 from hardpix.run.snapshots import Snapshots
-from hardpix.types import ConfigError
 
 
+@checked
 def build_callbacks(
     *,
     run_dir: Path,
     monitor: str,
-    checkpoint_every_steps: int | None,
-    progress: str,
-    refresh_every: int,
-    snapshots: Sequence[int] = (),
+    checkpoint_every_steps: Count | None,
+    progress: Literal["auto", "rich", "plain", "none"],
+    refresh_every: Whole,
+    snapshots: Sequence[Count] = (),
 ) -> list[Callback]:
     """Checkpoints ``last`` and ``best`` (highest ``monitor``), the learning rate, costs, and a progress display.
 
@@ -61,8 +63,6 @@ def build_callbacks(
 
 
 def _progress(kind: str, refresh_every: int, monitor: str) -> list[Callback]:
-    if kind not in ("auto", "rich", "plain", "none"):
-        raise ConfigError(f"callbacks.progress={kind}: must be auto, rich, plain or none")
     if kind == "auto":
         kind = "rich" if sys.stdout.isatty() else "plain"
     if kind == "rich":

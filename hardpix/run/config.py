@@ -19,12 +19,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record, secrets
+from hardpix.ranges import NonNegative, Seed, Whole, outside
 from hardpix.report.layout import pattern_problem
 from hardpix.run.catalog import conf_dir as conf_dir
 from hardpix.run.choices import missing_choice
 from hardpix.run.foreign_files import files_judged
 from hardpix.run.signatures import Signature, expected, find_signature
 from hardpix.run.targets import check_trust, find_target, find_targets, named_trust
+from hardpix.run.timm_names import TIMM_BACKBONE, name_problem
 from hardpix.types import ConfigError
 
 # What the builder passes itself, by the first part of the dotted path: never a configuration key.
@@ -70,8 +72,8 @@ class Root:
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
-    aux_weight: float = 0.4
-    seed: int = 0
+    aux_weight: NonNegative = 0.4
+    seed: Seed = 0
     runs_dir: str = "runs"
     study: str = "default"
     run: str | None = None
@@ -82,7 +84,7 @@ class Root:
     parent_weights: str = "last"
     parent_config: dict[str, Any] | None = None
     test_weights: str = "last"
-    panels: int = 4
+    panels: Whole = 4
     trusted: list[str] = field(default_factory=list)
     reproduces: list[str] = field(default_factory=list)
 
@@ -170,10 +172,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     missing = re.match(r"Could not override '([\w.]+)'", text)
     if missing is None:
         return text
-    path, siblings = missing.group(1), _siblings(missing.group(1), arguments)
-    if path.rpartition(".")[2] in siblings:
+    path = missing.group(1)
+    unknown, siblings = _unknown(path, arguments)
+    if unknown is None:
         return f"{path}: entries that it does not have yet are added one by one, +{path}.KEY=VALUE"
-    return f"{path}: no such key{nearest(path.rpartition('.')[2], siblings)}"
+    return f"{path}: no such key{nearest(unknown, siblings)}"
 
 
 def _unparsed(override: str) -> str:
@@ -191,18 +194,19 @@ def _unparsed(override: str) -> str:
     )
 
 
-def _siblings(path: str, arguments: Sequence[str]) -> list[str]:
-    """The keys beside ``path`` in the configuration as chosen by the groups on the command line."""
+def _unknown(path: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The first part of ``path`` that is no key, and the keys there, as the command line chooses the groups."""
     chosen = [a for a in arguments if re.fullmatch(r"\w+=[\w/]+", a) and a.split("=")[0] in GROUPS]
     try:
         cfg = compose(chosen)
     except ConfigError:
-        return []
-    parent = path.rpartition(".")[0]
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if isinstance(node, DictConfig):
-        return [str(key) for key in node]
-    return [str(key) for key in cfg]
+        return path, []
+    node: Any = cfg
+    for part in path.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return part, [str(key) for key in node] if isinstance(node, DictConfig) else []
+        node = node[part]
+    return None, []
 
 
 def _root_problems(cfg: DictConfig) -> Iterator[str]:
@@ -225,6 +229,13 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
         OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key] for key in scalars})
     except OmegaConfBaseException:
         yield from (problem for key in scalars for problem in _scalar_problem(cfg, key))
+    else:
+        types = find_signature(f"{__name__}.{Root.__name__}").types
+        for key in scalars:
+            if wanted := outside(_plain(cfg[key]), types[key]):
+                yield f"{key}={cfg[key]}: must be {wanted}"
+    if "://" in str(cfg.get("init_from")):
+        yield f"init_from={cfg.init_from}: a URL is not read; fetch the file and give its path"
 
 
 def _scalar_problem(cfg: DictConfig, key: str) -> Iterator[str]:
@@ -250,7 +261,10 @@ def _target_problems(path: str, node: DictConfig, trusted: tuple[str, ...]) -> l
         return [f"{path}._target_: {error}"]
     group = path.partition(".")[0]
     supplied = SUPPLIED.get(group, frozenset()) if path == group else frozenset()
-    return _key_problems(path, node, signature, supplied)
+    problems = _key_problems(path, node, signature, supplied)
+    if node["_target_"] == TIMM_BACKBONE and not trusted and (problem := name_problem(node.get("name"))):
+        problems.append(f"{path}.name={node.name}: {problem}")
+    return problems
 
 
 def _key_problems(path: str, node: DictConfig, signature: Signature, supplied: frozenset[str]) -> list[str]:
@@ -264,7 +278,8 @@ def _key_problems(path: str, node: DictConfig, signature: Signature, supplied: f
             problems.append(f"{path}.{key}: no such key{hint}")
         elif key in signature.types:
             value = _plain(node[key])
-            if wanted := expected(value, signature.types[key]):
+            written = signature.types[key]
+            if wanted := expected(value, written) or outside(value, written):
                 problems.append(f"{path}.{key}={value}: must be {wanted}")
     missing = signature.required - supplied - set(given)
     problems += [f"{path}.{key}: needs a value" for key in sorted(missing)]

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from hardpix import record
 from hardpix.atomic import write_text
-from hardpix.types import ConfigError, Diverged
+from hardpix.types import Diverged
 
 FILE_NAME = "diverged.json"
 TOLD = 10  # parameters in the file
@@ -28,10 +28,6 @@ class Divergence(Callback):
     """
 
     def __init__(self, run_dir: Path, nan: str, max_skip: int) -> None:
-        if nan not in ("stop", "skip"):
-            raise ConfigError(f"trainer.nan={nan}: must be stop or skip")
-        if max_skip < 0:
-            raise ConfigError(f"trainer.max_skip={max_skip}: must be 0 or above")
         self.run_dir, self.left = run_dir, max_skip if nan == "skip" else 0
         self.skipped = 0
         self.names: list[str] = []  # of the images since the last step

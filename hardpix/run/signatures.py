@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from hardpix.ranges import plain
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -134,7 +136,7 @@ def expected(value: object, annotation: str) -> str | None:
     a string fits no number.
     """
     words = []
-    for member in _members(annotation):
+    for member in _members(plain(annotation)):
         word = _word(member)
         if word is None or _fits(value, member):
             return None

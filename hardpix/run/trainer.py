@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -14,44 +14,43 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from hardpix.ranges import Count, Positive, PositiveShare, Share, Whole, checked
 from hardpix.run.checkpoint_files import AtomicCheckpointIO
 from hardpix.run.divergence import Divergence
 from hardpix.run.ema import EMA
 from hardpix.types import ConfigError
 
-COMPILE_MODES = (False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")
 
-
+@checked
 def build_trainer(
     *,
     run_dir: Path,
     callbacks: list[pl.Callback],
     loggers: list[Any],
-    max_steps: int | None,
-    max_epochs: int | None,
+    max_steps: Count | None,
+    max_epochs: Count | None,
     accelerator: str,
     devices: int | str | list[int],
-    num_nodes: int,
+    num_nodes: Count,
     strategy: str,
-    precision: str | int,
-    accumulate: int,
-    clip_norm: float | None,
-    val_every_steps: int | None,
-    val_every_epochs: int | None,
-    log_every_steps: int,
+    precision: Literal[32, "32", "32-true", "16-mixed", "bf16-mixed"],
+    accumulate: Count,
+    clip_norm: Positive | None,
+    val_every_steps: Count | None,
+    val_every_epochs: Count | None,
+    log_every_steps: Count,
     deterministic: bool,
     benchmark: bool,
     sync_batchnorm: bool,
-    compile: bool | str,
-    ema_decay: float | None,
+    compile: Literal[False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
+    ema_decay: Share | None,
     fast_dev_run: bool,
-    limit_train_batches: int | float,
-    limit_val_batches: int | float,
-    limit_test_batches: int | float,
-    sanity_steps: int,
-    nan: str,
-    max_skip: int,
+    limit_train_batches: Count | PositiveShare,
+    limit_val_batches: Count | PositiveShare,
+    limit_test_batches: Count | PositiveShare,
+    sanity_steps: Annotated[int, "[-1, inf)"],
+    nan: Literal["stop", "skip"],
+    max_skip: Whole,
 ) -> pl.Trainer:
     """A trainer from the configuration; impossible combinations raise ``ConfigError`` here, before data load.
 
@@ -60,28 +59,10 @@ def build_trainer(
     ``sync_batchnorm`` change the network and are applied by the caller.
     """
     check_length(max_steps, max_epochs)
-    _check_ranges(
-        positive={
-            "max_steps": max_steps,
-            "max_epochs": max_epochs,
-            "accumulate": accumulate,
-            "clip_norm": clip_norm,
-            "val_every_steps": val_every_steps,
-            "val_every_epochs": val_every_epochs,
-            "log_every_steps": log_every_steps,
-            "limit_train_batches": limit_train_batches,
-            "limit_val_batches": limit_val_batches,
-            "limit_test_batches": limit_test_batches,
-        }
-    )
     if val_every_steps is not None and val_every_epochs is not None:
         raise ConfigError(
             "trainer.val_every_steps and trainer.val_every_epochs are both given: set one to null"
         )
-    if ema_decay is not None and not 0 <= ema_decay <= 1:
-        raise ConfigError(f"trainer.ema_decay={ema_decay}: must lie in [0, 1], for example 0.999")
-    if compile not in COMPILE_MODES:
-        raise ConfigError(f"trainer.compile={compile}: must be one of {', '.join(map(str, COMPILE_MODES))}")
     check_device(accelerator, str(precision))
     if ema_decay is not None:
         callbacks = [*callbacks, EMA(decay=ema_decay)]
@@ -130,12 +111,6 @@ def _made(factory: Callable[..., pl.Trainer], **settings: Any) -> pl.Trainer:
         raise ConfigError(f"trainer: {str(error).strip().splitlines()[0]}") from error
 
 
-def _check_ranges(positive: dict[str, int | float | None]) -> None:
-    for name, value in positive.items():
-        if value is not None and value <= 0:
-            raise ConfigError(f"trainer.{name}={value}: must be above 0")
-
-
 def check_length(max_steps: int | None, max_epochs: int | None) -> None:
     if (max_steps is None) == (max_epochs is None):
         raise ConfigError(
@@ -145,8 +120,6 @@ def check_length(max_steps: int | None, max_epochs: int | None) -> None:
 
 
 def check_device(accelerator: str, precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ConfigError(f"trainer.precision={precision}: must be one of {', '.join(PRECISIONS)}")
     on_gpu = torch.cuda.is_available() and accelerator != "cpu"
     if accelerator in ("gpu", "cuda") and not on_gpu:
         raise ConfigError(f"trainer.accelerator={accelerator}: no usable CUDA device here; use auto, or cpu")

@@ -215,7 +215,7 @@ def test_the_remarks_say_how_much_repeats():
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1.5])
 def test_a_threshold_that_is_no_share_is_refused(threshold):
-    with pytest.raises(ConfigError, match=rf"data\.repeat_rare={threshold}: must be a share"):
+    with pytest.raises(ConfigError, match=f"repeat_rare={threshold}: must be above 0 and at most 1"):
         module(repeat_rare=threshold)
 
 

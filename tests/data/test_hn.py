@@ -496,7 +496,7 @@ def test_val_is_held_out_by_name(finished):
     )
     with pytest.raises(DataError, match=r"no split val was made; set data.source.val_fraction=0.05"):
         HN(str(finished), val_fraction=None).files("val")
-    with pytest.raises(ConfigError, match="val_fraction is 1"):
+    with pytest.raises(ConfigError, match="val_fraction=1"):
         HN(str(finished), val_fraction=1)
 
 

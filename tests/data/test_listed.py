@@ -158,7 +158,7 @@ def test_depth_must_be_in_every_row(tree):
 
 
 def test_options_that_cannot_be(tree):
-    with pytest.raises(ConfigError, match="depth_scale=0: must be counts per metre"):
+    with pytest.raises(ConfigError, match="depth_scale=0: must be above 0"):
         Listed("x.csv", classes=CLASSES, depth_scale=0)
     (tree / "l.txt").write_text("x")
     with pytest.raises(ConfigError, match=r"must end in \.csv, \.json or \.jsonl"):

@@ -110,8 +110,8 @@ def test_what_a_method_sees_does_not_tell_of_it():
 
 
 @pytest.mark.parametrize(("changes", "told"), [
-    ({"on_error": "ignore"}, r"data\.on_error=ignore: must be stop or skip"),
-    ({"on_error": "skip", "max_skip": -1}, r"data\.max_skip=-1: must be 0 or above"),
+    ({"on_error": "ignore"}, "on_error=ignore: must be stop or skip"),
+    ({"on_error": "skip", "max_skip": -1}, "max_skip=-1: must be at least 0"),
 ])  # fmt: skip
 def test_settings_out_of_range(changes, told):
     with pytest.raises(ConfigError, match=told):

@@ -322,10 +322,15 @@ def test_classes_left_out_become_void_and_no_longer_compete(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"difficulty": 1.5}, {"classes": ("wall", "sky")}, {"classes": ("wall", "wall")}]
+    ("changes", "said"),
+    [
+        ({"difficulty": 1.5}, "SyntheticRooms: difficulty=1.5: must be at least 0 and at most 1"),
+        ({"classes": ("wall", "sky")}, "synthetic rooms: "),
+        ({"classes": ("wall", "wall")}, "synthetic rooms: "),
+    ],
 )
-def test_wrong_configuration_is_one_sentence(tmp_path, changes):
-    with pytest.raises(ConfigError, match="synthetic rooms: "):
+def test_wrong_configuration_is_one_sentence(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
         rooms(tmp_path, **changes)
 
 
@@ -436,5 +441,5 @@ def test_cache_folder_that_cannot_be_made(tmp_path):
 
 @pytest.mark.parametrize("name", ["height", "width", "train_frames", "val_frames", "test_frames"])
 def test_sizes_below_one_are_named(tmp_path, name):
-    with pytest.raises(ConfigError, match=f"{name} is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match=f"{name}=0: must be at least 1"):
         rooms(tmp_path, **{name: 0})

@@ -264,9 +264,9 @@ def test_rho_of_hard_errors_is_the_parents(stacked):
 def test_impossible_settings_get_one_sentence(stacked):
     cfg = stacked("method=detail", "method=error_prediction", SEGMENTER)
     for key, value, said in (
-        ("t", 1.5, r"method\.t is 1\.5, but must be between 0 and 1"),
+        ("t", 1.5, "Detail: t=1.5: must be at least 0 and at most 1"),
         ("attention", "tanh", "attention=tanh: must be relu or sigmoid"),
-        ("thresholds", [-1], "thresholds is"),
+        ("thresholds", [-1], "thresholds=.*must be values, each at least 0"),
     ):
         wrong = cfg.copy()
         wrong.method[key] = value
@@ -414,9 +414,9 @@ def test_tiles_need_kept_statistics(stacked):
         ),
         (
             "method.tile=8 method.statistics=tracked",
-            "method.tile is 8, but must be 16 pixels or more, or null",
+            "Detail: tile=8: must be at least 16, or null",
         ),
-        ("method.statistics=batch", "method.statistics is 'batch', but must be one of image, tracked"),
+        ("method.statistics=batch", "Detail: statistics=batch: must be image or tracked"),
     ):
         with pytest.raises(ConfigError, match=said):
             build(stacked(f"method=detail {override}", *cases))

@@ -237,13 +237,13 @@ def test_scales_average_probabilities_of_right_and_wrong(made):
 def test_impossible_settings_get_one_sentence(stacked):
     cfg = stacked("method=error_prediction", SEGMENTER)
     for key, value, said in (
-        ("rho", 1.5, r"method\.rho is 1\.5, but must be between 0 and 1"),
-        ("t", -0.1, r"method\.t is -0\.1"),
-        ("w1", -1, r"method\.w1 is -1"),
-        ("w3", -1, r"method\.w3 is -1, but must be 0 or above, or share or ratio"),
-        ("w3", "shares", r"method\.w3 is 'shares', but must be one of share, ratio"),
+        ("rho", 1.5, "rho=1.5: must be at least 0 and at most 1"),
+        ("t", -0.1, "t=-0.1: must"),
+        ("w1", -1, "w1=-1: must be at least 0"),
+        ("w3", -1, "w3=-1: must be share or ratio, or at least 0"),
+        ("w3", "shares", "w3=shares: must be share or ratio, or at least 0"),
         ("channels", 6, "channels=6: the error branch needs a multiple of 4"),
-        ("thresholds", [2], "thresholds is"),
+        ("thresholds", [2], "thresholds=.*must be values, each at least 0"),
     ):
         wrong = cfg.copy()
         wrong.method[key] = value

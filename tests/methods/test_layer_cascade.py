@@ -216,7 +216,7 @@ def test_a_head_without_three_stages_is_refused(tiny):
         ConfigError, match=r"head: DeepLabV3PlusHead has 2 decoder map\(s\), but .* head=gau_dec"
     ):
         build(tiny("method=layer_cascade", "head=deeplabv3plus", "head.low_channels=4"))
-    with pytest.raises(ConfigError, match=r"method\.rho.*between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"rho=.*at least 0 and at most 1"):
         build(tiny(*CASE, "method.rho=1.5"))
     with pytest.raises(ConfigError, match=r"loss=OHEM.*method=baseline"):
         build(tiny(*CASE, "loss=ohem"))

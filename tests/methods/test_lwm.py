@@ -358,10 +358,10 @@ def test_a_data_set_without_depth_is_refused(tiny, tmp_path):
 
 def test_bad_settings_are_named(made):
     for override, said in {
-        "method.cells=[0,8]": "rows, columns",
+        "method.cells=[0,8]": "cells=.*each at least 1, or null",
         "method.bin_size=0": "bin_size",
         "method.hardness=mean": "none, dpe, dse, sum, product, max",
-        "method.depth_range=scene": "dataset, image",
+        "method.depth_range=scene": "dataset or image",
     }.items():
         with pytest.raises(ConfigError, match=said):
             made(override)

@@ -367,9 +367,9 @@ def test_what_labelled_images_cost_is_the_loss_of_the_configuration(made):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("method=u2pl", "method.unreliable=120"), r"method\.unreliable is 120"),
-        (("method=u2pl", "method.cutmix=1.5"), r"method\.cutmix is 1\.5"),
-        (("method=u2pl", "method.ema_decay=1"), r"method\.ema_decay is 1"),
+        (("method=u2pl", "method.unreliable=120"), r"U2PL: unreliable=120: must be at least 0"),
+        (("method=u2pl", "method.cutmix=1.5"), r"U2PL: cutmix=1\.5: must be at least 0"),
+        (("method=u2pl", "method.ema_decay=1"), r"U2PL: ema_decay=1: must be at least 0"),
         (("method=u2pl_hl", "loss=ohem"), r"loss=OHEM: .* or method=u2pl for this loss"),
         (("method=u2pl", "trainer.ema_decay=0.9"), r"trainer\.ema_decay=0\.9: U2PL has an averaged teacher"),
         (("method=u2pl", "data.labeled=null"), r"data\.labeled=null: the method learns from frames without labels"),

@@ -165,8 +165,8 @@ def test_multi_scale_multiplies_the_base_size_and_averages_single_maps():
     ("build", "sentence"),
     [
         (lambda: slide((8, 8), (9, 8)), "inference.stride"),
-        (lambda: slide((8, 8), (8, 8), batch=0), "inference.batch"),
-        (lambda: slide((8,), (8, 8)), "inference.crop"),
+        (lambda: slide((8, 8), (8, 8), batch=0), "batch=0: must be at least 1"),
+        (lambda: slide((8,), (8, 8)), "crop=.*must be 2 values"),
         (lambda: MultiScale(WholeImage(base_size=None, align_corners=False), scales=[], flip=True), "scales"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_resumed_run_has_no_more_skips_than_one(tiny, spoil):
             train(tiny(*settings), [])
 
 
-@pytest.mark.parametrize(("setting", "said"), [("nan=maybe", "stop or skip"), ("max_skip=-1", "0 or above")])
+@pytest.mark.parametrize(("setting", "said"), [("nan=maybe", "stop or skip"), ("max_skip=-1", "at least 0")])
 def test_wrong_settings_are_told(tiny, setting, said):
     with pytest.raises(ConfigError, match=said):
         train(tiny("run=a", f"trainer.{setting}"), [])
