@@ -73,6 +73,4 @@ def main() -> int:
     return 1 if any(numbers[3] for numbers in told.values()) else 0
 
 
-status = main()
-sys.stdout.flush()
-os._exit(status)  # the modules of a child's are never taken down
+sys.exit(main())

@@ -6,6 +6,7 @@ the end of a training step or of a validation batch, a ``write`` is a call that 
 What SIGKILL leaves behind at a point is what the files are there, so ``States`` keeps them for every point of one run.
 """
 
+import atexit
 import builtins
 import contextlib
 import gc
@@ -182,6 +183,7 @@ def warm(names):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else a library tells at the end what was not taken down
 
 
 def in_child(work, log, seconds=300):
