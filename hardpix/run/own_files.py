@@ -13,7 +13,9 @@ from pathlib import Path
 from hardpix.types import ConfigError
 
 IN_PLACE = (".lock", "metrics.csv", "output.log")  # are written where they are; the others are replaced
-LINKED_INSIDE = "wandb"  # W&B's folder: links in it lead to its newest run
+LINKED_INSIDE = (
+    "wandb"  # W&B's folder: links in it lead to its newest run, and RUN/logs/* to logs it keeps elsewhere
+)
 
 
 def check(folder: Path, *, deep: bool = True) -> None:
@@ -68,11 +70,12 @@ def _entries(folder: Path, deep: bool) -> Iterator[os.DirEntry[str]]:
 
 
 def _leads_within(link: Path, folder: Path) -> bool:
-    return (
-        link.is_relative_to(folder)
-        and not folder.is_symlink()
-        and link.resolve().is_relative_to(folder.resolve())
-    )
+    if folder.is_symlink() or not link.is_relative_to(folder):
+        return False
+    log = link.relative_to(folder).parts[1:-1] == (
+        "logs",
+    )  # of a run that is over: nothing writes there again
+    return log or link.resolve().is_relative_to(folder.resolve())
 
 
 def _names(path: Path) -> int:

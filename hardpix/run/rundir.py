@@ -85,7 +85,7 @@ def new_id() -> str:
 
 def _digits() -> str:
     """What tells runs of one second apart."""
-    return uuid.uuid4().hex[:4]
+    return uuid.uuid4().hex[:6]
 
 
 def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:

@@ -249,8 +249,9 @@ def test_pipes_and_second_names_in_a_run_are_refused_and_waited_for_by_nobody(co
 
 def test_links_that_a_run_makes_itself_are_no_obstacle(copy, tmp_path, tiny):
     cfg = tiny("run=a", "resume=true", "trainer.max_steps=3", "panels=0", "scheduler=constant")
-    (copy / "wandb/offline-run-1").mkdir(parents=True)
+    (copy / "wandb/offline-run-1/logs").mkdir(parents=True)
     (copy / "wandb/latest-run").symlink_to("offline-run-1")
+    (copy / "wandb/offline-run-1/logs/debug-core.log").symlink_to(tmp_path / "cache/core.log")
     os.link(copy / rundir.LAST, copy / rundir.BEFORE)  # as a stop between two names leaves it
     rundir.inspect(copy, cfg)
     (copy / "wandb/latest-run").unlink()
