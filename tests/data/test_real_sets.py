@@ -229,7 +229,6 @@ def test_folder_leaves_hidden_files_out_and_follows_links(folder):
     (train / "._x.jpg").write_bytes(b"of macOS")
     save(train / ".ipynb_checkpoints" / "x.jpg", picture())
     (train / "Thumbs.db").write_bytes(b"of Windows")
-    (train / "folder.png").mkdir()
     (train / "sub" / "loop").symlink_to(train)
     for kind in ("images", "labels"):
         (folder / "train" / kind / "linked").symlink_to(folder / "val" / kind / "sub")
@@ -237,6 +236,10 @@ def test_folder_leaves_hidden_files_out_and_follows_links(folder):
         "train", BOTH
     )
     assert [frames.name(i) for i in range(len(frames))] == ["linked__y", "sub__y", "x"]
+    (train / "folder.png").mkdir()
+    with pytest.raises(DataError, match=r"folder\.png: is a folder, not an image"):
+        Folder(folder, classes=["a", "b", "c"], ignore_index=9, label_suffix="_mask").frames("train", BOTH)
+    (train / "folder.png").rmdir()
     (train / "x.jpg").unlink()
     (train / "x.jpg").symlink_to(train / "gone.jpg")  # a link that leads nowhere is a missing frame, not none
     with pytest.raises(DataError, match=r"x\.jpg: no such file"):

@@ -103,7 +103,7 @@ def test_there_are_no_labels(tum):
 
 
 def test_faults(tum):
-    with pytest.raises(ConfigError, match="layout is 'scannet'; it must be one of 7scenes, tum, open3d"):
+    with pytest.raises(ConfigError, match="layout=scannet: must be 7scenes or tum or open3d"):
         RGBDFolder(tum, layout="scannet")
     with pytest.raises(DataError, match=r"is data\.source\.layout=7scenes right"):
         RGBDFolder(tum, layout="7scenes").files("train")

@@ -18,7 +18,7 @@ search:
   data.train_transform.crop: {choice: [[32, 48], [64, 64]]}
   method.void_in_normalizer: {choice: [true, false]}
   trainer.clip_norm: {choice: [1.0, null]}
-for: {method=hardness: {method.c: {uniform: [0, 0.5]}}}
+for: {method=hardness: {method.c: {uniform: [0.1, 0.5]}}}
 seeds: [3]
 metric: val/miou
 trials: 7
@@ -82,7 +82,7 @@ def test_wandbs_own_scheduler_reads_the_parameters(study):
     alpha, channels, c = (found[key] for key in ("method.alpha", "head.channels", "method.c"))
     assert (alpha.low, alpha.high, alpha.log) == (0.001, 1.0, True)
     assert (channels.low, channels.high, channels.log) == (8, 64, False)
-    assert (c.low, c.high, c.log) == (0.0, 0.5, False)
+    assert (c.low, c.high, c.log) == (0.1, 0.5, False)
     assert found["method.normalize_over"].choices == ("image", "batch")
 
 

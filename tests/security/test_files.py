@@ -120,7 +120,7 @@ def test_keys_that_lightning_would_call_are_not_called(copy, tmp_path, tiny):
     "path", ["http://example.com/a.ckpt", "https://x/a.ckpt", "file:///etc/passwd", "s3://x/a", "hf://a/b"]
 )
 def test_an_url_is_no_path(tiny, path):
-    with pytest.raises(HardpixError, match="does not exist"):
+    with pytest.raises(HardpixError, match="a URL is not read; fetch the file"):
         train(tiny("run=a", f"init_from='{path}'"))
 
 
