@@ -133,7 +133,7 @@ def validate(cfg: DictConfig) -> None:
     with contextlib.suppress(OmegaConfBaseException):  # told already
         problems = [*_root_problems(cfg), *problems]
     if not problems:
-        trusted = tuple(cfg.trusted)
+        trusted = tuple(cfg.get("trusted") or ())
         for group in GROUPS:
             if group not in PLAIN and "_target_" not in cfg[group]:
                 problems.append(f"{group}: has no _target_; choose a file of conf/{group}/")

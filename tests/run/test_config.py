@@ -208,3 +208,12 @@ def test_entries_of_an_open_mapping_are_added_one_by_one():
     with pytest.raises(ConfigError, match=r"backbone\.options: entries .* \+backbone\.options\.KEY=VALUE"):
         compose(["backbone.options={drop_path_rate: 0.1}"])
     assert compose(["+backbone.options.drop_path_rate=0.1"]).backbone.options == {"drop_path_rate": 0.1}
+
+
+def test_a_configuration_that_lacks_the_key_of_trust_is_judged_like_any_other():
+    """As a run's own file may, which anyone can have written."""
+    cfg = compose(["optimizer.lr=0"])
+    OmegaConf.set_struct(cfg, False)
+    del cfg["trusted"]
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=0"):
+        validate(cfg)
