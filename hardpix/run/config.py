@@ -262,8 +262,14 @@ def _target_problems(path: str, node: DictConfig, trusted: tuple[str, ...]) -> l
     group = path.partition(".")[0]
     supplied = SUPPLIED.get(group, frozenset()) if path == group else frozenset()
     problems = _key_problems(path, node, signature, supplied)
-    if node["_target_"] == TIMM_BACKBONE and not trusted and (problem := name_problem(node.get("name"))):
-        problems.append(f"{path}.name={node.name}: {problem}")
+    name = node.get("name")  # where it is missing that is told already
+    if (
+        node["_target_"] == TIMM_BACKBONE
+        and not trusted
+        and name is not None
+        and (problem := name_problem(name))
+    ):
+        problems.append(f"{path}.name={name}: {problem}")
     return problems
 
 

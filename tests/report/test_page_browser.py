@@ -199,7 +199,7 @@ def test_two_runs_or_one(opened):
     view = opened()
     assert view.locator(".explorer h3:visible").count() == 2
     view.get_by_label("run B").select_option(label="none")
-    view.wait_for_function("document.querySelectorAll('.explorer h3')[1].hidden")
+    view.locator(".explorer h3").nth(1).wait_for(state="hidden")
     assert view.locator(".tiles:visible").count() == 1
 
 

@@ -29,6 +29,15 @@ def records(path):
             parts = b""
 
 
+def whole(path):
+    from google.protobuf.message import DecodeError  # wandb's, which some machines are without
+
+    try:
+        return any(one.WhichOneof("record_type") == "exit" for one in records(path))
+    except DecodeError:  # a record that is being written
+        return False
+
+
 class Offline:
     """What W&B would be sent of a run's folder."""
 
@@ -36,7 +45,7 @@ class Offline:
         (self.path,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
         self.rows, self.summary, self.config, self.exit_code, self.run = {}, {}, {}, None, None
         limit = time.monotonic() + 60  # wandb's own process writes the end of a file when the run has gone on
-        while not any(one.WhichOneof("record_type") == "exit" for one in records(self.path)):
+        while not whole(self.path):
             assert time.monotonic() < limit, "the file has no end"
             time.sleep(0.05)
         for one in records(self.path):

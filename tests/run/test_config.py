@@ -210,10 +210,11 @@ def test_entries_of_an_open_mapping_are_added_one_by_one():
     assert compose(["+backbone.options.drop_path_rate=0.1"]).backbone.options == {"drop_path_rate": 0.1}
 
 
-def test_a_configuration_that_lacks_the_key_of_trust_is_judged_like_any_other():
+@pytest.mark.parametrize(("group", "key"), [(None, "trusted"), ("backbone", "name")])
+def test_a_configuration_that_lacks_a_key_is_judged_like_any_other(group, key):
     """As a run's own file may, which anyone can have written."""
     cfg = compose(["optimizer.lr=0"])
     OmegaConf.set_struct(cfg, False)
-    del cfg["trusted"]
+    del (cfg if group is None else cfg[group])[key]
     with pytest.raises(ConfigError, match=r"optimizer\.lr=0"):
         validate(cfg)
