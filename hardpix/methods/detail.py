@@ -17,8 +17,6 @@ from hardpix.ops.error import fuse_probabilities, selected_loss
 from hardpix.ranges import Count, Share, checked
 from hardpix.types import Batch, ConfigError
 
-SMALLEST_TILE = 16  # pixels
-
 
 class RepairsSegmenter(StandsOnSegmenter):
     """A method with a ``detail_branch`` on the segmenter."""

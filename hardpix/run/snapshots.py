@@ -25,11 +25,6 @@ class Snapshots(Checkpoint):
     """
 
     def __init__(self, run_dir: Path, epochs: Sequence[int]) -> None:
-        wrong = [epoch for epoch in epochs if epoch < 1]
-        if wrong:
-            raise ConfigError(
-                f"callbacks.snapshots={list(epochs)}: {wrong[0]} is no epoch, the first one is 1"
-            )
         self.run_dir, self.epochs, self.total = run_dir, frozenset(epochs), 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -459,25 +459,26 @@ def test_the_order_of_writing_survives_a_power_cut(toy, monkeypatch):
     assert not Path("out", job.UNPACKED).exists()
 
 
-def test_what_a_power_cut_left_empty_is_made_again(toy, monkeypatch):
+def interrupt(toy, monkeypatch):
+    """Everything is unpacked, nothing is converted."""
+
     def interrupted(self, work):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Toy, "convert", interrupted)
         assert prepare(toy) == 130
+
+
+def test_what_a_power_cut_left_empty_is_made_again(toy, monkeypatch):
+    interrupt(toy, monkeypatch)
     Path("out/1.txt").touch()
     assert prepare(toy) == 0
     assert is_right()
 
 
 def test_leftovers_of_a_killed_process_are_removed(toy, monkeypatch):
-    def interrupted(self, work):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Toy, "convert", interrupted)
-        assert prepare(toy) == 130
+    interrupt(toy, monkeypatch)
     unpacked = Path("out", job.UNPACKED)
     assert len(list(unpacked.rglob("*.txt"))) == 4
     Path("out/.0.77.partial.txt").write_text("half")
@@ -492,12 +493,7 @@ def test_leftovers_of_a_killed_process_are_removed(toy, monkeypatch):
 
 
 def test_a_changed_archive_is_unpacked_anew(toy, monkeypatch):
-    def interrupted(self, work):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Toy, "convert", interrupted)
-        assert prepare(toy) == 130
+    interrupt(toy, monkeypatch)
     make_zip(toy / "toy.zip", {name: content.replace(b"image", b"other") for name, content in IMAGES.items()})
     os.utime(toy / "toy.zip", (9, 9))
     with monkeypatch.context() as patch:  # it needs the room of the whole again

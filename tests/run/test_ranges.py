@@ -232,11 +232,8 @@ def test_every_number_that_a_constructor_takes_from_the_configuration_is_within_
                     )
 
 
-def test_intervals_that_repeat_a_constant():
-    from hardpix.methods.detail import SMALLEST_TILE
-
+def test_an_interval_that_repeats_a_constant():
     assert f"{DEEPEST:g}]" in find_signature("hardpix.methods.LossWeightModule").types["bin_size"]
-    assert f"[{SMALLEST_TILE}," in find_signature("hardpix.methods.Detail").types["tile"]
 
 
 @pytest.mark.parametrize(
