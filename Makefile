@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 PYTEST_ARGS ?= -n 2
+NUMERIC := tests/ops tests/losses tests/metrics tests/optim tests/models tests/methods
 
-.PHONY: help setup demo test test-slow lint format faults fuzz audit nightly bench clean
+.PHONY: help setup demo test test-slow test-numeric lint format faults fuzz audit nightly bench clean
 .DEFAULT_GOAL := help
 
 help:           ## this list
@@ -27,6 +28,12 @@ test: $(READY)   ## the test suite: no network, GPU or data set needed
 
 test-slow: $(READY) ## the tests that train whole chains of runs, kill processes and wait for others
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+
+test-numeric: $(READY) ## the numeric tests with the rounding of other processors: no test may notice
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest $(PYTEST_ARGS) -q -m "not slow" $(NUMERIC)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OMP_NUM_THREADS=2 \
+		$(BIN)/python -m pytest $(PYTEST_ARGS) -q -m "not slow" -p tests.permuted $(NUMERIC)
 
 lint: $(READY)   ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

@@ -147,6 +147,24 @@ def test_focal_gradient_flows_through_the_factor():
     assert logits.grad[0, 0].item() == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("normalizer", ["valid", "all"])
+def test_the_gradient_of_focal_is_that_of_its_definition(gamma, normalizer):
+    """In double precision, of every pixel: a factor without gradient would give another one."""
+    logits, label = make()
+    z, valid = logits.double().requires_grad_(), label != VOID
+    p = z.softmax(1).gather(1, label.clamp(max=C - 1)[:, None])[:, 0]
+    factor = (1 - p) ** gamma
+    count = int(valid.sum()) if normalizer == "valid" else label.numel()
+    (want,) = torch.autograd.grad((factor * -p.log())[valid].sum() / count, z, retain_graph=True)
+    (without,) = torch.autograd.grad((factor.detach() * -p.log())[valid].sum() / count, z)
+    logits.requires_grad_()
+    loss = Focal(ignore_index=VOID, gamma=gamma, normalizer=normalizer)
+    (found,) = torch.autograd.grad(loss(logits, label), logits)
+    torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-7)
+    assert (want - without).abs().max() > 100 * (want - found).abs().max()
+
+
 def test_balanced_numerator_only_and_weighted_mean():
     logits, label = make()
     error, w = naive_error(logits, label), np.array([0.5, 1, 2, 3, 4])

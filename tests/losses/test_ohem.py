@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hardpix.losses import OHEM
+from hardpix.losses.ohem import confident_from
 
 VOID = 255
 
@@ -63,6 +64,48 @@ def test_equals_the_sort_whatever_the_ties(seed):
     loss = OHEM(ignore_index=VOID, thresh=thresh, min_kept=min_kept, reduction="kept")
     want = sorted_keep(torch.exp(-error).numpy(), valid.numpy(), thresh, min_kept * shape[0])
     np.testing.assert_array_equal(loss.keep(error, valid).numpy(), want)
+
+
+@pytest.mark.parametrize(
+    ("prob", "least", "theta"),
+    [
+        ([0.25, 0.5, 0.75, 1.0], 2, 0.75),  # one below 0.5, and not two: the threshold rises
+        ([0.25, 0.5, 0.75, 1.0], 1, 0.5),
+        ([0.25, 0.5, 0.5, 0.75], 1, 0.5),
+        ([0.25, 0.5, 0.5, 0.75], 2, 0.5),
+        ([0.125, 0.25, 0.5, 0.75], 2, 0.5),
+        ([0.25, 0.5], 2, 0.5),
+        ([0.25, 0.375], 2, 0.5),
+        ([0.25, 0.5], 0, 0.5),
+    ],
+)
+def test_a_probability_of_exactly_the_threshold_is_not_below_it(prob, least, theta):
+    """Values that a float holds exactly, in every order, with void among them."""
+    for turn in range(len(prob)):
+        given = torch.tensor([*prob[turn:], torch.inf, *prob[:turn]])
+        found = confident_from(given, len(prob), thresh=0.5, least=least)
+        assert found == theta
+
+
+@pytest.mark.parametrize("min_kept", [0, 1, 2])
+def test_a_perfect_pixel_is_never_kept(min_kept):
+    """Its probability is exactly 1, the largest threshold; without a pixel below it nothing is kept."""
+    loss = OHEM(ignore_index=VOID, thresh=1.0, min_kept=min_kept, reduction="kept")
+    error = torch.tensor([[[0.0, 2.0, 0.0, 1.0]], [[0.0, 0.0, 0.0, 0.0]]])
+    assert loss.keep(error, torch.ones(2, 1, 4, dtype=torch.bool)).nonzero().tolist() == [
+        [0, 0, 1],
+        [0, 0, 3],
+    ]
+
+
+@pytest.mark.parametrize("least", [1, 40, 399])
+def test_the_threshold_itself_is_left_out(least):
+    """Of distinct probabilities above ``thresh`` exactly as many are kept as are asked for."""
+    error = torch.linspace(0.01, 4, 800, dtype=torch.float64).float()[torch.randperm(800)].view(2, 20, 20)
+    loss = OHEM(ignore_index=VOID, thresh=1e-6, min_kept=least, reduction="kept")
+    kept = loss.keep(error, torch.ones_like(error, dtype=torch.bool))
+    assert int(kept.sum()) == 2 * least
+    assert error[kept].min() > error[~kept].max()
 
 
 @pytest.mark.parametrize("seed", range(20))

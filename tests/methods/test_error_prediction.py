@@ -10,6 +10,7 @@ from hardpix.models import DUpsamplingHead
 from hardpix.run.build import build
 from hardpix.run.train import train
 from hardpix.types import ConfigError
+from tests.boundary import clear, threshold_near
 
 C, VOID = 18, 255
 SEGMENTER = "head=deeplabv3plus head.low_channels=4"
@@ -112,8 +113,11 @@ def mixed(method, batch, rho):
 @pytest.mark.parametrize("w3_min", [0.0, 0.3])
 def test_the_loss_is_the_equation(made, w3, w3_min):
     method, batch = made("method.w2=1.7", f"method.w3={w3}", f"method.w3_min={w3_min}")
+    for p in method.model.head.classifiers.parameters():
+        p.data.mul_(60)  # as initialised it is as sure of every pixel
     logits, doubt = branch_outputs(method, batch)
-    rho = method.rho = float(logits.softmax(1).amax(1).median())  # as initialised it is sure of nothing
+    sure = logits.softmax(1).amax(1)
+    rho = method.rho = threshold_near(sure, float(sure.median()))
     batch["label"] = mixed(method, batch, rho)
     weights = {"w1": 1.0, "w2": 1.7, "w3": w3 if w3.isalpha() else float(w3), "w3_min": w3_min}
     want = slow_loss(logits, doubt, batch["label"], rho=rho, **weights)
@@ -209,18 +213,24 @@ def test_half_precision(made, precision):
 
 
 def test_scores_are_of_the_predicted_errors(made):
-    method, batch = made("method.t=0.3", "method.thresholds=[0.02,0.5]")
-    torch.nn.init.normal_(method.error_branch.classifier.weight)
-    dense = method.eval().dense(batch["image"])
-    logits, doubt = branch_outputs(method, batch)
+    def shaken(*overrides):
+        method, batch = made(*overrides)
+        torch.nn.init.normal_(method.error_branch.classifier.weight)
+        return method.eval(), batch, branch_outputs(method, batch)
+
+    thresholds = [threshold_near(shaken()[2][1].sigmoid(), t) for t in (0.02, 0.3, 0.5)]
+    low, own, high = thresholds
+    method, batch, (logits, doubt) = shaken(f"method.t={own}", f"method.thresholds=[{low},{high}]")
+    dense = method.dense(batch["image"])
+    batch["label"][~clear(logits, 1e-5)] = VOID
     error = (logits.argmax(1) != batch["label"]) & (batch["label"] != VOID)
     method.score_extra(method.extra_metrics["test"], dense, batch)
     found = method.extra_metrics["test"]["error"].compute()
-    for t in (0.02, 0.3, 0.5):
+    for t in thresholds:
         flagged = (doubt[:, 0].sigmoid() > t) & (batch["label"] != VOID)
         iou = float((flagged & error).sum() / (flagged | error).sum())
         assert float(found[f"error_iou@{t:g}"]) == pytest.approx(iou, abs=1e-6)
-    assert len({float(found[f"error_iou@{t:g}"]) for t in (0.02, 0.3, 0.5)}) > 1
+    assert len({float(found[f"error_iou@{t:g}"]) for t in thresholds}) > 1
 
 
 def test_scales_average_probabilities_of_right_and_wrong(made):

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hardpix.metrics import DepthMetrics
 from hardpix.ops.depth_hardness import (
@@ -17,6 +18,7 @@ from hardpix.ops.depth_hardness import (
 from hardpix.ops.pixel import pixel_errors
 from hardpix.run.build import build
 from hardpix.types import ConfigError, DataError
+from tests.boundary import clear, epochs_near
 
 CASCADES = (
     "head=refinenet_cascades", "head.widths=[8,6,6,6]", "head.crp_stages=1", "head.output_units=1",
@@ -40,8 +42,20 @@ def made(tiny):
     return make
 
 
-def slow(method, batch, *, epoch=1, epochs=1):
-    """L_s, L_d, L_h and the side losses by loops over pixels, from the network's own outputs."""
+def decided(method, batch):
+    """The batch without the labels of pixels where an output is next to undecided between two classes."""
+    with torch.no_grad():
+        out = method.model(batch["image"])
+        logits = [out.outputs["label"], *(head(out.features[name]) for name, head in method.side.items())]
+        sure = torch.stack([clear(method.enlarge(x, batch["label"].shape), 1e-5) for x in logits]).all(0)
+    return batch | {"label": batch["label"].masked_fill(~sure, 255)}
+
+
+def slow(method, batch, *, epochs=1):
+    """L_s, L_d, L_h and the side losses by loops over pixels, from the network's own outputs.
+
+    With a curriculum it sets the method's number of epochs to one near ``epochs``.
+    """
     out = method.model(batch["image"])
     size = batch["label"].shape
     log_depth = method.enlarge(out.outputs["depth"], size)[:, 0].detach().double().numpy()
@@ -70,24 +84,23 @@ def slow(method, batch, *, epoch=1, epochs=1):
         for members in places.values():
             for p in members:
                 z[p] = np.mean([wrong[q] for q in members])
-        m = r + z
+        return ce, r + z
+
+    def weighted(ce, m):
         kept = np.ones(shape, bool)
-        for b in range(shape[0]):
+        for b in range(shape[0] if method.curriculum else 0):
             ranked = np.sort(m[b][label[b] != 255])
             u1, u2 = ranked[(len(ranked) - 1) // 2], ranked[-1]
-            kept[b] = m[b] < u1 + epoch * (u2 - u1) / epochs - 1e-7
-        return ce, m, kept
+            kept[b] = m[b] < u1 + (u2 - u1) / method.epochs
+        return (kept * m * ce).sum() / n
 
-    ce, m, kept = mined(final)
     n = (label != 255).sum()
-    curriculum = kept if method.curriculum else 1
-    found["segmentation"], found["hard"] = ce.sum() / n, method.alpha * (curriculum * m * ce).sum() / n
-    total = 0.0
-    for logits in sides:
-        ce, m, kept = mined(logits.detach().double().numpy())
-        total += ((kept if method.curriculum else 1) * m * ce).sum() / n
+    (ce, m), *others = (mined(x) for x in (final, *(x.detach().double().numpy() for x in sides)))
+    if method.curriculum:
+        method.epochs = epochs_near([m, *(m for _, m in others)], label != 255, epochs)
+    found["segmentation"], found["hard"] = ce.sum() / n, method.alpha * weighted(ce, m)
     if sides:
-        found["side"] = method.beta * total
+        found["side"] = method.beta * sum(weighted(*pair) for pair in others)
     return found
 
 
@@ -96,7 +109,7 @@ def test_losses_are_the_equations(made, curriculum):
     method, batch = made(
         f"method.curriculum={str(curriculum).lower()}", "method.alpha=0.7", "method.beta=0.3"
     )
-    method.epochs = 3
+    batch = decided(method, batch)
     expected = slow(method, batch, epochs=3)
     losses = {name: float(value.detach()) for name, value in method.losses(batch).items()}
     assert losses == pytest.approx(expected, rel=2e-4)
@@ -164,19 +177,50 @@ def test_without_hardness_sides_are_cross_entropy_and_any_loss_serves(made):
         made("loss=focal")
 
 
+@pytest.mark.parametrize("loss", ["focal", "ohem"])
+def test_the_compared_losses_train_as_they_are_defined(made, loss):
+    """L_s of L_s + L_d: the gradient at the class logits, of the definition in double precision.
+
+    Focal's factor is differentiated; OHEM keeps as many pixels as it is asked for, and not the next one.
+    """
+    mining = ["loss.thresh=1e-6", "loss.min_kept=300"] if loss == "ohem" else []
+    plain = ("method.hardness=none", "method.curriculum=false", "method.multi_scale=false")
+    method, batch = made(*plain, f"loss={loss}", *mining)
+    label, kept = batch["label"], []
+    for p in method.model.head.readers["label"].parameters():
+        p.data.mul_(60)  # pixels differ in what they cost
+    enlarge = method.enlarge
+    method.enlarge = lambda x, size: kept.append(enlarge(x, size)) or kept[-1]
+    losses = method.losses(batch)
+    (logits,) = (x for x in kept if x.shape[1] == method.info.num_classes)
+    (found,) = torch.autograd.grad(losses["segmentation"], logits)
+    z = logits.detach().double().requires_grad_()
+    ce = F.cross_entropy(z, label, ignore_index=255, reduction="none")
+    valid = label != 255
+    if loss == "focal":
+        cost = ((1 - torch.exp(-ce)) ** 2 * ce)[valid].mean()
+    else:
+        hardest = ce[valid].sort(descending=True).values
+        assert hardest[599] - hardest[600] > 1e-6
+        cost = hardest[:600].mean()
+        assert int(found.ne(0).any(1).sum()) == 600  # two images of 300
+    (want,) = torch.autograd.grad(cost, z)
+    torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-9)
+
+
 def test_self_paced_learning_replaces_the_cross_entropy(made):
     method, batch = made("method.hardness=none", "method.multi_scale=false")
-    method.epochs = 2
     out = method.model(batch["image"])
     logits = method.enlarge(out.outputs["label"], batch["label"].shape)
     ce = torch.nn.functional.cross_entropy(
         logits, batch["label"], ignore_index=255, reduction="none"
     ).detach()
+    method.epochs = epochs_near([ce], batch["label"] != 255, 2)
     total = 0.0
     for values, valid in zip(ce, batch["label"] != 255, strict=True):
         ranked = values[valid].sort().values
         u1 = ranked[(len(ranked) - 1) // 2]
-        total += float(values[valid & (values < u1 + (ranked[-1] - u1) / 2)].sum())
+        total += float(values[valid & (values < u1 + (ranked[-1] - u1) / method.epochs)].sum())
     expected = total / int((batch["label"] != 255).sum())
     assert float(method.losses(batch)["segmentation"].detach()) == pytest.approx(expected, rel=1e-4)
 
@@ -233,13 +277,12 @@ def test_side_losses_train_the_network_and_their_own_layers(made):
 
 def test_self_paced_sides_choose_by_their_own_loss(made):
     method, batch = made("method.hardness=none", "method.beta=0.5")
-    method.epochs = 2
     out, label = method.model(batch["image"]), batch["label"]
-    total = 0.0
-    for name, side in method.side.items():
-        logits = method.enlarge(side(out.features[name]), label.shape)
-        ce = torch.nn.functional.cross_entropy(logits, label, ignore_index=255, reduction="none").detach()
-        total += float((ce * curriculum(ce, label != 255, 1 / 2)).sum() / (label != 255).sum())
+    logits = [method.enlarge(side(out.features[name]), label.shape) for name, side in method.side.items()]
+    found = [F.cross_entropy(x.detach(), label, ignore_index=255, reduction="none") for x in logits]
+    method.epochs = epochs_near(found, label != 255, 2)
+    kept = [ce * curriculum(ce, label != 255, 1 / method.epochs) for ce in found]
+    total = sum(float(ce.sum() / (label != 255).sum()) for ce in kept)
     assert float(method.losses(batch)["side"].detach()) == pytest.approx(0.5 * total, rel=1e-5)
     with pytest.raises(ConfigError, match="defined on plain cross-entropy and would ignore it"):
         made("method.hardness=none", "loss=focal")
@@ -282,9 +325,10 @@ def test_maps_are_those_of_the_loss(made, hardness):
     method, batch = made(f"method.hardness={hardness}")
     method.eval()
     with torch.inference_mode():
-        found = method.maps(batch)
         dense = method.dense(batch["image"])
-    log_depth, label = dense[:, -1], batch["label"]
+        label = batch["label"].masked_fill(~clear(dense[:, :-1], 1e-5), 255)
+        found = method.maps(batch | {"label": label})
+    log_depth = dense[:, -1]
     torch.testing.assert_close(found["depth"], ((log_depth.exp() - 1).clamp(0, 255) * 10 / 255))
     target = scaled_depth(batch["depth"], batch["depth_valid"], 10.0)
     r = depth_prediction_error(log_depth, target, batch["depth_valid"])

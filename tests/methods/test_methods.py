@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from hardpix.run.build import build
 from hardpix.types import ConfigError
+from tests.boundary import clear
 
 METHODS = (
     "method=baseline loss=cross_entropy",
@@ -83,6 +84,8 @@ def test_an_image_with_no_labelled_pixel_does_not_thin_out_the_others(tiny, case
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
     batch = batch_of(data)
+    with torch.no_grad():  # where two classes are next to equal, one image alone may have the other one
+        batch["label"][~clear(method.predict_logits(batch["image"]), 1e-5)] = data.info.ignore_index
     batch["label"][0] = data.info.ignore_index
     both = method.losses(batch)
     alone = method.losses({key: value[1:] for key, value in batch.items()})
@@ -141,16 +144,17 @@ def test_scores_come_from_one_confusion_matrix_over_the_split(tiny):
     data, method, _ = made(tiny, METHODS[0])
     method.eval()
     confusion = np.zeros((18, 18), np.int64)
-    for index in range(3):
-        batch = data.evaluation_batch("test", index)
+    frames = 0
+    for given in data.test_dataloader():
+        batch = data.on_after_batch_transfer(given, 0)
         with torch.no_grad():
             prediction = method(batch["image"]).argmax(1).numpy()
+            method.test_step(batch, 0)
+        frames += len(prediction)
         for truth, guess in zip(batch["label"].numpy().ravel(), prediction.ravel(), strict=True):
             if truth != 255:
                 confusion[truth, guess] += 1
-    for batch in data.test_dataloader():
-        with torch.no_grad():
-            method.test_step(data.on_after_batch_transfer(batch, 0), 0)
+    assert frames == 3
     assert np.array_equal(method.metrics["test"].confusion.numpy(), confusion)
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     expected = np.mean([np.diag(confusion)[c] / union[c] for c in range(18) if union[c]])

@@ -85,7 +85,7 @@ def test_tiles_are_those_that_the_enlargement_reads(pixels, cells, side, align_c
     for y in range(pixels[0]):
         for left in range(0, pixels[1], 3):
             (grad,) = torch.autograd.grad(big[y, left], x, retain_graph=True)
-            read = grad[0, 0] > 1e-6
+            read = grad[0, 0] > 1e-3  # smaller ones are rounding: the least share of these sizes is 1/120
             flagged = torch.zeros(1, *pixels, dtype=torch.bool)
             flagged[0, y, left] = True
             marked = tiles_read(flagged, cells, side, align_corners=align_corners)[0]

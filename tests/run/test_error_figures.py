@@ -15,6 +15,7 @@ from hardpix.run import figure_runs
 from hardpix.run.config import compose
 from hardpix.run.evaluate import loaded
 from hardpix.run.train import train
+from tests.boundary import threshold_near
 
 pytestmark = pytest.mark.slow  # trains runs
 
@@ -43,15 +44,19 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def halved(monkeypatch):
-    """Every method's threshold is the median of its error probabilities of the first frame."""
+    """Every method's threshold halves its error probabilities of the first frame."""
     build = figure_runs.build
 
     def halves(*given):
         data, method = build(*given)
-        method.t = float(np.median(by_hand(method, data, 0)["p"]))
+        method.t = half(by_hand(method, data, 0)["p"])
         return data, method
 
     monkeypatch.setattr(figure_runs, "build", halves)
+
+
+def half(values):
+    return threshold_near(values, float(np.median(values)))
 
 
 def by_hand(method, data, place):
@@ -110,7 +115,7 @@ def test_numbers_are_counted_pixels(runs, tmp_path, name):
     assert figure(*words) == 0
     _, data, method = loaded(runs / name, "last", [])
     picture = np.asarray(Image.open(tmp_path / "f.png"))
-    t = float(np.median(by_hand(method, data, 0)["p"]))
+    t = half(by_hand(method, data, 0)["p"])
     changed = set()
     for place, row in enumerate(numbers(tmp_path / "f.csv")):
         f = by_hand(method, data, place)
@@ -181,7 +186,7 @@ def test_thresholds_of_real_records(runs, tmp_path):
 def test_maps_of_panels_have_the_errors_where_the_truth_is_known(runs, name):
     _, data, method = loaded(runs / name, "last", [])
     batch, f = data.evaluation_batch("test", 1), by_hand(method, data, 1)
-    method.rho = float(np.median(f["sure"]))
+    method.rho = half(f["sure"])
     with torch.inference_mode():
         levels = method.maps(batch)["errors"][0].numpy()
         assert "errors" not in method.maps({"image": batch["image"]})

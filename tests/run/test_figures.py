@@ -21,6 +21,7 @@ from hardpix.run.config import compose
 from hardpix.run.evaluate import loaded
 from hardpix.run.train import train
 from hardpix.types import ConfigError
+from tests.boundary import epochs_near
 
 LINE = (
     "data.source.height=32", "data.source.width=48", "data.source.train_frames=8", "data.source.val_frames=1",
@@ -203,13 +204,15 @@ def test_the_curriculum_map_is_void_where_a_pixel_is_left_out(runs):
     run = figure_kinds.FigureRun(runs / "s/a10-0", "x", rundir.read_config(runs / "s/a10-0"), "")
     _, data, method = loaded(run.directory, "last", [])
     batch = data.evaluation_batch("test", 0)
-    maps = figure_kinds._maps(run, method, batch, 255, 0.5)
-    m, kept = maps["hardness"][0], maps["curriculum"][0]
     valid = batch["label"][0].numpy() != 255
+    m = figure_kinds._maps(run, method, batch, 255, 0.5)["hardness"][0]
+    share = 1 / epochs_near([m[None]], valid[None], 2)
+    maps = figure_kinds._maps(run, method, batch, 255, share)
+    m, kept = maps["hardness"][0], maps["curriculum"][0]
     assert (np.isnan(m) == ~valid).all()
     ranked = np.sort(m[valid])
     u1, u2 = ranked[(len(ranked) - 1) // 2], ranked[-1]
-    assert (np.isfinite(kept) == (valid & (m < u1 + 0.5 * (u2 - u1)))).all()
+    assert (np.isfinite(kept) == (valid & (m < u1 + share * (u2 - u1)))).all()
     assert (kept[np.isfinite(kept)] == m[np.isfinite(kept)]).all()
     assert (np.isnan(maps["dpe"][0]) == ~batch["depth_valid"][0].numpy()).all()
 

@@ -24,7 +24,7 @@ from hardpix.run.train import train
 LINE = (
     "data.source.height=32", "data.source.width=48", "data.source.train_frames=8", "data.source.val_frames=3",
     "data.source.test_frames=3", "data.train_transform.crop=[32,48]", "data.batch_size=4", "data.num_workers=0",
-    "data.eval_batch_size=2", "backbone.name=test_resnet", "head.channels=8", "model.aux_channels=8",
+    "data.eval_batch_size=1", "backbone.name=test_resnet", "head.channels=8", "model.aux_channels=8",
     "trainer.accelerator=cpu", "trainer.devices=1", "trainer.max_steps=2", "trainer.sanity_steps=0",
     "callbacks.progress=none", "logger=csv", "panels=0",
 )  # fmt: skip
