@@ -84,10 +84,10 @@ def test_each_step_is_chosen_half_of_the_time_and_contrast_moves():
     share = np.mean([(changed(grey, rng) != 100).any() for _ in range(400)])
     assert 0.4 < share < 0.6
     both = Photometric(**{**settings, "contrast": (1.5, 1.5), "saturation": (0.5, 0.5)}, p=1.0)
-    # 200 x 1.5 clips: contrast first, then half the saturation of (255, 150, 150), or the other way round.
-    pixel = np.array([200, 100, 100], dtype=np.uint8).reshape(3, 1, 1)
+    # 200 x 1.5 clips: contrast first, then half the saturation of (255, 151.5, 151.5), or the other way round.
+    pixel = np.array([200, 101, 101], dtype=np.uint8).reshape(3, 1, 1)
     seen = {tuple(both(pixel, rng).ravel().tolist()) for _ in range(60)}
-    assert seen == {(255, 203, 203), (255, 225, 225)}
+    assert seen == {(255, 203, 203), (255, 226, 226)}  # 203.25 and 225.75, neither next to a half
 
 
 def test_nothing_chosen_returns_the_image_itself():
