@@ -71,6 +71,10 @@ class Source(ABC):
         """What a run's start prints, a line each: every value of the files that is mapped or left out by choice."""
         return ()
 
+    def left_out(self, split: str) -> tuple[str, ...]:
+        """A sentence for each kind of files among those of ``split`` that are not read, with their number."""
+        return ()
+
     def submission_values(self) -> Mapping[int, int] | None:
         """Class index -> number in the files that the data set's test server takes; None: the indices."""
         return None

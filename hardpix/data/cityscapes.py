@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hardpix.data.files import FileSource, FrameFiles, existing_root
+from hardpix.data.images import files_below
 from hardpix.data.labels import LabelCode
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -119,6 +120,9 @@ class Cityscapes(FileSource):
             )
         return files
 
+    def image_files(self, split: str) -> list[Path]:
+        return files_below(self.root / "leftImg8bit" / split)
+
     def label_reader(self, split: str) -> LabelCode:
         if self._labels == "trainIds":
             return LabelCode({**{i: i for i in range(len(CLASSES))}, VOID: VOID}, VOID)
@@ -132,7 +136,7 @@ class Cityscapes(FileSource):
         """Label files of the kind that is read, in the cities of ``split``, that belong to no image."""
         if split == "test":
             return []
-        named = {frame.label for frame in self.files(split)}
+        named = {frame.label for frame in self.paired(split)}
         beside = sorted((self.root / "gtFine" / split).glob(f"*/[!.]*{LABEL_ENDINGS[self._labels]}"))
         return [path for path in beside if path not in named]
 

@@ -17,7 +17,8 @@ from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.classes import ClassList, read_classes
 from hardpix.data.coco_file import by_image, categories_of, image_entries, read_annotations
 from hardpix.data.files import existing_root
-from hardpix.data.images import read_colour, same_size
+from hardpix.data.images import files_below, read_colour, same_size
+from hardpix.data.listing import kinds
 from hardpix.data.masks import Mask, decode, stacked
 from hardpix.data.own_labels import check_targets, mapping_sentence, palette_of, void
 from hardpix.data.palette import voc_palette
@@ -66,6 +67,7 @@ class Coco(Source):
                 raise ConfigError(f"data.source.{key}={value}: must be {' or '.join(CHOICES[key])}")
         self.root = existing_root(root, "the images and annotations")
         self._images, self._annotations, self._crowd = images, annotations, crowd
+        self._left_out: dict[str, tuple[str, ...]] = {}
         self._categories = self._read_categories()
         listed = _with_background(
             ClassList(tuple(self._categories.values()), None, None)
@@ -101,7 +103,7 @@ class Coco(Source):
             raise DataError(
                 f"{self._path(split)}: its categories are not those of {self._first()}; all splits must have the same"
             )
-        return CocoFrames(
+        frames = CocoFrames(
             content,
             self._path(split),
             self.root / self._images.replace("{split}", split),
@@ -111,6 +113,12 @@ class Coco(Source):
             background=self._background,
             label_type=np.uint8 if self.info.ignore_index < 256 else np.int64,
         )
+        self._left_out[split] = frames.left_out(split) if "{split}" in self._images else ()
+        return frames
+
+    def left_out(self, split: str) -> tuple[str, ...]:
+        """Known once the split has been opened: its annotations are not read twice."""
+        return self._left_out.get(split, ())
 
     def remarks(self) -> tuple[str, ...]:
         said = mapping_sentence(self._mapping, self.info.classes)
@@ -184,6 +192,7 @@ class CocoFrames:
         self._path, self._with_label = path, "label" in keys
         self._mapping, self._crowd = mapping, crowd
         self._background, self._label_type = background, label_type
+        self._images = images
         self._files, self._sizes, self._names = image_entries(content, path, images)
         texts = [json.dumps(found).encode() for found in by_image(content, path)]
         self._ends = np.cumsum([0, *map(len, texts)])
@@ -198,6 +207,13 @@ class CocoFrames:
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise DataError(f"{missing[0]}: no such file{more}; {self._path.name} names it")
+
+    def left_out(self, split: str) -> tuple[str, ...]:
+        """A sentence that counts the files next to the images that the annotations do not name."""
+        unread = sorted(set(files_below(self._images)).difference(self._files))
+        if not unread:
+            return ()
+        return (f"{split}: {kinds(unread)} in {self._images} are not named by {self._path} and are not read",)
 
     def name(self, index: int) -> str:
         return self._names[index]

@@ -9,6 +9,7 @@ from typing import Any
 from hardpix.data.classes import parse_json, read_text
 from hardpix.data.files import frame_name
 from hardpix.data.images import MAX_PIXELS, SUFFIXES
+from hardpix.data.listing import Finder, normal
 from hardpix.types import DataError
 
 
@@ -40,9 +41,9 @@ def image_entries(
     content: dict[str, Any], path: Path, folder: Path
 ) -> tuple[list[Path], list[tuple[int, int]], list[str]]:
     """Files, (height, width) and names of the images, in the order of the file."""
-    files: list[Path] = []
+    find, files = Finder(), list[Path]()
     sizes: list[tuple[int, int]] = []
-    names: dict[str, None] = {}
+    names: dict[str, str] = {}
     for entry in content["images"]:
         where = f"{path}: image {entry['id']}"
         file_name, height, width = (entry.get(key) for key in ("file_name", "height", "width"))
@@ -54,16 +55,16 @@ def image_entries(
                 f"at most {MAX_PIXELS} in all"
             )
         name = frame_name(file_name)
-        if name in names:
+        if normal(name) in names:
             raise DataError(
                 f"{where}: a frame {name!r} is there already; each image must have a file name of its own"
             )
-        names[name] = None
-        files.append(folder / file_name)
+        names[normal(name)] = name
+        files.append(find(folder / file_name))
         sizes.append((height, width))
     if not files:
         raise DataError(f"{path}: the list images is empty; a split must have images")
-    return files, sizes, list(names)
+    return files, sizes, list(names.values())
 
 
 def by_image(content: dict[str, Any], path: Path) -> list[list[dict[str, Any]]]:

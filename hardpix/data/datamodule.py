@@ -132,6 +132,10 @@ class DataModule(pl.LightningDataModule):
         )
         return (*lines, line)
 
+    def left_out(self, role: str) -> tuple[str, ...]:
+        """What of the files of ``train``, ``val`` or ``test`` is not read, a line each."""
+        return self.source.left_out(self._splits[role])
+
     def train_dataloader(self) -> DataLoader:
         dataset = self._training_dataset()
         if self._semi:

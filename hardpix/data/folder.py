@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hardpix.data.files import FileSource, FrameFiles, list_images
+from hardpix.data.files import FileSource, FrameFiles
+from hardpix.data.images import files_below
 from hardpix.data.labels import LabelReader
+from hardpix.data.listing import Stems, list_images
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_labels import OwnLabels
 from hardpix.ranges import Positive, checked
-from hardpix.types import ConfigError, DatasetInfo
+from hardpix.types import ConfigError, DataError, DatasetInfo
 
 
 class Folder(FileSource):
@@ -78,7 +80,22 @@ class Folder(FileSource):
         )
 
     def files(self, split: str) -> list[FrameFiles]:
-        return [self._frame(split, image) for image in list_images(self._folder("image", split))]
+        images = list_images(self._folder("image", split))
+        labels = Stems(self._folder("label", split))
+        depths = Stems(self._folder("depth", split)) if self._folders["depth"] else None
+        frames = [self._frame(split, image, labels, depths) for image in images]
+        masks = {frame.label for frame in frames}  # where they lie among the images
+        kept = [frame for frame in frames if frame.image not in masks]
+        alone = masks.intersection(frame.image for frame in frames).difference(frame.label for frame in kept)
+        if alone:
+            raise DataError(
+                f"{min(map(str, alone))}: would be the image and the label of one frame; in one folder "
+                "data.source.label_suffix=_mask tells NAME.png from its label NAME_mask.png"
+            )
+        return kept
+
+    def image_files(self, split: str) -> list[Path]:
+        return files_below(self._folder("image", split))
 
     def label_reader(self, split: str) -> LabelReader:
         return self._labels.code
@@ -92,19 +109,8 @@ class Folder(FileSource):
     def _folder(self, kind: str, split: str) -> Path:
         return self.root / str(self._folders[kind]).replace("{split}", split)
 
-    def _frame(self, split: str, image: Path) -> FrameFiles:
+    def _frame(self, split: str, image: Path, labels: Stems, depths: Stems | None) -> FrameFiles:
         relative = image.relative_to(self._folder("image", split)).with_suffix("")
-        label = self._folder("label", split) / relative.parent / f"{relative.name}{self._label_suffix}"
-        depth = None
-        if self._folders["depth"]:
-            depth = _lossless(self._folder("depth", split) / relative)
-        return FrameFiles("__".join(relative.parts), image, _lossless(label), depth)
-
-
-def _lossless(stem: Path) -> Path:
-    """The file of that stem; where there is none the JPEG, which is refused, or the PNG, which is missing."""
-    for suffix in (".png", ".tif", ".tiff", ".PNG", ".TIF", ".TIFF", ".jpg", ".jpeg", ".JPG", ".JPEG"):
-        path = stem.with_name(stem.name + suffix)
-        if path.is_file():
-            return path
-    return stem.with_name(stem.name + ".png")
+        label = labels.find(relative.with_name(relative.name + self._label_suffix))
+        depth = depths.find(relative) if depths else None
+        return FrameFiles("__".join(relative.parts), image, label, depth)

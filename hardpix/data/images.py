@@ -26,6 +26,15 @@ _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
 _DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on various platforms
 _INDEX = ("L", "P", "1")
 
+_SYSTEM = (
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "__macosx",
+    "@eadir",
+)  # of systems, not the user's
+
 LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine: open files, memory
 
 
@@ -39,11 +48,12 @@ class Encoded(NamedTuple):
         return self.where
 
 
-def images_below(folder: Path) -> list[Path]:
-    """The files below ``folder`` that are images by their names, sorted; linked folders are entered, once each.
+def files_below(folder: Path) -> list[Path]:
+    """The files below ``folder``, sorted; linked folders are entered, once each.
 
-    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, beside ``0001.png``. A folder
-    with the name of an image is refused: the frame that is meant would be left out without a word.
+    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, next to ``0001.png``; so are the
+    files and folders of thumbnails and icons that systems make. A folder with the name of an image is refused: the
+    frame that is meant would be left out without a word.
     """
     found: list[Path] = []
     entered: set[str] = set()
@@ -53,14 +63,19 @@ def images_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in folders:
             if name.lower().endswith(SUFFIXES):
                 raise DataError(
                     f"{Path(parent, name)}: is a folder, not an image; put the image there, or rename it"
                 )
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+        found += [Path(parent, name) for name in names if not is_hidden(name)]
+    return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is one of the system's, or hidden."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def read_colour(path: Path | Encoded) -> NDArray[np.uint8]:

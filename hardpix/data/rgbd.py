@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardpix.data.classes import read_text
-from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
+from hardpix.data.files import FileSource, FrameFiles, existing_root
+from hardpix.data.images import SUFFIXES, files_below
 from hardpix.data.labels import LabelCode
+from hardpix.data.listing import list_images
 from hardpix.data.missing_depth import depth_policy
 from hardpix.ranges import Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
@@ -83,6 +85,12 @@ class RGBDFolder(FileSource):
                 f"{self.root}: no frame-*.color.png or .jpg in it; is data.source.layout=7scenes right?"
             )
         return [self._seven_scenes(p) for p in images]
+
+    def image_files(self, split: str) -> list[Path]:
+        """Of 7-Scenes the pictures alone: poses and the camera lie among them."""
+        if self._layout == "7scenes":
+            return [path for path in files_below(self.root) if path.suffix.lower() in SUFFIXES]
+        return [] if self._layout == "tum" else files_below(self.root / "color")
 
     def label_reader(self, split: str) -> LabelCode:
         """There are no labels: every value would be void."""

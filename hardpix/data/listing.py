@@ -1,0 +1,134 @@
+"""Which files of a folder are frames: listed, paired by name, and counted where they are left out."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hardpix.data.images import SUFFIXES, files_below
+from hardpix.types import DataError, NoSuchSplit
+
+# Pictures by their names that are not decoded. One among the images would be a frame that is left out.
+OTHER_PICTURES = (
+    ".apng", ".arw", ".avif", ".bmp", ".cr2", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2c", ".j2k",
+    ".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpf", ".jpx", ".jxl", ".mpo", ".nef", ".pbm", ".pcx", ".pfm", ".pgm",
+    ".pnm", ".ppm", ".psd", ".ras", ".sgi", ".tga", ".webp",
+)  # fmt: skip
+LOSSLESS = (".png", ".tif", ".tiff")
+LOSSY = (".jpg", ".jpeg")
+TOLD = 3  # files that an error names
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images below ``folder`` in the order of their names; pictures of other formats among them are refused."""
+    if not folder.is_dir():
+        raise NoSuchSplit(f"{folder}: no such folder; it must hold the images of the split")
+    files = files_below(folder)
+    refuse_other_pictures(files, folder)
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise DataError(f"{folder}: no PNG, JPEG or TIFF image in it; it must hold the images of the split")
+    return found
+
+
+def refuse_other_pictures(files: Iterable[Path], folder: Path) -> None:
+    """Raise ``DataError`` where pictures of a format that is not decoded are among ``files``."""
+    others = [path for path in files if is_picture(path)]
+    if others:
+        raise DataError(
+            f"{folder}: {kinds(others)} of formats that are not read would be left out; convert them to PNG, or "
+            "take them out of the folder"
+        )
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is by its name a picture of a format that is not decoded."""
+    return path.suffix.lower() in OTHER_PICTURES
+
+
+def kinds(files: Sequence[Path]) -> str:
+    """``3 files (2 .bmp, 1 .txt, such as a.bmp)``."""
+    counts = Counter(path.suffix.lower() or "without an ending" for path in files).most_common()
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in counts)
+    return f"{len(files)} file{'s' if len(files) > 1 else ''} ({listed}, such as {files[0].name})"
+
+
+def normal(name: str | Path) -> str:
+    """A name in Unicode's composed form: macOS may have written it in the decomposed one, which looks the same."""
+    return unicodedata.normalize("NFC", str(name))
+
+
+class Finder:
+    """Finds files whose name is written in another Unicode form; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[Path]]] = {}
+
+    def __call__(self, path: Path) -> Path:
+        """``path``, or where it is missing the file whose path differs in its Unicode form alone."""
+        if str(path).isascii() or path.exists():
+            return path
+        parent = self(path.parent) if path.parent != path else path
+        if parent not in self._folders:
+            self._folders[parent] = {}
+            for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
+                self._folders[parent].setdefault(normal(entry.name), []).append(entry)
+        found = self._folders[parent].get(normal(path.name), [])
+        if len(found) > 1:
+            raise _ambiguous(path, found, "have one name")
+        return found[0] if found else path
+
+
+class Stems:
+    """The files below a folder by their path without its ending, in whatever Unicode form it is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, list[Path]] = {}
+        for path in files_below(folder):
+            self._files.setdefault(normal(path.relative_to(folder).with_suffix("")), []).append(path)
+
+    def find(self, stem: Path, suffixes: Sequence[str] = LOSSLESS) -> Path:
+        """The file of ``stem`` (below the folder) with one of ``suffixes``; raises ``DataError`` where there are two.
+
+        Where there is none it is the JPEG, which is refused, or the PNG, which is missing.
+        """
+        files = self._files.get(normal(stem), [])
+        for allowed in (suffixes, LOSSY):
+            found = [path for path in files if path.suffix.lower() in allowed]
+            if len(found) > 1:
+                raise _ambiguous(self._folder / stem, found, "have one name")
+            if found:
+                return found[0]
+        return self._folder / stem.with_name(f"{stem.name}.png")
+
+
+def _ambiguous(path: Path, found: Sequence[Path], why: str) -> DataError:
+    if normal(found[0].name) == normal(found[1].name):
+        why += " in two Unicode forms"
+    return DataError(
+        f"{path}: {found[0].name} and {found[1].name} {why}; take away the one that does not belong to the frame"
+    )
+
+
+def refuse_equal_names(images: Iterable[tuple[str, Path]]) -> None:
+    """Raise ``DataError`` where two frames of a split, given by name and image, have one name (in any Unicode form)."""
+    seen: dict[str, Path] = {}
+    for name, image in images:
+        other = seen.setdefault(normal(name), image)
+        if other is not image:
+            raise DataError(
+                f"{image}: the frame's name {name!r} is that of {other} too, and both would share one label; "
+                "rename one of the two files with its label, or take it away"
+            )
+
+
+def one_each(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by a name of theirs; raises ``DataError`` where two have one."""
+    found: dict[str, Path] = {}
+    for name, path in named:
+        if found.setdefault(name, path) is not path:
+            raise _ambiguous(path.parent / name, (found[name], path), "stand for one frame")
+    return found
