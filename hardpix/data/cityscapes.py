@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.images import files_below
 from hardpix.data.labels import LabelCode
-from hardpix.types import ConfigError, DataError, DatasetInfo
+from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
 
 class CityLabel(NamedTuple):
@@ -108,7 +108,7 @@ class Cityscapes(FileSource):
         folder = self.root / "leftImg8bit" / split
         images = sorted(folder.glob(f"*/[!.]*{IMAGE_ENDING}"))
         if not images:
-            raise DataError(
+            raise NoSuchSplit(
                 f"{folder}: no CITY/*{IMAGE_ENDING} in it; it must hold the images of the split as the release has them"
             )
         files = [self._frame(split, image) for image in images]

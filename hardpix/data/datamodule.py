@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Literal
@@ -132,9 +132,10 @@ class DataModule(pl.LightningDataModule):
         )
         return (*lines, line)
 
-    def left_out(self, role: str) -> tuple[str, ...]:
-        """What of the files of ``train``, ``val`` or ``test`` is not read, a line each."""
-        return self.source.left_out(self._splits[role])
+    @property
+    def splits(self) -> Mapping[str, str]:
+        """The name of the split of ``train``, ``val`` and ``test``."""
+        return self._splits
 
     def train_dataloader(self) -> DataLoader:
         dataset = self._training_dataset()

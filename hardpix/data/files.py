@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.border import Border, crop_border, shifted_camera
-from hardpix.data.images import read_colour, read_depth, refuse_lossy, same_size
+from hardpix.data.images import SUFFIXES, image_size, read_colour, read_depth, refuse_lossy, same_size, traits
 from hardpix.data.intrinsics import read_intrinsics
 from hardpix.data.labels import LabelReader
 from hardpix.data.listing import Finder, kinds, refuse_equal_names
@@ -46,6 +47,7 @@ class FileSource(Source):
 
     crop: Border | None = None  # the part of every frame that is kept
     camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
+    read_depth = staticmethod(read_depth)  # a depth file -> its stored numbers
     lossless = False  # True: a label or depth that is a JPEG is refused
     depth_missing: str = (
         ERROR  # what becomes of a frame without its depth file: see `hardpix.data.missing_depth`
@@ -108,6 +110,7 @@ class FileSource(Source):
             keys,
             label_reader=self.label_reader(split),
             depth_code=self.depth_code,
+            read_depth=self.read_depth,
             crop=self.crop,
             camera=self.camera,
             depth_missing=self.depth_missing,
@@ -138,6 +141,7 @@ class FileFrames:
         *,
         label_reader: LabelReader,
         depth_code: DepthCode | None = None,
+        read_depth: Callable[[Path], NDArray] = read_depth,
         crop: Border | None = None,
         camera: NDArray[np.float64] | None = None,
         depth_missing: str = ERROR,
@@ -145,7 +149,7 @@ class FileFrames:
         self._files = files
         self._keys = keys
         self._labels = label_reader
-        self._depth_code = depth_code
+        self._depth_code, self._read_depth = depth_code, read_depth
         self._crop = crop
         self._camera = camera
         ignored = self._wants_depth and depth_missing == IGNORE
@@ -179,6 +183,20 @@ class FileFrames:
             sample["depth"], sample["depth_valid"] = torch.from_numpy(depth), torch.from_numpy(valid)
         return crop_border(sample, self._crop, files.image) if self._crop else sample
 
+    def check(self) -> None:
+        """Raise ``DataError`` for a file that is no image, or of another size than its frame's image."""
+        for index, files in enumerate(self._files):
+            size = sorted(image_size(files.image))  # one of a frame's files may be turned upright
+            paths = [files.label if "label" in self._keys else None]
+            if self._wants_depth and index not in self._without_depth:
+                paths.append(files.depth)
+            for path in paths:
+                if path and (path.suffix.lower() not in SUFFIXES or sorted(image_size(path)) != size):
+                    self.load(index)
+        deep = (i for i, files in enumerate(self._files) if traits(files.image).deep)
+        for index in islice(deep, 1):  # whether it is read is for who decodes it
+            self.load(index)
+
     def whole(self, index: int) -> FrameFiles | None:
         """The files of one frame; None where the frame as loaded is only a part of what they show."""
         return None if self._crop else self._files[index]
@@ -188,7 +206,7 @@ class FileFrames:
         files = self._files[index]
         if files.depth is None or self._depth_code is None:
             raise DataError(f"{files.image}: no depth belongs to this frame")
-        return self._depth_code(read_depth(files.depth), files.depth)
+        return self._depth_code(self._read_depth(files.depth), files.depth)
 
     def without_depth(self) -> frozenset[int]:
         """The frames whose depth has no reading for want of a file."""

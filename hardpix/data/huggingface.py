@@ -19,7 +19,7 @@ from hardpix.data.images import Encoded, read_colour, refuse_lossy, same_size
 from hardpix.data.labels import ColourCode, LabelCode
 from hardpix.data.own_labels import OwnLabels
 from hardpix.data.statistics import cache_dir
-from hardpix.types import ConfigError, DataError, DatasetInfo
+from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
 # Nothing is ever asked of a network, whatever a file names.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -127,6 +127,14 @@ class RowFrames:
             sample["label"] = label
         return sample
 
+    def check(self) -> None:
+        """Raise ``DataError`` for the first row without an image or a label."""
+        for kind, column in self._columns.items():
+            cells = self._rows().data.column(column)
+            for index in range(len(self)) if cells.null_count else ():
+                if not cells[index].is_valid:
+                    self._cell(kind, index)
+
     def label(self, index: int) -> Tensor:
         """The label of one row alone."""
         file = self._cell("label", index)
@@ -201,10 +209,19 @@ def _find(root: Path, split: str) -> Any:
         raise DataError(
             f"{root}: a dataset without splits; save a DatasetDict, whose splits have a folder each"
         )
-    raise DataError(
+    there = ", ".join(_splits(root)) or "none"
+    raise NoSuchSplit(
         f"{root}: no split {split!r}; it must be saved with save_to_disk ({split}/state.json) or lie in Parquet files "
-        f"({split}-*.parquet)"
+        f"({split}-*.parquet); its splits are: {there}"
     )
+
+
+def _splits(root: Path) -> list[str]:
+    """The names of the splits that lie in the folder of a dataset."""
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    saved = [p.name for p in folders if (p / "state.json").is_file() or any(p.glob("*.parquet"))]
+    parquet = [p.stem.partition("-")[0] for place in (root, root / "data") for p in place.glob("*.parquet")]
+    return sorted({*saved, *parquet} - {"data"})
 
 
 def _check_columns(dataset: Any, columns: Mapping[str, str], where: str) -> None:

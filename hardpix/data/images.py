@@ -119,6 +119,12 @@ def read_depth(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     return _pixels(image)
 
 
+def read_float_depth(path: Path) -> NDArray:
+    """As :func:`read_depth`, and images of floating-point numbers."""
+    image = _open(path)
+    return _pixels(image) if image.mode == "F" else read_depth(path)
+
+
 def refuse_lossy(path: Path | Encoded) -> None:
     """Refuse a JPEG (by its ending, or by its first bytes) where numbers must be exact."""
     by_name = isinstance(path, Path) and path.suffix.lower() in (".jpg", ".jpeg")

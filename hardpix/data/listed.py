@@ -13,10 +13,12 @@ from hardpix.data.classes import csv_rows, parse_json, read_text
 from hardpix.data.files import FileSource, FrameFiles, frame_name
 from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelReader
+from hardpix.data.listing import held_out_remarks, part_of, shares
 from hardpix.data.missing_depth import ERROR, depth_policy
+from hardpix.data.own_depth import NO_READING, has_reading, missing_values, read_own_depth
 from hardpix.data.own_labels import OwnLabels
-from hardpix.ranges import Positive, checked
-from hardpix.types import ConfigError, DataError, DatasetInfo
+from hardpix.ranges import InnerShare, Positive, checked
+from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
 KEYS = ("image", "label", "depth", "split", "name")
 
@@ -33,12 +35,18 @@ class Listed(FileSource):
     root: the folder that the paths in the list start from; None: the folder of the list.
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
     :class:`hardpix.data.own_labels.OwnLabels`.
+    val_fraction, test_fraction: share of the frames of train that are held out as val or test, where the list has no
+        such split, chosen by their names; null for none.
     depth_scale: counts of a depth file per metre; None: there is no depth, whatever the list says.
     depth_max: metres; the fixed range of the methods that need one.
+    depth_missing_values: numbers of the depth files that are no reading; NaN, infinity and what is not above 0 are none
+        either.
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`; an empty depth in the list is missing, too.
     """
 
+    read_depth = staticmethod(read_own_depth)
     lossless = True
+    holds_out = True
 
     @checked
     def __init__(
@@ -53,11 +61,16 @@ class Listed(FileSource):
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,
+        val_fraction: InnerShare | None = None,
+        test_fraction: InnerShare | None = None,
         depth_scale: Positive | None = None,
         depth_max: Positive | None = None,
+        depth_missing_values: Sequence[float] = NO_READING,
         depth_missing: str = "error",
     ) -> None:
         self._listing, self._root, self._depth_scale = listing, root, depth_scale
+        self._missing = missing_values(depth_missing_values)
+        self._held_out = shares(val_fraction, test_fraction)
         self.depth_missing = depth_policy(depth_missing)
         self._labels = OwnLabels(
             classes=classes,
@@ -79,6 +92,20 @@ class Listed(FileSource):
         )
 
     def files(self, split: str) -> list[FrameFiles]:
+        if split != "train" and split not in self._held_out:
+            return self._named(split)
+        for part in self._held_out:
+            try:
+                self._named(part)
+            except NoSuchSplit:
+                continue
+            raise ConfigError(
+                f"{self._listing}: has frames of split {part}; data.source.{part}_fraction=null takes them"
+            )
+        frames = self._named("train")
+        return [frames[i] for i in part_of([f.name for f in frames], split, self._held_out)]
+
+    def _named(self, split: str) -> list[FrameFiles]:
         path = Path(self._listing.replace("{split}", split))
         files: list[FrameFiles] = []
         first: dict[str, str] = {}
@@ -97,10 +124,10 @@ class Listed(FileSource):
         return self._labels.code
 
     def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0
+        return raw.astype(np.float32) / np.float32(self._depth_scale), has_reading(raw, self._missing)
 
     def remarks(self) -> tuple[str, ...]:
-        return self._labels.remarks(self.info.name)
+        return (*self._labels.remarks(self.info.name), *held_out_remarks(self.info.name, self._held_out))
 
     def strays(self, split: str) -> list[Path]:
         """None: what the list does not name was left out by choice."""
@@ -108,6 +135,8 @@ class Listed(FileSource):
 
     def _rows_of(self, path: Path, split: str) -> list[Row]:
         """The rows of ``split``; a row with another split in a file of its own split is an error."""
+        if "{split}" in self._listing and not path.is_file():
+            raise NoSuchSplit(f"{path}: no such file; it must list the frames of the split")
         rows = list(read_rows(path, self._columns()))
         if "{split}" in self._listing:
             for where, row in rows:
@@ -125,7 +154,7 @@ class Listed(FileSource):
         if not chosen:
             found = sorted({row["split"] for _, row in rows if "split" in row})
             has = f"; its splits are {', '.join(' '.join(name.split()) for name in found)}" if found else ""
-            raise DataError(f"{path}: no frame of split {split!r} in it{has}")
+            raise NoSuchSplit(f"{path}: no frame of split {split!r} in it{has}")
         return chosen
 
     def _columns(self) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hardpix.data.images import SUFFIXES, files_below
-from hardpix.types import DataError, NoSuchSplit
+from hardpix.types import ConfigError, DataError, NoSuchSplit
 
 # Pictures by their names that are not decoded. One among the images would be a frame that is left out.
 OTHER_PICTURES = (
@@ -123,6 +124,41 @@ def refuse_equal_names(images: Iterable[tuple[str, Path]]) -> None:
                 f"{image}: the frame's name {name!r} is that of {other} too, and both would share one label; "
                 "rename one of the two files with its label, or take it away"
             )
+
+
+def shares(val: float | None, test: float | None) -> dict[str, float]:
+    """``data.source.val_fraction`` and ``test_fraction`` as far as they are given."""
+    found = {split: share for split, share in (("test", test), ("val", val)) if share is not None}
+    if sum(found.values()) >= 1:
+        raise ConfigError(
+            f"data.source.val_fraction={val} and data.source.test_fraction={test}: must leave a share of train"
+        )
+    return found
+
+
+def part_of(names: Sequence[str], split: str, held_out: Mapping[str, float]) -> list[int]:
+    """Which of the frames of train (ascending indices) are ``split``, where shares of them are ``held_out``.
+
+    A digest of its name decides on each frame, so that no order of the files and no other frame's name moves it far.
+    """
+    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(normal(names[i]).encode()).digest())
+    parts: dict[str, list[int]] = {}
+    for part, share in held_out.items():
+        count = max(1, round(share * len(names)))
+        parts[part], order = order[:count], order[count:]
+    parts["train"] = order
+    if not parts[split]:
+        raise DataError(f"{len(names)} frames of train are too few to hold out {', '.join(held_out)}")
+    return sorted(parts[split])
+
+
+def held_out_remarks(name: str, held_out: Mapping[str, float]) -> tuple[str, ...]:
+    """A sentence for the frames of train that are another split."""
+    return tuple(
+        f"{name}: {split} is held out of train ({split}_fraction={share}); frames of one video or place look alike, "
+        "which makes its scores too good"
+        for split, share in held_out.items()
+    )
 
 
 def one_each(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:

@@ -92,7 +92,7 @@ def left_out(data: DataModule) -> dict[str, float]:
 
 def told_left_out(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
     """A line for each kind of files of the splits that are not read."""
-    return tuple(dict.fromkeys(line for split in splits for line in data.left_out(split)))
+    return tuple(dict.fromkeys(line for split in splits for line in data.source.left_out(data.splits[split])))
 
 
 def told_of_depth(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
