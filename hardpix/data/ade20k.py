@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hardpix.data.ade20k_classes import CLASSES, PALETTE
 from hardpix.data.files import FileSource, FrameFiles, existing_root
-from hardpix.data.images import files_below
 from hardpix.data.labels import LabelCode
+from hardpix.data.listing import files_below
 from hardpix.types import DataError, DatasetInfo
 
 OTHER = 0  # pixels of no class, and unlabelled ones

@@ -8,9 +8,8 @@ from typing import Literal
 from hardpix.data import camvid_classes
 from hardpix.data.camvid_classes import IGNORE, TABLE, OriginalLabels, check_colours, segnet_split
 from hardpix.data.files import FileSource, FrameFiles, existing_root, read_list
-from hardpix.data.images import files_below
 from hardpix.data.labels import LabelCode, LabelReader
-from hardpix.data.listing import list_images
+from hardpix.data.listing import files_below, list_images
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 CLASSES = (

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hardpix.data.files import FileSource, FrameFiles, existing_root
-from hardpix.data.images import files_below
 from hardpix.data.labels import LabelCode
+from hardpix.data.listing import files_below
 from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
 

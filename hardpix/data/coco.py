@@ -25,7 +25,8 @@ from hardpix.data.coco_file import (
     with_background,
 )
 from hardpix.data.files import existing_root
-from hardpix.data.images import files_below, image_size, read_colour, same_size
+from hardpix.data.images import image_size, read_colour, same_size
+from hardpix.data.listing import files_below
 from hardpix.data.masks import Mask, decode, stacked
 from hardpix.data.own_labels import check_targets, mapping_sentence, palette_of, void
 from hardpix.data.palette import voc_palette

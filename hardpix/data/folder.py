@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardpix.data.files import FileSource, FrameFiles
-from hardpix.data.images import files_below
 from hardpix.data.labels import LabelReader
-from hardpix.data.listing import Stems, held_out_remarks, list_images, part_of, shares
+from hardpix.data.listing import Stems, files_below, held_out_remarks, list_images, part_of, shares
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_depth import ENDINGS, NO_READING, has_reading, missing_values, read_own_depth
 from hardpix.data.own_labels import OwnLabels

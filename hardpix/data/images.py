@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import re
 import zlib
 from pathlib import Path
@@ -26,15 +25,6 @@ _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
 _DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on various platforms
 _INDEX = ("L", "P", "1")
 
-_SYSTEM = (
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "__macosx",
-    "@eadir",
-)  # of systems, not the user's
-
 LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine: open files, memory
 
 
@@ -46,36 +36,6 @@ class Encoded(NamedTuple):
 
     def __str__(self) -> str:
         return self.where
-
-
-def files_below(folder: Path) -> list[Path]:
-    """The files below ``folder``, sorted; linked folders are entered, once each.
-
-    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, next to ``0001.png``; so are the
-    files and folders of thumbnails and icons that systems make. A folder with the name of an image is refused: the
-    frame that is meant would be left out without a word.
-    """
-    found: list[Path] = []
-    entered: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name in folders:
-            if name.lower().endswith(SUFFIXES):
-                raise DataError(
-                    f"{Path(parent, name)}: is a folder, not an image; put the image there, or rename it"
-                )
-        found += [Path(parent, name) for name in names if not is_hidden(name)]
-    return sorted(found)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is one of the system's, or hidden."""
-    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def read_colour(path: Path | Encoded) -> NDArray[np.uint8]:

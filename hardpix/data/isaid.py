@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hardpix.data.files import FileSource, FrameFiles, existing_root
-from hardpix.data.images import files_below
 from hardpix.data.labels import ColourCode, LabelCode, LabelReader
-from hardpix.data.listing import list_images
+from hardpix.data.listing import files_below, list_images
 from hardpix.types import DataError, DatasetInfo
 
 CLASSES = (

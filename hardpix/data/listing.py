@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hardpix.data.images import SUFFIXES, files_below
+from hardpix.data.images import SUFFIXES
 from hardpix.types import ConfigError, DataError, NoSuchSplit
 
 # Pictures by their names that are not decoded. One among the images would be a frame that is left out.
@@ -19,7 +20,44 @@ OTHER_PICTURES = (
 )  # fmt: skip
 LOSSLESS = (".png", ".tif", ".tiff")
 LOSSY = (".jpg", ".jpeg")
-TOLD = 3  # files that an error names
+_SYSTEM = (
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "__macosx",
+    "@eadir",
+)  # of systems, not the user's
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files below ``folder``, sorted; linked folders are entered, once each.
+
+    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, next to ``0001.png``; so are the
+    files and folders of thumbnails and icons that systems make. A folder with the name of an image is refused: the
+    frame that is meant would be left out without a word.
+    """
+    found: list[Path] = []
+    entered: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in folders:
+            if name.lower().endswith(SUFFIXES):
+                raise DataError(
+                    f"{Path(parent, name)}: is a folder, not an image; put the image there, or rename it"
+                )
+        found += [Path(parent, name) for name in names if not is_hidden(name)]
+    return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is one of the system's, or hidden."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -13,9 +13,9 @@ from hardpix.data import kinect
 from hardpix.data.base import Frames
 from hardpix.data.border import to_border
 from hardpix.data.files import FileSource, FrameFiles, existing_root, millimetres, read_list
-from hardpix.data.images import SUFFIXES, files_below
+from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelCode
-from hardpix.data.listing import one_each
+from hardpix.data.listing import files_below, one_each
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.nyuv2_classes import CLASSES, CLASSES_13, PALETTE_13, TO_13
 from hardpix.data.nyuv2_mat import LABELED, MAPPING, SPLITS, MatFrames, raw_to_40, split_names

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from hardpix.data.classes import read_text
 from hardpix.data.files import FileSource, FrameFiles, existing_root
-from hardpix.data.images import SUFFIXES, files_below
+from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelCode
-from hardpix.data.listing import list_images
+from hardpix.data.listing import files_below, list_images
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_depth import NO_READING, has_reading, missing_values
 from hardpix.ranges import Positive, checked

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from hardpix.data.files import FileSource, FrameFiles, existing_root
-from hardpix.data.images import files_below, image_size, is_hidden, orientation, read_colour
+from hardpix.data.images import image_size, orientation, read_colour
 from hardpix.data.labels import LabelReader
-from hardpix.data.listing import list_images, normal, one_each
+from hardpix.data.listing import files_below, is_hidden, list_images, normal, one_each
 from hardpix.data.matlab import read_variable, require
 from hardpix.data.polygons import rasterise
 from hardpix.types import ConfigError, DataError, DatasetInfo

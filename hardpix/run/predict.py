@@ -103,8 +103,8 @@ def find_images(sources: list[Path]) -> tuple[list[Path], list[Path]]:
 
     Raises if there are none, or if two different files would write the same output.
     """
-    from hardpix.data.images import SUFFIXES, files_below
-    from hardpix.data.listing import normal
+    from hardpix.data.images import SUFFIXES
+    from hardpix.data.listing import files_below, normal
 
     paths: list[Path] = []
     unread: list[Path] = []
