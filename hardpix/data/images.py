@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import zlib
 from pathlib import Path
@@ -20,6 +21,10 @@ from hardpix.types import DataError
 FORMATS = ("PNG", "JPEG", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MAX_PIXELS = 80_000_000  # below Pillow's own warning; a small file can claim a picture that fills the memory
+_LIMIT = "HARDPIX_MAX_PIXELS"
+_MORE = f"; {_LIMIT}=N in the environment sets another limit"
+if os.environ.get(_LIMIT, "").isdecimal():
+    MAX_PIXELS = Image.MAX_IMAGE_PIXELS = int(os.environ[_LIMIT])
 
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
 _DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on various platforms
@@ -220,14 +225,14 @@ def _check_sums(file: IO[bytes]) -> None:
 def _judge(image: Image.Image, path: Path | Encoded) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
-            f"{path}: its header claims {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
+            f"{path}: its header claims {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read{_MORE}"
         )
 
 
 def _bomb(path: Path | Encoded, error: Exception) -> DataError:
     claimed = re.search(r"\d+ pixels", str(error))
     many = claimed[0] if claimed else "too many pixels"
-    return DataError(f"{path}: its header claims {many}; at most {MAX_PIXELS} are read")
+    return DataError(f"{path}: its header claims {many}; at most {MAX_PIXELS} are read{_MORE}")
 
 
 def _unreadable(path: Path | Encoded, error: Exception) -> DataError:

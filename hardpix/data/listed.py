@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +21,15 @@ from hardpix.data.own_labels import OwnLabels
 from hardpix.ranges import InnerShare, Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
+LISTING = "the list of the frames (data.source.listing)"
 KEYS = ("image", "label", "depth", "split", "name")
 
 Row = tuple[str, dict[str, str]]  # where it stands, and its values by column; empty ones are left out
 
 
 class Listed(FileSource):
-    """Images and masks that a list names: a CSV file with a header, a JSON list of objects, or JSON lines.
+    """Images and masks that a list names: a CSV file with a header (separated by commas, semicolons or tabs), a JSON
+    list of objects, or JSON lines.
 
     Columns (or keys): ``image``, ``label``, and where wanted ``depth``, ``split``, ``name``. A frame without a
     label has an empty one; such a split can be predicted on. Without ``name`` a frame is called by its image's path.
@@ -163,7 +166,9 @@ class Listed(FileSource):
     def _frame(self, where: str, row: dict[str, str], root: Path) -> FrameFiles:
         if "image" not in row:
             raise DataError(f"{where}: no image; each row must name one")
-        image, label, depth = (root / row[key] if key in row else None for key in ("image", "label", "depth"))
+        image, label, depth = (
+            _path(root, row[key]) if key in row else None for key in ("image", "label", "depth")
+        )
         assert image is not None
         if image.suffix.lower() not in SUFFIXES:
             raise DataError(f"{where}: image {row['image']!r} is none of {', '.join(SUFFIXES)}")
@@ -178,12 +183,18 @@ class Listed(FileSource):
         return FrameFiles(name, image, label, depth)
 
 
+def _path(root: Path, written: str) -> Path:
+    """A path of a list; the backslashes of Windows separate folders, unless a file has them in its name."""
+    path = root / written
+    return path if "\\" not in written or path.exists() else root / written.replace("\\", "/")
+
+
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a list (CSV, JSON or JSON lines, by its ending), all with ``columns``."""
-    text = read_text(path, "the list of the frames (data.source.listing)")
+    text = _text(path)
     kind = path.suffix.lower()
-    if kind == ".csv":
-        for where, row in csv_rows(text, path, columns):
+    if kind in (".csv", ".tsv"):
+        for where, row in csv_rows(text, path, columns, _delimiter(text, columns)):
             yield where, {key: value for key, value in row.items() if value}
     elif kind == ".json":
         entries = parse_json(text, str(path))
@@ -197,7 +208,28 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                 where = f"{path}: line {number}"
                 yield _object(_line(line, where), where, columns)
     else:
-        raise ConfigError(f"data.source.listing={path}: must end in .csv, .json or .jsonl")
+        raise ConfigError(f"data.source.listing={path}: must end in .csv, .json or .jsonl, or in .tsv")
+
+
+def _text(path: Path) -> str:
+    """UTF-8, or UTF-16 with a byte order mark, as spreadsheets write it."""
+    try:
+        with path.open("rb") as file:
+            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return path.read_text(encoding="utf-16") if marked else read_text(path, LISTING)
+    except UnicodeError:
+        raise DataError(f"{path}: not a UTF-16 text; it must hold {LISTING}") from None
+    except OSError:
+        return read_text(path, LISTING)  # says why not
+
+
+def _delimiter(text: str, columns: Sequence[str]) -> str:
+    """What separates the columns: the first of comma, semicolon and tab that makes the header name them all."""
+    header = text.partition("\n")[0]
+    for mark in ",;\t":
+        if {cell.strip().strip('"').lower() for cell in header.split(mark)}.issuperset(columns):
+            return mark
+    return ","
 
 
 def _line(line: str, where: str) -> object:
