@@ -142,9 +142,8 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, side):
 @pytest.mark.slow
 def test_the_largest_picture_is_a_setting(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
-    script = (
-        f"from hardpix.data.images import read_colour; print(read_colour({str(tmp_path / 'a.png')!r}).shape)"
-    )
+    read = f"read_colour(pathlib.Path({str(tmp_path / 'a.png')!r})).shape"
+    script = f"import pathlib; from hardpix.data.images import read_colour; print({read})"
     for limit, said in (("600", "(20, 30, 3)"), ("599", "at most 599 are read; HARDPIX_MAX_PIXELS=N")):
         told = subprocess.run(
             [sys.executable, "-c", script],
