@@ -32,6 +32,10 @@ class DataError(HardpixError):
     """A file of a dataset is missing, unreadable or contradicts another one."""
 
 
+class NoSuchSplit(DataError):
+    """A dataset has no frames under the name of a split."""
+
+
 class Diverged(HardpixError):
     """The loss or a gradient is no longer a number."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from hardpix.data.ade20k_classes import CLASSES, PALETTE
 from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.labels import LabelCode
+from hardpix.data.listing import files_below
 from hardpix.types import DataError, DatasetInfo
 
 OTHER = 0  # pixels of no class, and unlabelled ones
@@ -42,6 +43,9 @@ class ADE20K(FileSource):
             )
         labels = self.root / "annotations" / folder
         return [FrameFiles(image.stem, image, labels / f"{image.stem}.png") for image in images]
+
+    def image_files(self, split: str) -> list[Path]:
+        return files_below(self.root / "images" / FOLDERS[split])
 
     def label_reader(self, split: str) -> LabelCode:
         ignore = self.info.ignore_index

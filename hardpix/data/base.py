@@ -37,6 +37,15 @@ class Frames(Protocol):
 
 
 @runtime_checkable
+class JudgedFrames(Protocol):
+    """Frames whose files can be judged without decoding them."""
+
+    def check(self) -> None:
+        """Raise ``DataError`` for the first file that its header shows to be unusable: before training, not after."""
+        ...
+
+
+@runtime_checkable
 class CameraFrames(Protocol):
     """Frames whose camera is known."""
 
@@ -50,6 +59,7 @@ class Source(ABC):
 
     info: DatasetInfo
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    holds_out: ClassVar[bool] = False  # whether val_fraction and test_fraction hold out frames of train
 
     def check_split(self, split: str) -> None:
         """Raises unless ``split`` is one of ``splits``: a misspelt name must not stand for the frames of another."""
@@ -70,6 +80,18 @@ class Source(ABC):
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: every value of the files that is mapped or left out by choice."""
         return ()
+
+    def left_out(self, split: str) -> tuple[str, ...]:
+        """A sentence for each kind of files among those of ``split`` that are not read, with their number."""
+        return ()
+
+    def advice(self, role: str, splits: Mapping[str, str]) -> str:
+        """What to do where the split of ``role`` is missing; ``splits``: the name of each role's split."""
+        if role == "train":
+            return f"; data.train_split={splits['train']} must name the split to train on"
+        other = splits["val"] if role == "test" and splits["val"] != splits["test"] else splits["train"]
+        held = f", data.source.{role}_fraction=0.2 holds out a fifth of train" if self.holds_out else ""
+        return f"; data.{role}_split={other} scores that split instead{held}"
 
     def submission_values(self) -> Mapping[int, int] | None:
         """Class index -> number in the files that the data set's test server takes; None: the indices."""

@@ -7,8 +7,9 @@ from typing import Literal
 
 from hardpix.data import camvid_classes
 from hardpix.data.camvid_classes import IGNORE, TABLE, OriginalLabels, check_colours, segnet_split
-from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images, read_list
+from hardpix.data.files import FileSource, FrameFiles, existing_root, read_list
 from hardpix.data.labels import LabelCode, LabelReader
+from hardpix.data.listing import files_below, list_images
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 CLASSES = (
@@ -96,6 +97,10 @@ class CamVid(FileSource):
                 FrameFiles(image.stem, image, self.root / f"{split}annot" / image.name) for image in images
             ]
         return [self._pair(line, listing) for line in read_list(listing)]
+
+    def image_files(self, split: str) -> list[Path]:
+        chosen = self.is_original or (self.root / f"{split}.txt").is_file()
+        return [] if chosen else files_below(self.root / split)
 
     def _original_files(self, split: str, listing: Path) -> list[FrameFiles]:
         if (self.root / TABLE_FILE).is_file():

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.labels import LabelCode
-from hardpix.types import ConfigError, DataError, DatasetInfo
+from hardpix.data.listing import files_below
+from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
 
 class CityLabel(NamedTuple):
@@ -107,7 +108,7 @@ class Cityscapes(FileSource):
         folder = self.root / "leftImg8bit" / split
         images = sorted(folder.glob(f"*/[!.]*{IMAGE_ENDING}"))
         if not images:
-            raise DataError(
+            raise NoSuchSplit(
                 f"{folder}: no CITY/*{IMAGE_ENDING} in it; it must hold the images of the split as the release has them"
             )
         files = [self._frame(split, image) for image in images]
@@ -118,6 +119,9 @@ class Cityscapes(FileSource):
                 "and data.source.labels=ids does without"
             )
         return files
+
+    def image_files(self, split: str) -> list[Path]:
+        return files_below(self.root / "leftImg8bit" / split)
 
     def label_reader(self, split: str) -> LabelCode:
         if self._labels == "trainIds":
@@ -132,7 +136,7 @@ class Cityscapes(FileSource):
         """Label files of the kind that is read, in the cities of ``split``, that belong to no image."""
         if split == "test":
             return []
-        named = {frame.label for frame in self.files(split)}
+        named = {frame.label for frame in self.paired(split)}
         beside = sorted((self.root / "gtFine" / split).glob(f"*/[!.]*{LABEL_ENDINGS[self._labels]}"))
         return [path for path in beside if path not in named]
 

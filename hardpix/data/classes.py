@@ -70,9 +70,11 @@ def parse_json(text: str, where: str) -> Any:
         raise DataError(f"{where}: not valid JSON (a number of thousands of digits)") from None
 
 
-def csv_rows(text: str, path: Path, required: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(
+    text: str, path: Path, required: Iterable[str], delimiter: str = ","
+) -> Iterator[tuple[str, dict[str, str]]]:
     """(``file: line n``, the row by lower-case column) of a CSV text that has a header with ``required``."""
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(text.splitlines(keepends=True), strict=True, delimiter=delimiter)
     try:
         header = [column.strip().lower() for column in next(reader, [])]
         for column in required:

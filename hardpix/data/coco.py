@@ -15,15 +15,24 @@ from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.classes import ClassList, read_classes
-from hardpix.data.coco_file import by_image, categories_of, image_entries, read_annotations
+from hardpix.data.coco_file import (
+    by_image,
+    categories_of,
+    check_single,
+    image_entries,
+    left_out_sentences,
+    read_annotations,
+    with_background,
+)
 from hardpix.data.files import existing_root
-from hardpix.data.images import read_colour, same_size
+from hardpix.data.images import image_size, read_colour, same_size
+from hardpix.data.listing import files_below
 from hardpix.data.masks import Mask, decode, stacked
 from hardpix.data.own_labels import check_targets, mapping_sentence, palette_of, void
 from hardpix.data.palette import voc_palette
-from hardpix.types import ConfigError, DataError, DatasetInfo
+from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
-CHOICES = {"crowd": ("ignore", "class"), "others": ("ignore", "background")}
+CHOICES = {"imperfect": ("error", "ignore"), "crowd": ("ignore", "class"), "others": ("ignore", "background")}
 
 
 class Coco(Source):
@@ -42,6 +51,8 @@ class Coco(Source):
     pixels are unlabelled.
     label_map: category id -> class index (the background counts) or ``ignore_index``; None: by the names.
     others: what becomes of a category that neither ``classes`` nor ``label_map`` names: ``ignore`` or ``background``.
+    imperfect: annotations without a mask that encloses pixels (empty, a point, a line, a box alone) or of an image or
+    category that the file does not have: ``error``, or ``ignore``, which leaves them out and counts them.
     crowd: pixels of ``iscrowd`` regions: ``ignore``, or their ``class``.
     palette: one RGB colour per class, the background's included; None: the PASCAL VOC colours.
     """
@@ -58,17 +69,20 @@ class Coco(Source):
         label_map: Mapping[int, int] | None = None,
         others: str = "ignore",
         crowd: str = "ignore",
+        imperfect: str = "error",
         images: str = "{split}",
         annotations: str = "annotations/instances_{split}.json",
     ) -> None:
-        for key, value in (("crowd", crowd), ("others", others)):
+        for key, value in (("crowd", crowd), ("others", others), ("imperfect", imperfect)):
             if value not in CHOICES[key]:
                 raise ConfigError(f"data.source.{key}={value}: must be {' or '.join(CHOICES[key])}")
         self.root = existing_root(root, "the images and annotations")
         self._images, self._annotations, self._crowd = images, annotations, crowd
+        self._ignore = imperfect == "ignore"
+        self._left_out: dict[str, tuple[str, ...]] = {}
         self._categories = self._read_categories()
-        listed = _with_background(
-            ClassList(tuple(self._categories.values()), None, None)
+        listed = with_background(
+            ClassList(tuple(dict.fromkeys(self._categories.values())), None, None)
             if classes is None
             else read_classes(classes),
             background,
@@ -82,6 +96,7 @@ class Coco(Source):
         self._background = self.info.ignore_index if background is None else listed.names.index(background)
         other = self._background if others == "background" else self.info.ignore_index
         if label_map is None:
+            check_single(self._categories, listed.names, self._first())
             self._check_named(listed.names, background)
         else:
             check_targets(label_map, self.info.num_classes, ignore_index)
@@ -96,21 +111,30 @@ class Coco(Source):
         return frames
 
     def frames_as_they_are(self, split: str, keys: frozenset[str]) -> CocoFrames:
+        if not self._path(split).is_file():
+            raise NoSuchSplit(f"{self._path(split)}: no such file; it must hold the annotations of the split")
         content = read_annotations(self._path(split))
         if categories_of(content, self._path(split)) != self._categories:
             raise DataError(
                 f"{self._path(split)}: its categories are not those of {self._first()}; all splits must have the same"
             )
-        return CocoFrames(
+        frames = CocoFrames(
             content,
             self._path(split),
             self.root / self._images.replace("{split}", split),
             keys,
             mapping=self._mapping,
             crowd=self.info.ignore_index if self._crowd == "ignore" else None,
+            ignore=self._ignore,
             background=self._background,
             label_type=np.uint8 if self.info.ignore_index < 256 else np.int64,
         )
+        self._left_out[split] = frames.left_out(split, images="{split}" in self._images)
+        return frames
+
+    def left_out(self, split: str) -> tuple[str, ...]:
+        """Known once the split has been opened: its annotations are not read twice."""
+        return self._left_out.get(split, ())
 
     def remarks(self) -> tuple[str, ...]:
         said = mapping_sentence(self._mapping, self.info.classes)
@@ -178,14 +202,19 @@ class CocoFrames:
         *,
         mapping: Mapping[int, int],
         crowd: int | None,
+        ignore: bool,
         background: int,
         label_type: type,
     ) -> None:
         self._path, self._with_label = path, "label" in keys
         self._mapping, self._crowd = mapping, crowd
         self._background, self._label_type = background, label_type
+        self._images = images
         self._files, self._sizes, self._names = image_entries(content, path, images)
-        texts = [json.dumps(found).encode() for found in by_image(content, path)]
+        found, self._imperfect = by_image(
+            content, path, self._sizes, with_masks=self._with_label, ignore=ignore
+        )
+        texts = [json.dumps(entries).encode() for entries in found]
         self._ends = np.cumsum([0, *map(len, texts)])
         self._text = b"".join(texts)
 
@@ -198,6 +227,17 @@ class CocoFrames:
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise DataError(f"{missing[0]}: no such file{more}; {self._path.name} names it")
+
+    def check(self) -> None:
+        """Raise ``DataError`` for an image that is none, or of another size than the annotations say."""
+        for index, (file, size) in enumerate(zip(self._files, self._sizes, strict=True)):
+            if sorted(image_size(file)) != sorted(size):  # it may be turned upright
+                self.load(index)
+
+    def left_out(self, split: str, *, images: bool) -> tuple[str, ...]:
+        """What is not read; of the folder of ``images`` the files that none of them names."""
+        unread = sorted(set(files_below(self._images)).difference(self._files)) if images else []
+        return left_out_sentences(split, self._path, self._imperfect, unread)
 
     def name(self, index: int) -> str:
         return self._names[index]
@@ -244,10 +284,3 @@ class CocoFrames:
             return decode(annotation["segmentation"], height, width)
         except ValueError as error:
             raise DataError(f"{self._path}: annotation {annotation['id']}: {error}") from None
-
-
-def _with_background(listed: ClassList, background: str | None) -> ClassList:
-    if background is None or background in listed.names:
-        return listed
-    palette = None if listed.palette is None else ((0, 0, 0), *listed.palette)
-    return ClassList((background, *listed.names), palette, None)

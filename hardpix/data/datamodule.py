@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Literal
@@ -131,6 +131,11 @@ class DataModule(pl.LightningDataModule):
             f"{(self._repeats > 1).sum()} of them more than once, up to {most:.1f} times"
         )
         return (*lines, line)
+
+    @property
+    def splits(self) -> Mapping[str, str]:
+        """The name of the split of ``train``, ``val`` and ``test``."""
+        return self._splits
 
     def train_dataloader(self) -> DataLoader:
         dataset = self._training_dataset()

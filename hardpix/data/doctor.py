@@ -154,6 +154,8 @@ def _of_names(plan: SplitPlan, sums: SplitSums) -> Iterator[Finding]:
         hits = [Hit(index, plan.names[index], "") for index in plan.unlabelled]
         code = "all-unlabelled" if whole else "unlabelled"
         yield finding(code, plan.split, () if whole else hits, of=len(plan), count=len(hits))
+    for sentence in plan.left_out:
+        yield finding("left-out", plan.split, sentence=sentence.partition(": ")[2])
     if plan.strays:
         hits = [Hit(i, path.name, str(path)) for i, path in enumerate(plan.strays)]
         yield finding("label-stray", plan.split, hits)

@@ -174,6 +174,11 @@ KINDS = {
         "{count} label or depth files belong to no frame.",
         "Nothing, if their images were left out on purpose; else restore the images or mend the names.",
     ),
+    "left-out": Kind(
+        "warning",
+        "Files are not read: {sentence}.",
+        "Nothing, if they are no frames; else convert pictures to PNG, and give them the names of the layout.",
+    ),
     "same-split": Kind(
         "note",
         "Splits {other} and {split} are the same frames; they were looked at once, as {other}.",

@@ -31,6 +31,7 @@ class SplitPlan:
     )  # of frames that lack a file of the right kind
     unlabelled: list[int] = field(default_factory=list)  # frames that have no label by declaration
     strays: list[Path] = field(default_factory=list)
+    left_out: tuple[str, ...] = ()  # what of the split's files is not read, a sentence each
     closed: str | None = None  # why the split cannot be opened at all
     same_as: str | None = None  # the split whose files these are, all of them
 
@@ -68,6 +69,8 @@ class SplitPlan:
 def plan_splits(source: Source, splits: Sequence[str]) -> list[SplitPlan]:
     """A plan of each split; strays and splits of the same files are found here. No pixel is read."""
     plans = [_plan(source, split) for split in splits]
+    for plan in plans:
+        plan.left_out = () if plan.closed else source.left_out(plan.split)
     seen: dict[tuple[Path, ...], str] = {}
     for plan in plans:
         if not plan.files:
@@ -92,7 +95,7 @@ def _plan(source: Source, split: str) -> SplitPlan:
             plan.closed = str(error)
             return plan
         try:
-            files = source.files(split)
+            files = source.paired(split)
         except DataError:
             plan.closed = str(error)
             return plan
@@ -102,7 +105,7 @@ def _plan(source: Source, split: str) -> SplitPlan:
             plan.names = [frames.name(index) for index in range(len(frames))]
             plan.places = [(0, index) for index in range(len(frames))]
             return plan
-        files = source.files(split)
+        files = source.paired(split)
     _place_files(plan, source, files)
     return plan
 
@@ -150,7 +153,7 @@ def _find_strays(source: FileSource, plans: Sequence[SplitPlan]) -> None:
     every = {plan.split: plan.files for plan in plans}
     for split in dict.fromkeys([*source.splits, *every]):
         try:
-            files = every[split] if split in every else source.files(split)
+            files = every[split] if split in every else source.paired(split)
         except DataError:
             continue
         used |= {path for f in files or () for path in (f.label, f.depth) if path}

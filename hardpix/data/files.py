@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,20 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
-from hardpix.data.images import images_below, read_colour, read_depth, refuse_lossy, same_size
+from hardpix.data.border import Border, crop_border, shifted_camera
+from hardpix.data.images import SUFFIXES, image_size, read_colour, read_depth, refuse_lossy, same_size, traits
 from hardpix.data.intrinsics import read_intrinsics
 from hardpix.data.labels import LabelReader
+from hardpix.data.listing import Finder, kinds, refuse_equal_names
 from hardpix.data.missing_depth import ERROR, IGNORE, absent, missing_files, no_reading
-from hardpix.types import ConfigError, DataError
-
-
-class Border(NamedTuple):
-    """The part of a frame that is kept: rows ``top..bottom-1``, columns ``left..right-1``."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
+from hardpix.types import DataError
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,7 @@ class FileSource(Source):
 
     crop: Border | None = None  # the part of every frame that is kept
     camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
+    read_depth = staticmethod(read_depth)  # a depth file -> its stored numbers
     lossless = False  # True: a label or depth that is a JPEG is refused
     depth_missing: str = (
         ERROR  # what becomes of a frame without its depth file: see `hardpix.data.missing_depth`
@@ -71,10 +66,36 @@ class FileSource(Source):
         return millimetres(raw, path)
 
     def frames(self, split: str, keys: frozenset[str]) -> Frames:
-        files = self.files(split)
+        files = self.paired(split)
+        refuse_equal_names((one.name, one.image) for one in files)
         for one in files:
             self.refuse(one)
         return self.open(split, files, keys)
+
+    def paired(self, split: str) -> list[FrameFiles]:
+        """``files`` with their paths as the disk has them, where these differ in their Unicode form alone."""
+        find = Finder()
+        return [
+            FrameFiles(f.name, *(path and find(path) for path in (f.image, f.label, f.depth, f.camera)))  # type: ignore[arg-type]
+            for f in self.files(split)
+        ]
+
+    def image_files(self, split: str) -> list[Path]:
+        """The files of the folders whose images are frames; none where a list chooses the frames."""
+        return []
+
+    def left_out(self, split: str) -> tuple[str, ...]:
+        found, used = self.image_files(split), set[Path]()
+        for other in dict.fromkeys((split, *self.splits)) if found else ():  # splits may share a folder
+            try:
+                files = self.paired(other)
+            except DataError:
+                continue
+            used |= {path for f in files for path in (f.image, f.label, f.depth, f.camera) if path}
+        unread = [path for path in found if path not in used]
+        if not unread:
+            return ()
+        return (f"{split}: {kinds(unread)} in {unread[0].parent} belong to no frame and are not read",)
 
     def refuse(self, files: FrameFiles) -> None:
         """Raise ``DataError`` for a frame with a file that cannot be right, by its name alone."""
@@ -89,6 +110,7 @@ class FileSource(Source):
             keys,
             label_reader=self.label_reader(split),
             depth_code=self.depth_code,
+            read_depth=self.read_depth,
             crop=self.crop,
             camera=self.camera,
             depth_missing=self.depth_missing,
@@ -99,7 +121,7 @@ class FileSource(Source):
 
         This one looks at files of the same ending in the same folders; override it where these mix kinds.
         """
-        files = self.files(split)
+        files = self.paired(split)
         named = {path for f in files for path in (f.label, f.depth) if path}
         folders = {(path.parent, path.suffix) for path in named}
         beside = (p for folder, suffix in sorted(folders) for p in sorted(folder.glob(f"*{suffix}")))
@@ -119,6 +141,7 @@ class FileFrames:
         *,
         label_reader: LabelReader,
         depth_code: DepthCode | None = None,
+        read_depth: Callable[[Path], NDArray] = read_depth,
         crop: Border | None = None,
         camera: NDArray[np.float64] | None = None,
         depth_missing: str = ERROR,
@@ -126,7 +149,7 @@ class FileFrames:
         self._files = files
         self._keys = keys
         self._labels = label_reader
-        self._depth_code = depth_code
+        self._depth_code, self._read_depth = depth_code, read_depth
         self._crop = crop
         self._camera = camera
         ignored = self._wants_depth and depth_missing == IGNORE
@@ -160,6 +183,20 @@ class FileFrames:
             sample["depth"], sample["depth_valid"] = torch.from_numpy(depth), torch.from_numpy(valid)
         return crop_border(sample, self._crop, files.image) if self._crop else sample
 
+    def check(self) -> None:
+        """Raise ``DataError`` for a file that is no image, or of another size than its frame's image."""
+        for index, files in enumerate(self._files):
+            size = sorted(image_size(files.image))  # one of a frame's files may be turned upright
+            paths = [files.label if "label" in self._keys else None]
+            if self._wants_depth and index not in self._without_depth:
+                paths.append(files.depth)
+            for path in paths:
+                if path and (path.suffix.lower() not in SUFFIXES or sorted(image_size(path)) != size):
+                    self.load(index)
+        deep = (i for i, files in enumerate(self._files) if traits(files.image).deep)
+        for index in islice(deep, 1):  # whether it is read is for who decodes it
+            self.load(index)
+
     def whole(self, index: int) -> FrameFiles | None:
         """The files of one frame; None where the frame as loaded is only a part of what they show."""
         return None if self._crop else self._files[index]
@@ -169,7 +206,7 @@ class FileFrames:
         files = self._files[index]
         if files.depth is None or self._depth_code is None:
             raise DataError(f"{files.image}: no depth belongs to this frame")
-        return self._depth_code(read_depth(files.depth), files.depth)
+        return self._depth_code(self._read_depth(files.depth), files.depth)
 
     def without_depth(self) -> frozenset[int]:
         """The frames whose depth has no reading for want of a file."""
@@ -223,25 +260,6 @@ def millimetres(raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[
     return raw.astype(np.float32) / np.float32(1000), raw > 0
 
 
-def to_border(window: Sequence[int] | None) -> Border | None:
-    """``[top, bottom, left, right]`` of a configuration; None keeps whole frames."""
-    if window is None:
-        return None
-    if len(window) != 4:
-        raise ConfigError(f"border_crop is {list(window)}; it must be [top, bottom, left, right]")
-    return Border(*window)
-
-
-def shifted_camera(matrix: NDArray[np.float64] | None, window: Border | None) -> NDArray[np.float64] | None:
-    """A camera matrix in pixels of what ``window`` keeps of its frames."""
-    if matrix is None or window is None:
-        return matrix
-    shifted = matrix.copy()
-    shifted[0, 2] -= window.left
-    shifted[1, 2] -= window.top
-    return shifted
-
-
 def read_list(path: Path) -> list[str]:
     """The non-empty lines of a list file."""
     if not path.is_file():
@@ -257,16 +275,6 @@ def read_list(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The images below ``folder`` in the order of their names."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it must hold the images of the split")
-    found = images_below(folder)
-    if not found:
-        raise DataError(f"{folder}: no PNG, JPEG or TIFF image in it; it must hold the images of the split")
-    return found
-
-
 def frame_name(image: str) -> str:
     """A frame's name, usable as a file stem, from its image's path in a list: ``a/b/0001.png`` -> ``a__b__0001``."""
     parts = PurePosixPath(image.replace("\\", "/")).with_suffix("").parts
@@ -279,16 +287,6 @@ def existing_root(root: str | Path, what: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; data.source.root must be the folder of {what}")
     return path
-
-
-def crop_border(sample: Sample, window: Border, path: Path) -> Sample:
-    """Every tensor of the sample, cut to ``window``; ``path`` is named when the window leaves the frame."""
-    top, bottom, left, right = window
-    height, width = sample["image"].shape[-2:]
-    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-        raise DataError(f"{path}: the crop {tuple(window)} does not lie inside its {width}x{height} pixels")
-    cut = {k: v[..., top:bottom, left:right] for k, v in sample.items() if isinstance(v, Tensor)}
-    return Sample(**cut, name=sample["name"])  # type: ignore[typeddict-item]
 
 
 def _all_labelled(files: Sequence[FrameFiles]) -> None:

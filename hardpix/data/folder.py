@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hardpix.data.files import FileSource, FrameFiles, list_images
+from hardpix.data.files import FileSource, FrameFiles
 from hardpix.data.labels import LabelReader
+from hardpix.data.listing import Stems, files_below, held_out_remarks, list_images, part_of, shares
 from hardpix.data.missing_depth import depth_policy
+from hardpix.data.own_depth import ENDINGS, NO_READING, has_reading, missing_values, read_own_depth
 from hardpix.data.own_labels import OwnLabels
-from hardpix.ranges import Positive, checked
-from hardpix.types import ConfigError, DatasetInfo
+from hardpix.ranges import InnerShare, Positive, checked
+from hardpix.types import ConfigError, DataError, DatasetInfo
 
 
 class Folder(FileSource):
@@ -23,17 +25,23 @@ class Folder(FileSource):
 
         {split}/images/NAME.{png,jpg,jpeg,tif,tiff}
         {split}/labels/NAME{label_suffix}.{png,tif,tiff}    a number or a colour per pixel (label_format)
-        {split}/depths/NAME.{png,tif,tiff}                  grey, 8 or 16 bits, 0 no reading
+        {split}/depths/NAME.{png,tif,tiff,npy}              grey of 8 or 16 bits, or floating-point numbers
 
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
     :class:`hardpix.data.own_labels.OwnLabels`.
     images, labels, depths: the folders, with ``{split}``; ``depths`` None: there is no depth.
+    val_fraction, test_fraction: share of the frames of train that are held out as val or test, where there is no such
+        folder, chosen by their names; null for none.
     depth_scale: counts of a depth file per metre.
     depth_max: metres; the fixed range of the methods that need one.
+    depth_missing_values: numbers of the depth files that are no reading; NaN, infinity and what is not above 0 are none
+        either.
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
+    read_depth = staticmethod(read_own_depth)
     lossless = True
+    holds_out = True
 
     @checked
     def __init__(
@@ -50,15 +58,20 @@ class Folder(FileSource):
         images: str = "{split}/images",
         labels: str = "{split}/labels",
         label_suffix: str = "",
+        val_fraction: InnerShare | None = None,
+        test_fraction: InnerShare | None = None,
         depths: str | None = None,
         depth_scale: Positive | None = None,
         depth_max: Positive | None = None,
+        depth_missing_values: Sequence[float] = NO_READING,
         depth_missing: str = "error",
     ) -> None:
         if depths is not None and not depth_scale:
             raise ConfigError("data.source.depth_scale is missing; with depths it must be counts per metre")
         self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self._folders = {"image": images, "label": labels, "depth": depths}
+        self._missing = missing_values(depth_missing_values)
+        self._held_out = shares(val_fraction, test_fraction)
         self._label_suffix, self._depth_scale = label_suffix, depth_scale
         self._labels = OwnLabels(
             classes=classes,
@@ -78,33 +91,51 @@ class Folder(FileSource):
         )
 
     def files(self, split: str) -> list[FrameFiles]:
-        return [self._frame(split, image) for image in list_images(self._folder("image", split))]
+        if split != "train" and split not in self._held_out:
+            return self._lying_in(split)
+        for part in self._held_out:
+            if (
+                self._folder("image", part) != self._folder("image", "train")
+                and self._folder("image", part).exists()
+            ):
+                raise ConfigError(
+                    f"{self._folder('image', part)}: there is a split {part}; data.source.{part}_fraction=null takes it"
+                )
+        frames = self._lying_in("train")
+        return [frames[i] for i in part_of([f.name for f in frames], split, self._held_out)]
+
+    def _lying_in(self, split: str) -> list[FrameFiles]:
+        images = list_images(self._folder("image", split))
+        labels = Stems(self._folder("label", split))
+        depths = Stems(self._folder("depth", split)) if self._folders["depth"] else None
+        frames = [self._frame(split, image, labels, depths) for image in images]
+        masks = {frame.label for frame in frames}  # where they lie among the images
+        kept = [frame for frame in frames if frame.image not in masks]
+        alone = masks.intersection(frame.image for frame in frames).difference(frame.label for frame in kept)
+        if alone:
+            raise DataError(
+                f"{min(map(str, alone))}: would be the image and the label of one frame; in one folder "
+                "data.source.label_suffix=_mask tells NAME.png from its label NAME_mask.png"
+            )
+        return kept
+
+    def image_files(self, split: str) -> list[Path]:
+        return files_below(self._folder("image", "train" if split in self._held_out else split))
 
     def label_reader(self, split: str) -> LabelReader:
         return self._labels.code
 
     def remarks(self) -> tuple[str, ...]:
-        return self._labels.remarks(self.info.name)
+        return (*self._labels.remarks(self.info.name), *held_out_remarks(self.info.name, self._held_out))
 
     def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0
+        return raw.astype(np.float32) / np.float32(self._depth_scale), has_reading(raw, self._missing)
 
     def _folder(self, kind: str, split: str) -> Path:
         return self.root / str(self._folders[kind]).replace("{split}", split)
 
-    def _frame(self, split: str, image: Path) -> FrameFiles:
+    def _frame(self, split: str, image: Path, labels: Stems, depths: Stems | None) -> FrameFiles:
         relative = image.relative_to(self._folder("image", split)).with_suffix("")
-        label = self._folder("label", split) / relative.parent / f"{relative.name}{self._label_suffix}"
-        depth = None
-        if self._folders["depth"]:
-            depth = _lossless(self._folder("depth", split) / relative)
-        return FrameFiles("__".join(relative.parts), image, _lossless(label), depth)
-
-
-def _lossless(stem: Path) -> Path:
-    """The file of that stem; where there is none the JPEG, which is refused, or the PNG, which is missing."""
-    for suffix in (".png", ".tif", ".tiff", ".PNG", ".TIF", ".TIFF", ".jpg", ".jpeg", ".JPG", ".JPEG"):
-        path = stem.with_name(stem.name + suffix)
-        if path.is_file():
-            return path
-    return stem.with_name(stem.name + ".png")
+        label = labels.find(relative.with_name(relative.name + self._label_suffix))
+        depth = depths.find(relative, ENDINGS) if depths else None
+        return FrameFiles("__".join(relative.parts), image, label, depth)

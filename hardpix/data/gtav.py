@@ -11,6 +11,7 @@ from hardpix.data.cityscapes import CLASSES, LABELS, PALETTE, VOID, class_to_id,
 from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.images import image_mode, image_size
 from hardpix.data.labels import ColourCode, LabelCode
+from hardpix.data.listing import files_below
 from hardpix.data.matlab import read_variable
 from hardpix.types import DataError, DatasetInfo
 
@@ -51,6 +52,9 @@ class GTAV(FileSource):
             if not images:
                 raise DataError(f"{self.root}: none of the images belongs to {split} by {SPLIT_FILE}")
         return [FrameFiles(image.stem, image, self.root / "labels" / image.name) for image in images]
+
+    def image_files(self, split: str) -> list[Path]:
+        return files_below(self.root / "images")
 
     def label_reader(self, split: str) -> IdOrColour:
         return IdOrColour()

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from hardpix.data.base import CameraFrames, Frames
-from hardpix.data.files import Border, FileFrames, shifted_camera
+from hardpix.data.border import Border, shifted_camera
+from hardpix.data.files import FileFrames
 from hardpix.data.hn_files import IMAGES, LABELS, Entry
 from hardpix.data.images import read_image
 from hardpix.data.missing_depth import no_reading

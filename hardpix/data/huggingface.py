@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.files import existing_root
+from hardpix.data.huggingface_files import find, line, need, offline
 from hardpix.data.images import Encoded, read_colour, refuse_lossy, same_size
 from hardpix.data.labels import ColourCode, LabelCode
 from hardpix.data.own_labels import OwnLabels
-from hardpix.data.statistics import cache_dir
-from hardpix.types import ConfigError, DataError, DatasetInfo
-
-# Nothing is ever asked of a network, whatever a file names.
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+from hardpix.types import DataError, DatasetInfo
 
 
 class HuggingFace(Source):
@@ -35,7 +31,8 @@ class HuggingFace(Source):
 
     Parquet files are converted once, into Arrow files below ``$HARDPIX_CACHE`` (else ``~/.cache/hardpix``).
 
-    image, label: the columns; each holds encoded images (PNG, JPEG or TIFF; a label no JPEG).
+    image, label: the columns; each holds encoded images (PNG, JPEG or TIFF; a label no JPEG),
+    or the label an array of numbers.
     names: a column of frame names, unique in their split and usable as file names; None: the rows' numbers.
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
     :class:`hardpix.data.own_labels.OwnLabels`.
@@ -77,7 +74,7 @@ class HuggingFace(Source):
         existing_root(self.root, "a Hugging Face dataset")
         where = f"{self.root}, split {split}"
         columns = {"image": self._image} | ({"label": self._label} if "label" in keys else {})
-        dataset = _find(self.root, split)
+        dataset = find(self.root, split)
         _check_columns(dataset, columns, where)
         return RowFrames(
             tuple(Path(file["filename"]) for file in dataset.cache_files),
@@ -127,11 +124,36 @@ class RowFrames:
             sample["label"] = label
         return sample
 
+    def check(self) -> None:
+        """Raise ``DataError`` for the first row without an image or a label."""
+        for kind, column in self._columns.items():
+            cells = self._rows().data.column(column)
+            for index in range(len(self)) if cells.null_count else ():
+                if not cells[index].is_valid:
+                    self._cell(kind, index)
+
     def label(self, index: int) -> Tensor:
         """The label of one row alone."""
+        value = self._value("label", index)
+        if isinstance(value, list | np.ndarray):
+            return self._numbers(value, self._told("label", index))
         file = self._cell("label", index)
         refuse_lossy(file)
         return self._labels.read(file, file)
+
+    def _numbers(self, value: Any, where: str) -> Tensor:
+        """The label of a mask that is stored as numbers."""
+        try:
+            array = np.array(value)
+        except ValueError:  # rows of different lengths
+            array = np.zeros(0)
+        whole = array.dtype.kind in "ui" and array.size and array.min() >= 0 and array.max() <= 0xFFFF
+        if array.ndim != 2 or not whole or not isinstance(self._labels, LabelCode):
+            raise DataError(
+                f"{where}: {array.dtype} of shape {array.shape}; a mask of numbers must be whole ones from 0 to 65535, "
+                "[height, width], and data.source.label_format=index"
+            )
+        return self._labels.decode(array.astype(np.uint8 if array.max() < 256 else np.uint16), where)
 
     def fingerprint(self) -> str:
         """Changes when an Arrow file does (its size or time), or what the labels' contents mean."""
@@ -150,11 +172,7 @@ class RowFrames:
 
     def _cell(self, kind: str, index: int) -> Encoded:
         """The encoded image of a row; one that is stored as a path is read from there."""
-        where = self._told(kind, index)
-        try:
-            value = self._rows()[index].column(self._columns[kind])[0].as_py()
-        except Exception as error:  # damage raises classes of pyarrow's own
-            raise DataError(f"{where}: cannot be read ({_line(error)})") from None
+        where, value = self._told(kind, index), self._value(kind, index)
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data is None and path is not None:
             try:
@@ -165,46 +183,20 @@ class RowFrames:
             raise DataError(f"{where}: there is no image in it; every row must have one")
         return Encoded(data, where)
 
+    def _value(self, kind: str, index: int) -> Any:
+        try:
+            return self._rows()[index].column(self._columns[kind])[0].as_py()
+        except Exception as error:  # damage raises classes of pyarrow's own
+            raise DataError(f"{self._told(kind, index)}: cannot be read ({line(error)})") from None
+
     def _rows(self) -> Any:
         """The rows as Arrow tables, of this process's own files: nothing open is used across a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            datasets = _need(Path(self._where))
-            with _offline():
+            datasets = need(Path(self._where))
+            with offline():
                 parts = [datasets.Dataset.from_file(str(path)) for path in self._files]
                 self._opened = os.getpid(), datasets.concatenate_datasets(parts).with_format("arrow")
         return self._opened[1]
-
-
-def _find(root: Path, split: str) -> Any:
-    """The dataset of a split, memory-mapped."""
-    datasets = _need(root)
-    folder = root / split
-    parquet = [
-        *sorted(folder.glob("*.parquet")),
-        *(
-            path
-            for place in (root, root / "data")
-            for pattern in (f"{split}.parquet", f"{split}-*.parquet")
-            for path in sorted(place.glob(pattern))
-        ),
-    ]
-    try:
-        with _offline():
-            if (folder / "state.json").is_file():
-                return datasets.Dataset.load_from_disk(str(folder), keep_in_memory=False)
-            if parquet:
-                cache = cache_dir() / "huggingface"
-                return datasets.Dataset.from_parquet([str(p) for p in parquet], cache_dir=str(cache))
-    except Exception as error:  # each kind of damage raises a class of its own
-        raise DataError(f"{root}: split {split} cannot be read ({_line(error)})") from None
-    if (root / "state.json").is_file():
-        raise DataError(
-            f"{root}: a dataset without splits; save a DatasetDict, whose splits have a folder each"
-        )
-    raise DataError(
-        f"{root}: no split {split!r}; it must be saved with save_to_disk ({split}/state.json) or lie in Parquet files "
-        f"({split}-*.parquet)"
-    )
 
 
 def _check_columns(dataset: Any, columns: Mapping[str, str], where: str) -> None:
@@ -215,7 +207,8 @@ def _check_columns(dataset: Any, columns: Mapping[str, str], where: str) -> None
                 f"{where}: no column {column!r}; its columns are {', '.join(dataset.features)} (data.source.{kind})"
             )
         stored = getattr(feature, "dtype", None)
-        if type(feature).__name__ != "Image" and stored not in ("binary", "large_binary"):
+        arrays = ("Array2D", "List", "Sequence") if kind == "label" else ()
+        if type(feature).__name__ not in ("Image", *arrays) and stored not in ("binary", "large_binary"):
             raise DataError(f"{where}: column {column!r} holds {feature}; it must hold images")
     if not len(dataset):
         raise DataError(f"{where}: no rows in it; a split must have frames")
@@ -236,32 +229,3 @@ def _names(dataset: Any, column: str | None, where: str) -> list[str]:
             raise DataError(f"{where}, row {row}: the name {name!r} is there already (row {seen[name]})")
         seen[name] = row
     return list(seen)
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in _OFFLINE}
-    os.environ.update(_OFFLINE)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-
-
-def _need(path: Path) -> Any:
-    try:
-        with _offline():  # the package looks at them when it is imported
-            return importlib.import_module("datasets")
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"{path}: Hugging Face datasets are read with the package datasets; "
-            "install it with pip install 'hardpix[hf]'"
-        ) from None
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -21,6 +21,10 @@ from hardpix.types import DataError
 FORMATS = ("PNG", "JPEG", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MAX_PIXELS = 80_000_000  # below Pillow's own warning; a small file can claim a picture that fills the memory
+_LIMIT = "HARDPIX_MAX_PIXELS"
+_MORE = f"; {_LIMIT}=N in the environment sets another limit"
+if os.environ.get(_LIMIT, "").isdecimal():
+    MAX_PIXELS = Image.MAX_IMAGE_PIXELS = int(os.environ[_LIMIT])
 
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
 _DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on various platforms
@@ -37,30 +41,6 @@ class Encoded(NamedTuple):
 
     def __str__(self) -> str:
         return self.where
-
-
-def images_below(folder: Path) -> list[Path]:
-    """The files below ``folder`` that are images by their names, sorted; linked folders are entered, once each.
-
-    What begins with a dot is left out: macOS keeps ``._0001.png``, which is no image, beside ``0001.png``. A folder
-    with the name of an image is refused: the frame that is meant would be left out without a word.
-    """
-    found: list[Path] = []
-    entered: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in folders:
-            if name.lower().endswith(SUFFIXES):
-                raise DataError(
-                    f"{Path(parent, name)}: is a folder, not an image; put the image there, or rename it"
-                )
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def read_colour(path: Path | Encoded) -> NDArray[np.uint8]:
@@ -102,6 +82,12 @@ def read_depth(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     if image.mode != "L":
         raise DataError(f"{path}: depth must be a grey image of 8 or 16 bits, but this one is {image.mode}")
     return _pixels(image)
+
+
+def read_float_depth(path: Path) -> NDArray:
+    """As :func:`read_depth`, and images of floating-point numbers."""
+    image = _open(path)
+    return _pixels(image) if image.mode == "F" else read_depth(path)
 
 
 def refuse_lossy(path: Path | Encoded) -> None:
@@ -239,14 +225,14 @@ def _check_sums(file: IO[bytes]) -> None:
 def _judge(image: Image.Image, path: Path | Encoded) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
-            f"{path}: its header claims {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
+            f"{path}: its header claims {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read{_MORE}"
         )
 
 
 def _bomb(path: Path | Encoded, error: Exception) -> DataError:
     claimed = re.search(r"\d+ pixels", str(error))
     many = claimed[0] if claimed else "too many pixels"
-    return DataError(f"{path}: its header claims {many}; at most {MAX_PIXELS} are read")
+    return DataError(f"{path}: its header claims {many}; at most {MAX_PIXELS} are read{_MORE}")
 
 
 def _unreadable(path: Path | Encoded, error: Exception) -> DataError:

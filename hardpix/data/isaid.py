@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
+from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.labels import ColourCode, LabelCode, LabelReader
+from hardpix.data.listing import files_below, list_images
 from hardpix.types import DataError, DatasetInfo
 
 CLASSES = (
@@ -54,6 +55,9 @@ class ISAID(FileSource):
             raise DataError(f"{folder}: holds masks but no images; P0003.png and so on come from DOTA-v1.0")
         return [FrameFiles(image.stem, image, self._label(split, image)) for image in images]
 
+    def image_files(self, split: str) -> list[Path]:
+        return [path for path in files_below(self.root / split / "images") if not is_mask(path)]
+
     def label_reader(self, split: str) -> LabelReader:
         if self._is_cut(split):
             return LabelCode({**{i: i for i in range(len(CLASSES))}, VOID: VOID}, VOID)
@@ -63,7 +67,7 @@ class ISAID(FileSource):
         if self._is_cut(split):
             return super().strays(split)
         # Images, class masks and instance masks share a folder here: only a class mask can be a stray label.
-        files = self.files(split)
+        files = self.paired(split)
         named = {file.label for file in files}
         folders = sorted({file.label.parent for file in files if file.label})
         beside = (path for folder in folders for path in sorted(folder.glob(f"[!.]*{CLASS_MASK}.png")))

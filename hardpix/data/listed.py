@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,18 +14,22 @@ from hardpix.data.classes import csv_rows, parse_json, read_text
 from hardpix.data.files import FileSource, FrameFiles, frame_name
 from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelReader
+from hardpix.data.listing import held_out_remarks, part_of, shares
 from hardpix.data.missing_depth import ERROR, depth_policy
+from hardpix.data.own_depth import NO_READING, has_reading, missing_values, read_own_depth
 from hardpix.data.own_labels import OwnLabels
-from hardpix.ranges import Positive, checked
-from hardpix.types import ConfigError, DataError, DatasetInfo
+from hardpix.ranges import InnerShare, Positive, checked
+from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
+LISTING = "the list of the frames (data.source.listing)"
 KEYS = ("image", "label", "depth", "split", "name")
 
 Row = tuple[str, dict[str, str]]  # where it stands, and its values by column; empty ones are left out
 
 
 class Listed(FileSource):
-    """Images and masks that a list names: a CSV file with a header, a JSON list of objects, or JSON lines.
+    """Images and masks that a list names: a CSV file with a header (separated by commas, semicolons or tabs), a JSON
+    list of objects, or JSON lines.
 
     Columns (or keys): ``image``, ``label``, and where wanted ``depth``, ``split``, ``name``. A frame without a
     label has an empty one; such a split can be predicted on. Without ``name`` a frame is called by its image's path.
@@ -33,12 +38,18 @@ class Listed(FileSource):
     root: the folder that the paths in the list start from; None: the folder of the list.
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
     :class:`hardpix.data.own_labels.OwnLabels`.
+    val_fraction, test_fraction: share of the frames of train that are held out as val or test, where the list has no
+        such split, chosen by their names; null for none.
     depth_scale: counts of a depth file per metre; None: there is no depth, whatever the list says.
     depth_max: metres; the fixed range of the methods that need one.
+    depth_missing_values: numbers of the depth files that are no reading; NaN, infinity and what is not above 0 are none
+        either.
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`; an empty depth in the list is missing, too.
     """
 
+    read_depth = staticmethod(read_own_depth)
     lossless = True
+    holds_out = True
 
     @checked
     def __init__(
@@ -53,11 +64,16 @@ class Listed(FileSource):
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,
+        val_fraction: InnerShare | None = None,
+        test_fraction: InnerShare | None = None,
         depth_scale: Positive | None = None,
         depth_max: Positive | None = None,
+        depth_missing_values: Sequence[float] = NO_READING,
         depth_missing: str = "error",
     ) -> None:
         self._listing, self._root, self._depth_scale = listing, root, depth_scale
+        self._missing = missing_values(depth_missing_values)
+        self._held_out = shares(val_fraction, test_fraction)
         self.depth_missing = depth_policy(depth_missing)
         self._labels = OwnLabels(
             classes=classes,
@@ -79,6 +95,20 @@ class Listed(FileSource):
         )
 
     def files(self, split: str) -> list[FrameFiles]:
+        if split != "train" and split not in self._held_out:
+            return self._named(split)
+        for part in self._held_out:
+            try:
+                self._named(part)
+            except NoSuchSplit:
+                continue
+            raise ConfigError(
+                f"{self._listing}: has frames of split {part}; data.source.{part}_fraction=null takes them"
+            )
+        frames = self._named("train")
+        return [frames[i] for i in part_of([f.name for f in frames], split, self._held_out)]
+
+    def _named(self, split: str) -> list[FrameFiles]:
         path = Path(self._listing.replace("{split}", split))
         files: list[FrameFiles] = []
         first: dict[str, str] = {}
@@ -97,10 +127,10 @@ class Listed(FileSource):
         return self._labels.code
 
     def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0
+        return raw.astype(np.float32) / np.float32(self._depth_scale), has_reading(raw, self._missing)
 
     def remarks(self) -> tuple[str, ...]:
-        return self._labels.remarks(self.info.name)
+        return (*self._labels.remarks(self.info.name), *held_out_remarks(self.info.name, self._held_out))
 
     def strays(self, split: str) -> list[Path]:
         """None: what the list does not name was left out by choice."""
@@ -108,6 +138,8 @@ class Listed(FileSource):
 
     def _rows_of(self, path: Path, split: str) -> list[Row]:
         """The rows of ``split``; a row with another split in a file of its own split is an error."""
+        if "{split}" in self._listing and not path.is_file():
+            raise NoSuchSplit(f"{path}: no such file; it must list the frames of the split")
         rows = list(read_rows(path, self._columns()))
         if "{split}" in self._listing:
             for where, row in rows:
@@ -125,7 +157,7 @@ class Listed(FileSource):
         if not chosen:
             found = sorted({row["split"] for _, row in rows if "split" in row})
             has = f"; its splits are {', '.join(' '.join(name.split()) for name in found)}" if found else ""
-            raise DataError(f"{path}: no frame of split {split!r} in it{has}")
+            raise NoSuchSplit(f"{path}: no frame of split {split!r} in it{has}")
         return chosen
 
     def _columns(self) -> list[str]:
@@ -134,7 +166,9 @@ class Listed(FileSource):
     def _frame(self, where: str, row: dict[str, str], root: Path) -> FrameFiles:
         if "image" not in row:
             raise DataError(f"{where}: no image; each row must name one")
-        image, label, depth = (root / row[key] if key in row else None for key in ("image", "label", "depth"))
+        image, label, depth = (
+            _path(root, row[key]) if key in row else None for key in ("image", "label", "depth")
+        )
         assert image is not None
         if image.suffix.lower() not in SUFFIXES:
             raise DataError(f"{where}: image {row['image']!r} is none of {', '.join(SUFFIXES)}")
@@ -149,12 +183,18 @@ class Listed(FileSource):
         return FrameFiles(name, image, label, depth)
 
 
+def _path(root: Path, written: str) -> Path:
+    """A path of a list; the backslashes of Windows separate folders, unless a file has them in its name."""
+    path = root / written
+    return path if "\\" not in written or path.exists() else root / written.replace("\\", "/")
+
+
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a list (CSV, JSON or JSON lines, by its ending), all with ``columns``."""
-    text = read_text(path, "the list of the frames (data.source.listing)")
+    text = _text(path)
     kind = path.suffix.lower()
-    if kind == ".csv":
-        for where, row in csv_rows(text, path, columns):
+    if kind in (".csv", ".tsv"):
+        for where, row in csv_rows(text, path, columns, _delimiter(text, columns)):
             yield where, {key: value for key, value in row.items() if value}
     elif kind == ".json":
         entries = parse_json(text, str(path))
@@ -168,7 +208,28 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                 where = f"{path}: line {number}"
                 yield _object(_line(line, where), where, columns)
     else:
-        raise ConfigError(f"data.source.listing={path}: must end in .csv, .json or .jsonl")
+        raise ConfigError(f"data.source.listing={path}: must end in .csv, .json or .jsonl, or in .tsv")
+
+
+def _text(path: Path) -> str:
+    """UTF-8, or UTF-16 with a byte order mark, as spreadsheets write it."""
+    try:
+        with path.open("rb") as file:
+            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return path.read_text(encoding="utf-16") if marked else read_text(path, LISTING)
+    except UnicodeError:
+        raise DataError(f"{path}: not a UTF-16 text; it must hold {LISTING}") from None
+    except OSError:
+        return read_text(path, LISTING)  # says why not
+
+
+def _delimiter(text: str, columns: Sequence[str]) -> str:
+    """What separates the columns: the first of comma, semicolon and tab that makes the header name them all."""
+    header = text.partition("\n")[0]
+    for mark in ",;\t":
+        if {cell.strip().strip('"').lower() for cell in header.split(mark)}.issuperset(columns):
+            return mark
+    return ","
 
 
 def _line(line: str, where: str) -> object:

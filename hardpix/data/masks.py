@@ -34,9 +34,7 @@ def decode(segmentation: Any, height: int, width: int) -> Mask:
     """
     if isinstance(segmentation, dict):
         return _trimmed(_decode_runs(segmentation, height, width), 0, 0)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError("a segmentation must be a list of polygons or an object with size and counts")
-    polygons = [_points(polygon) for polygon in segmentation]
+    polygons = _polygons(segmentation)
     corners = np.concatenate(polygons)
     top, left = np.floor(corners.min(axis=0))[::-1].clip(0, (height, width)).astype(int)
     bottom, right = np.ceil(corners.max(axis=0))[::-1].clip((top, left), (height, width)).astype(int)
@@ -44,6 +42,14 @@ def decode(segmentation: Any, height: int, width: int) -> Mask:
     for points in polygons:
         pixels |= fill(points - (left, top), *pixels.shape)
     return _trimmed(pixels, int(top), int(left))
+
+
+def check(segmentation: Any, height: int, width: int) -> None:
+    """Raise the ``ValueError`` of :func:`decode`, without drawing anything."""
+    if isinstance(segmentation, dict):
+        _counts(segmentation, height, width)
+    else:
+        _polygons(segmentation)
 
 
 def fill(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
@@ -96,6 +102,12 @@ def uncompressed(text: str) -> list[int]:
 
 def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
     """Runs of 0 and 1 in turn, beginning with 0, down the columns."""
+    counts = _counts(segmentation, height, width)
+    runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return runs.reshape(width, height).T
+
+
+def _counts(segmentation: dict[str, Any], height: int, width: int) -> list[int]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise ValueError(f"its run lengths are of size {size}, but its image has [{height}, {width}]")
@@ -105,8 +117,13 @@ def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArr
         raise ValueError("counts must be whole numbers, 0 or above, or their compressed text")
     if sum(counts) != height * width:
         raise ValueError(f"its counts sum to {sum(counts)}, but the image has {height * width} pixels")
-    runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return runs.reshape(width, height).T
+    return counts
+
+
+def _polygons(segmentation: Any) -> list[NDArray[np.float64]]:
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError("a segmentation must be a list of polygons or an object with size and counts")
+    return [_points(polygon) for polygon in segmentation]
 
 
 def _points(polygon: Any) -> NDArray[np.float64]:

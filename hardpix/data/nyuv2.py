@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from hardpix.data import kinect
 from hardpix.data.base import Frames
-from hardpix.data.files import FileSource, FrameFiles, existing_root, millimetres, read_list, to_border
+from hardpix.data.border import to_border
+from hardpix.data.files import FileSource, FrameFiles, existing_root, millimetres, read_list
 from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelCode
+from hardpix.data.listing import files_below, one_each
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.nyuv2_classes import CLASSES, CLASSES_13, PALETTE_13, TO_13
 from hardpix.data.nyuv2_mat import LABELED, MAPPING, SPLITS, MatFrames, raw_to_40, split_names
@@ -109,6 +111,11 @@ class NYUv2(FileSource):
         folder = self._folder(split)
         return [self._frame(folder, name) for name in self._hold_out(split, self._names(folder))]
 
+    def image_files(self, split: str) -> list[Path]:
+        folder = self._folder(split)
+        chosen = self._official or (self.root / f"{folder}.txt").is_file()
+        return [] if chosen else files_below(self.root / folder / "rgb")
+
     def strays(self, split: str) -> list[Path]:
         """The 8-bit depth of a frame whose 16-bit depth is used is none."""
         used = {f.name for f in self.files(split)}
@@ -171,7 +178,8 @@ class NYUv2(FileSource):
                 f"{images}: no such folder; it must hold the images NNNN.jpg or .png, "
                 f"or {self.root} the official {LABELED}"
             )
-        return sorted(path.stem for path in images.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
+        found = (path for path in images.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
+        return sorted(one_each((path.stem, path) for path in found))
 
     def _hold_out(self, split: str, names: list[str]) -> list[str]:
         if self._val_fraction is None or split == "test":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.data.base import Sample
-from hardpix.data.files import Border, crop_border, shifted_camera
+from hardpix.data.border import Border, crop_border, shifted_camera
 from hardpix.data.labels import LabelCode
 from hardpix.data.matlab import open_hdf5, read_variable
 from hardpix.types import DataError

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from hardpix.data.files import FileSource, FrameFiles, existing_root, read_list, to_border
+from hardpix.data.border import to_border
+from hardpix.data.files import FileSource, FrameFiles, existing_root, read_list
 from hardpix.data.labels import LabelCode
 from hardpix.data.missing_depth import depth_policy
 from hardpix.ranges import Whole, checked

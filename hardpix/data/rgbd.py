@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardpix.data.classes import read_text
-from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
+from hardpix.data.files import FileSource, FrameFiles, existing_root
+from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelCode
+from hardpix.data.listing import files_below, list_images
 from hardpix.data.missing_depth import depth_policy
+from hardpix.data.own_depth import NO_READING, has_reading, missing_values
 from hardpix.ranges import Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 LAYOUTS = ("7scenes", "tum", "open3d")
 COUNTS_PER_METRE = {"7scenes": 1000, "tum": 5000, "open3d": 1000}
-NO_READING = (0, 65535)
 MAX_GAP = 0.02  # seconds between the picture and the depth of a frame, as TUM's own tool has it
 
 
@@ -32,11 +34,12 @@ class RGBDFolder(FileSource):
         tum        rgb.txt, depth.txt (time stamp, file); 5000 = 1 m; a picture takes the depth nearest in time
         open3d     color/X.{jpg,png}, depth/X.png (millimetres), camera*.json with the matrix column after column
 
-    Depth 0 and 65535 are no reading. The frames of 7-Scenes are as recorded: depth lies some pixels beside the
+    The frames of 7-Scenes are as recorded: depth lies some pixels beside the
     picture, and the matrix is that of the depth camera.
 
     intrinsics: ``[fx, fy, cx, cy]`` in pixels where the layout has no file of it.
     depth_max: metres; the fixed range of the methods that need one.
+    depth_missing_values: numbers of the depth files that are no reading, 0 among them.
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
@@ -48,6 +51,7 @@ class RGBDFolder(FileSource):
         layout: Literal["7scenes", "tum", "open3d"],
         intrinsics: Sequence[float] | None = None,
         depth_max: Positive = 10.0,
+        depth_missing_values: Sequence[float] = NO_READING,
         depth_missing: str = "error",
     ) -> None:
         if layout not in LAYOUTS:
@@ -57,6 +61,7 @@ class RGBDFolder(FileSource):
                 f"data.source.intrinsics is {list(intrinsics)}; it must be [fx, fy, cx, cy] in pixels"
             )
         self.root, self._layout = Path(root), layout
+        self._missing = missing_values(depth_missing_values)
         self.depth_missing = depth_policy(depth_missing)
         self.camera = None if intrinsics is None else camera_matrix(*intrinsics)
         cameras = sorted(self.root.glob("camera*.json")) if layout == "open3d" else []
@@ -84,6 +89,12 @@ class RGBDFolder(FileSource):
             )
         return [self._seven_scenes(p) for p in images]
 
+    def image_files(self, split: str) -> list[Path]:
+        """Of 7-Scenes the pictures alone: poses and the camera lie among them."""
+        if self._layout == "7scenes":
+            return [path for path in files_below(self.root) if path.suffix.lower() in SUFFIXES]
+        return [] if self._layout == "tum" else files_below(self.root / "color")
+
     def label_reader(self, split: str) -> LabelCode:
         """There are no labels: every value would be void."""
         return LabelCode({0: self.info.ignore_index}, self.info.ignore_index)
@@ -91,8 +102,9 @@ class RGBDFolder(FileSource):
     def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if raw.dtype != np.uint16:
             raise DataError(f"{path}: {8 * raw.itemsize} bits; depth of layout {self._layout} has 16")
-        valid = ~np.isin(raw, NO_READING)
-        return raw.astype(np.float32) / np.float32(COUNTS_PER_METRE[self._layout]), valid
+        return raw.astype(np.float32) / np.float32(COUNTS_PER_METRE[self._layout]), has_reading(
+            raw, self._missing
+        )
 
     def _seven_scenes(self, image: Path) -> FrameFiles:
         stem = image.name.removesuffix(image.suffix).removesuffix(".color")

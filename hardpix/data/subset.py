@@ -15,6 +15,7 @@ from torch import Tensor
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.files import FileSource
 from hardpix.data.fingerprint import stored
+from hardpix.data.listing import normal
 from hardpix.data.missing_depth import with_some_depth, without_depth
 from hardpix.data.sampling import generator
 from hardpix.data.statistics import LABEL, LabelFrames, class_counts
@@ -52,6 +53,7 @@ def listed(path: Path, names: Sequence[str]) -> list[int]:
         raise DataError(f"data.labeled={path}: no such file; it must name a frame per line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.labeled={path}: not readable as a text ({error})") from None
+    names = [normal(name) for name in names]
     places = {name: index for index, name in enumerate(names)}
     by_stem: dict[str, list[int]] = {}
     for index, name in enumerate(names):
@@ -60,7 +62,7 @@ def listed(path: Path, names: Sequence[str]) -> list[int]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        index = _named(line.strip(), f"{path}: line {number}", names, places, by_stem)
+        index = _named(normal(line.strip()), f"{path}: line {number}", names, places, by_stem)
         if index in found:
             raise DataError(
                 f"{path}: line {number}: frame {names[index]} is there already (line {found[index]}); name it once"
@@ -126,7 +128,7 @@ class LabeledSplit:
         if self._labeled is None:
             return source.frames(self._split, keys)
         if isinstance(source, FileSource) and type(source).frames is FileSource.frames:
-            files = source.files(self._split)
+            files = source.paired(self._split)
             kept = [files[index] for index in self._indices]
             for one in kept:
                 source.refuse(one)

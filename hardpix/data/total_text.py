@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from hardpix.data.files import FileSource, FrameFiles, existing_root, list_images
+from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.images import image_size, orientation, read_colour
 from hardpix.data.labels import LabelReader
+from hardpix.data.listing import files_below, is_hidden, list_images, normal, one_each
 from hardpix.data.matlab import read_variable, require
 from hardpix.data.polygons import rasterise
 from hardpix.types import ConfigError, DataError, DatasetInfo
@@ -71,13 +72,16 @@ class TotalText(FileSource):
         existing_root(self.root, "Total-Text")
         self.check_split(split)
         labels, (prefix, suffix) = self._labels(split), NAMES[self._truth]
-        found = {truth_key(path): path for path in sorted(labels.glob("[!.]*"))} if labels.is_dir() else {}
+        found = one_each((truth_key(path), path) for path in self._truths(split))
         return [
             FrameFiles(
                 image.stem, image, found.get(truth_key(image), labels / f"{prefix}{image.stem}{suffix}")
             )
             for image in sorted(list_images(self.root / "Images" / _folder(split)), key=_number)
         ]
+
+    def image_files(self, split: str) -> list[Path]:
+        return files_below(self.root / "Images" / _folder(split))
 
     def label_reader(self, split: str) -> LabelReader:
         if self._truth != "polygon":
@@ -86,15 +90,19 @@ class TotalText(FileSource):
         return PolygonReader(self._illegible)
 
     def strays(self, split: str) -> list[Path]:
-        labels, named = self._labels(split), {file.label for file in self.files(split)}
-        kinds = (".mat",) if self._truth == "polygon" else (".png", ".jpg", ".jpeg")
-        beside = sorted(labels.glob("[!.]*")) if labels.is_dir() else []
-        return [path for path in beside if path.suffix.lower() in kinds and path not in named]
+        named = {file.label for file in self.paired(split)}
+        return [path for path in self._truths(split) if path not in named]
 
     def remarks(self) -> tuple[str, ...]:
         if self._truth == "polygon" and self._illegible == VOID:
             return ("words marked '#' (illegible) are left out of loss and scores",)
         return ()
+
+    def _truths(self, split: str) -> list[Path]:
+        kinds = (".mat",) if self._truth == "polygon" else (".png", ".jpg", ".jpeg")
+        labels = self._labels(split)
+        found = sorted(labels.iterdir()) if labels.is_dir() else []
+        return [path for path in found if path.suffix.lower() in kinds and not is_hidden(path.name)]
 
     def _labels(self, split: str) -> Path:
         return self.root / FOLDERS[self._truth] / _folder(split)
@@ -163,7 +171,7 @@ def _folder(split: str) -> str:
 
 def truth_key(path: Path) -> str:
     """What an image and its truth share: ``img61`` of img61.JPG and of poly_gt_img61.mat."""
-    return path.stem.lower().removeprefix("poly_").removeprefix("gt_")
+    return normal(path.stem).lower().removeprefix("poly_").removeprefix("gt_")
 
 
 def _number(path: Path) -> tuple[int, str]:

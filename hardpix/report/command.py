@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="ROW",
-        help="test the difference of every row from this one: paired bootstrap interval and permutation p over images "
-        "and seeds",
+        help="test the difference of every row from this one: interval and p of one paired bootstrap over "
+        "images and seeds",
     )
     parser.add_argument("--resamples", type=_count, default=2000, help="of --against (default 2000)")
     parser.add_argument(

@@ -43,14 +43,17 @@ def state_words(cell: Cell) -> list[str]:
 
 
 def test_text(test: PairedTest, scale: float, form: str) -> str:
-    """``+1.20 [+0.30, +2.10], p=0.012``, as much of it as there is."""
+    """``+1.20 [+0.30, +2.10], p=0.012``, as much of it as there is. A rounded p stays on its side of 0.05."""
     if math.isnan(test.delta):
         return ""
     words = _plain(test.delta * scale, f"+{form}")
     if not math.isnan(test.low):
         words += f" [{_plain(test.low * scale, f'+{form}')}, {_plain(test.high * scale, f'+{form}')}]"
+        words += f" ({test.label})" if test.label else ""
     if not math.isnan(test.p):
-        words += f", p={test.p:.2g}" if test.p >= 0.001 else ", p<0.001"
+        rounded = (f"{test.p:.{digits}g}" for digits in range(2, 17))
+        shown = next((p for p in rounded if (float(p) < 0.05) == (test.p < 0.05)), repr(test.p))
+        words += f", p={shown}" if test.p >= 0.001 else ", p<0.001"
     return words
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from hardpix.report.significance import LEVEL, Options, PairedTest
+from hardpix.report.significance import LEVEL, SEEDS, Options, PairedTest
 
 Key = TypeVar("Key")
-FEW = 5  # seeds below which resampling them understates how much training varies
 
 
 def about(
@@ -23,16 +22,11 @@ def about(
         )
     notes = [_how(made, against, options)]
     counts = sorted({len(test.seeds) for test in made})
-    if counts[0] == 1:
+    if counts[0] < SEEDS:
+        few = " or ".join(str(count) for count in counts if count < SEEDS)
         notes.append(
-            "With one seed the interval and p are about the sample of images alone and say nothing of how training "
-            "varies."
-        )
-    if any(1 < count < FEW for count in counts):
-        told = " or ".join(str(count) for count in counts if 1 < count < FEW)
-        notes.append(
-            f"With {told} seeds the interval still understates how training varies, and p is about these very "
-            "networks: another seed may say otherwise."
+            f"With {few} seed{'' if few == '1' else 's'} the interval is about the sample of images alone and says "
+            f"nothing of how training varies; p needs {SEEDS} seeds on both sides."
         )
     for why, labels in _collected(
         (test.why, label) for label, test in tests if test.seeds and test.why
@@ -51,14 +45,13 @@ def _how(made: Sequence[PairedTest], against: str, options: Options) -> str:
     parts = []
     if with_images:
         parts.append(
-            f"in brackets the {LEVEL} % percentile interval of {count} paired bootstrap samples of the "
-            f"{' or '.join(map(str, with_images))} images and the seeds; p: {count} permutations, the two rows swapped "
-            "image by image"
+            f"in brackets the {LEVEL} % interval of {count} paired bootstrap samples of the "
+            f"{' or '.join(map(str, with_images))} images, with Student's t for the seeds, and p from the same samples "
+            "(below 0.05 where the interval excludes 0)"
         )
     if any(not test.images for test in made):
         parts.append(
-            f"{'where images cannot be paired, ' if with_images else ''}over seeds alone: {count} samples of them, and "
-            "p from swapping the rows seed by seed"
+            f"{'where images cannot be paired, ' if with_images else ''}Student's t over seeds alone"
         )
     return (
         f"Δ [{LEVEL} %], p: difference from {against}; {'; '.join(parts)}. Random numbers from {options.seed}; "

@@ -1,8 +1,9 @@
-"""Whether two rows of a table differ by more than chance: a paired bootstrap and a permutation test.
+"""Whether two rows of a table differ by more than chance: one paired bootstrap over images and seeds, which gives both
+the interval and p.
 
-Both are paired: the same images (from ``per_image.csv``, whose counts of each class add up to the scores of any sample
+It is paired: the same images (from ``per_image.csv``, whose counts of each class add up to the scores of any sample
 of a data set) and the same seeds on both sides. The score of a sample of images is computed from its summed counts, as
-that of the whole split is, never averaged over images.
+that of the complete split is, never averaged over images.
 
 The only part of this package that needs NumPy, imported when a test is asked for: two thousand samples of a thousand
 images and forty classes are 10^8 additions.
@@ -10,22 +11,25 @@ images and forty classes are 10^8 additions.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hardpix.report.collect import Run
 from hardpix.report.columns import read_classes
 from hardpix.report.compare import folded
 from hardpix.report.per_image import read_per_image
+from hardpix.types import HardpixError
 
 if TYPE_CHECKING:
     import numpy as np
 
 LEVEL = 95  # percent of the interval
+SEEDS = 3  # below it nothing can be said of how training varies: no p, and an interval over the images alone
+REPEATS = 25  # draws of the seeds' part for each sample of images: with 3 seeds one is too few for steady percentiles
+FEWEST = 40  # resamples: with fewer no percentile is cut off
 CHUNK = 250  # resamples at a time: the weights of one chunk are this many times the images
 KEPT = 40  # runs whose counts are held: up to ten megabytes each
 AGREE = 1e-5  # how far a recorded score may lie from that of the counts, which is the same computation
@@ -36,28 +40,34 @@ class Options:
     resamples: int = 2000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.resamples < FEWEST:
+            raise HardpixError(
+                f"--resamples {self.resamples}: must be {FEWEST} or more for an interval of {LEVEL} %."
+            )
+
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Own row minus reference, in the metric's unit. NaN where there are too few seeds for it.
+    """Own row minus reference, in the metric's unit.
 
-    ``low``, ``high``: percentile interval over images and seeds jointly, over seeds alone without counts of images.
-    ``p_images``: of swapping the rows image by image, for the seeds as they are. ``p_seeds``: of swapping them seed by
-    seed.
+    ``low``, ``high``: the interval over images and seeds jointly; over seeds alone without counts of images, over
+    images alone below ``SEEDS`` seeds. ``p``: from the same draws; NaN below ``SEEDS`` seeds.
     """
 
     delta: float
     low: float
     high: float
-    p_images: float
-    p_seeds: float
+    p: float
     seeds: tuple[int, ...]
     images: int  # 0: without images
     why: str = ""  # why without
 
     @property
-    def p(self) -> float:
-        return self.p_images if self.images else self.p_seeds
+    def label(self) -> str:
+        """Says that the interval is over images alone; else empty."""
+        n = len(self.seeds)
+        return f"images only, {n} seed{'s' if n > 1 else ''}" if self.images and n < SEEDS else ""
 
 
 class Counts(NamedTuple):
@@ -86,29 +96,21 @@ class PairedTests:
         pairs = [(own[seed], base[seed]) for seed in seeds]
         recorded = np.array([[run.record.metrics[metric] for run in pair] for pair in pairs]).reshape(-1, 2)
         apart = recorded[:, 0] - recorded[:, 1]
-        rng = np.random.default_rng(self.options.seed)
-        p_seeds = _swapped_seeds(apart, self.options.resamples, rng) if len(seeds) > 1 else math.nan
         paired = self._counts(pairs, metric, recorded) if seeds else "no common seed"
-        if isinstance(paired, str):
-            low, high = _seed_interval(apart, self.options.resamples, rng)
-            delta = float(apart.mean()) if seeds else math.nan
-            return PairedTest(delta, low, high, math.nan, p_seeds, tuple(seeds), 0, paired)
-        ours, theirs, score = paired
-        count = ours.shape[1]
-        found: list[Any] = []
-        for start in range(0, self.options.resamples, CHUNK):
-            n = min(CHUNK, self.options.resamples - start)
-            images = rng.integers(0, count, (n, count))
-            found.append(resampled(ours, theirs, score, images, rng.integers(0, len(seeds), (n, len(seeds)))))
-        low, high = _interval(np.concatenate(found))
-        chance = [
-            swapped(
-                ours, theirs, score, rng.integers(0, 2, (min(CHUNK, self.options.resamples - start), count))
-            )
-            for start in range(0, self.options.resamples, CHUNK)
-        ]
-        p_images = p_value(float(apart.mean()), np.concatenate(chance))
-        return PairedTest(float(apart.mean()), low, high, p_images, p_seeds, tuple(seeds), count)
+        images, why = (0, paired) if isinstance(paired, str) else (paired[0].shape[1], "")
+        samples = None if isinstance(paired, str) else self._samples(*paired)
+        low, high, p = interval_and_p(draws(apart, samples, images, self.options))
+        delta = float(apart.mean()) if seeds else math.nan
+        return PairedTest(delta, low, high, p if len(seeds) >= SEEDS else math.nan, tuple(seeds), images, why)
+
+    def _samples(self, own: np.ndarray, base: np.ndarray, score: Score) -> np.ndarray:
+        """Differences of each seed in resampled images, ``[n, S]``."""
+        import numpy as np
+
+        rng, count, total = np.random.default_rng(self.options.seed), own.shape[1], self.options.resamples
+        sizes = (min(CHUNK, total - start) for start in range(0, total, CHUNK))
+        images = (rng.integers(0, count, (n, count)) for n in sizes)
+        return np.concatenate([resampled(own, base, score, drawn) for drawn in images])
 
     def _counts(
         self, pairs: Sequence[tuple[Run, Run]], metric: str, recorded: np.ndarray
@@ -133,6 +135,8 @@ class PairedTests:
                     return f"{name} and {run.directory} {problem}"
                 if not abs(float(score(one.values.sum(0))) - value) <= AGREE:
                     return f"{metric} of {run.directory} is not that of its per_image.csv"
+        if len(first.images) < 2:
+            return f"{name} scores one image only"
         ours, theirs = (np.stack([_ordered(counts[i], first.images) for counts in sides]) for i in (0, 1))
         return ours, theirs, score
 
@@ -144,12 +148,10 @@ class PairedTests:
         return self.read[run.directory]
 
 
-def resampled(
-    own: np.ndarray, base: np.ndarray, score: Score, images: np.ndarray, seeds: np.ndarray
-) -> np.ndarray:
-    """Differences of the two rows in samples, ``[n]``; the same images and the same seeds for both.
+def resampled(own: np.ndarray, base: np.ndarray, score: Score, images: np.ndarray) -> np.ndarray:
+    """Differences of the two rows in samples of images, for each seed, ``[n, S]``; the same images for both rows.
 
-    ``own``, ``base``: counts ``[S, I, C, 3]``. ``images`` ``[n, I]`` and ``seeds`` ``[n, S]``: indices drawn.
+    ``own``, ``base``: counts ``[S, I, C, 3]``. ``images`` ``[n, I]``: indices drawn.
     """
     import numpy as np
 
@@ -159,31 +161,50 @@ def resampled(
     apart = [
         score(_weighted(weights, a)) - score(_weighted(weights, b)) for a, b in zip(own, base, strict=True)
     ]
-    return np.take_along_axis(np.stack(apart, 1), seeds, 1).mean(1)
+    return np.stack(apart, 1)
 
 
-def swapped(own: np.ndarray, base: np.ndarray, score: Score, swaps: np.ndarray) -> np.ndarray:
-    """Differences ``[n]`` after the two rows have changed places in the images where ``swaps`` ``[n, I]`` is 1.
+def draws(apart: np.ndarray, samples: np.ndarray | None, images: int, options: Options) -> np.ndarray:
+    """What the mean of ``apart`` could have been with other images and, from ``SEEDS`` seeds on, with other seeds.
 
-    An image is swapped in all seeds at once: it is as hard for one as for the next.
+    ``apart``: the observed difference of each seed, ``[S]``. ``samples``: the same in resampled images, ``[n, S]``;
+    None where there are no counts of images. ``images``: how many there are.
+
+    The images' part is their bootstrap, stretched to Student's t. Resampling three seeds would understate how training
+    varies (nothing beyond the outermost is ever drawn), so the seeds' part is drawn from Student's t of their standard
+    error. What of the images' part differs between seeds is in that error already and is taken out (:func:`_shared`).
     """
     import numpy as np
 
-    weights = swaps.astype(np.float64)
-    found = []
-    for a, b in zip(own, base, strict=True):
-        moved = _weighted(weights, b - a)
-        found.append(score(a.sum(0) + moved) - score(b.sum(0) - moved))
-    return np.stack(found, 1).mean(1)
+    rng, count = np.random.default_rng((options.seed, 1)), len(apart)
+    moved = np.zeros(options.resamples)
+    if samples is not None:
+        samples = samples[~np.isnan(samples).any(1)]  # such as those in which the class never occurs
+        moved = (samples.mean(1) - apart.mean()) * np.sqrt(images / rng.chisquare(images - 1, len(samples)))
+        if count >= SEEDS and len(samples):
+            moved *= math.sqrt(_shared(samples))
+    if count < SEEDS:
+        return apart.mean() + moved if samples is not None else np.empty(0)
+    error = apart.std(ddof=1) / math.sqrt(count)
+    seeds = error * rng.standard_t(count - 1, (len(moved), REPEATS))
+    return (apart.mean() + moved[:, None] + seeds).ravel()
 
 
-def p_value(observed: float, chance: np.ndarray) -> float:
-    """(1 + as extreme ones) / (1 + all), two-sided; 1 where chance knows no number."""
+def interval_and_p(values: np.ndarray) -> tuple[float, float, float]:
+    """Percentile interval and two-sided p of ``values``: p < 1 - LEVEL / 100 exactly where the interval excludes 0.
+
+    p counts the observed value as one of the draws; the interval's ends are the outermost values for which p, had they
+    been 0, would reach the level. NaN where there are too few values.
+    """
     import numpy as np
 
-    chance = chance[~np.isnan(chance)]
-    extreme = int((np.abs(chance) >= abs(observed) - 1e-12).sum())
-    return (1 + extreme) / (1 + len(chance))
+    values = np.sort(values)
+    n = len(values)
+    place = ((100 - LEVEL) * (n + 1) - 1) // 200  # the most values on one side of an end, itself included
+    if place < 1:
+        return math.nan, math.nan, math.nan
+    beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    return float(values[place - 1]), float(values[n - place]), min(1.0, 2 * (1 + beyond) / (n + 1))
 
 
 def score_of(metric: str, classes: Sequence[str]) -> Score | None:
@@ -231,32 +252,14 @@ def _both(one: Run, other: Run, metric: str) -> bool:
     return len(values) == 2 and all(map(math.isfinite, values))
 
 
-def _swapped_seeds(apart: np.ndarray, resamples: int, rng: np.random.Generator) -> float:
-    """All ways to swap the rows seed by seed where they are few: the share that is as extreme, itself included."""
-    import numpy as np
-
-    observed = float(apart.mean())
-    if 2 ** len(apart) > resamples:
-        return p_value(observed, (rng.choice((-1.0, 1.0), (resamples, len(apart))) * apart).mean(1))
-    every = np.array(list(itertools.product((-1.0, 1.0), repeat=len(apart))))
-    return float((np.abs((every * apart).mean(1)) >= abs(observed) - 1e-12).mean())
-
-
-def _seed_interval(apart: np.ndarray, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
-    if len(apart) < 2:
-        return math.nan, math.nan
-    return _interval(apart[rng.integers(0, len(apart), (resamples, len(apart)))].mean(1))
-
-
-def _interval(found: np.ndarray) -> tuple[float, float]:
-    """Percentiles; samples without a value, such as those in which a class never occurs, are left out."""
-    import numpy as np
-
-    found = found[~np.isnan(found)]
-    if not len(found):
-        return math.nan, math.nan
-    low, high = np.percentile(found, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return float(low), float(high)
+def _shared(samples: np.ndarray) -> float:
+    """The share of the mean's variance over samples of images ``[n, S]`` that all seeds have in common."""
+    centred = samples - samples.mean(0)
+    mean = centred.mean(1)
+    total = float((mean**2).mean())
+    n, count = samples.shape
+    apart = float(((centred - mean[:, None]) ** 2).sum()) / (n * (count - 1) * count)
+    return max(0.0, 1.0 - apart / total) if total else 0.0
 
 
 def _read(folder: Path) -> Counts | str:

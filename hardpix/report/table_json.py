@@ -2,9 +2,9 @@
 
 ``schema`` grows by one when a key changes its meaning or goes; further keys may come without. Of both kinds:
 ``notes`` (sentences below the table), and in each cell ``mean``, ``std``, ``n``, ``states`` (seeds without a value)
-and, where asked for, ``test`` with ``delta``, ``low``, ``high``, ``p``, ``p_images``, ``p_seeds``, ``seeds``,
-``images`` and ``why`` (without images). A column's ``unit`` says what its numbers are: ``fraction``, ``ratio``,
-``percent``, or nothing where its metric says it.
+and, where asked for, ``test`` with ``delta``, ``low``, ``high``, ``p``, ``label`` (of an interval over images
+alone), ``seeds``, ``images`` and ``why`` (without images). A column's ``unit`` says what its numbers are:
+``fraction``, ``ratio``, ``percent``, or nothing where its metric says it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hardpix.report.lacks import reason
 from hardpix.report.significance import PairedTest
 from hardpix.report.table import Cell, Row, Table
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def of_runs(table: Table) -> str:
@@ -88,8 +88,7 @@ def tested(test: PairedTest) -> dict[str, Any]:
         "low": test.low,
         "high": test.high,
         "p": test.p,
-        "p_images": test.p_images,
-        "p_seeds": test.p_seeds,
+        "label": test.label or None,
         "seeds": list(test.seeds),
         "images": test.images,
         "why": test.why or None,

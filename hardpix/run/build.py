@@ -11,10 +11,11 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from hardpix.data import DataModule
+from hardpix.data.base import JudgedFrames
 from hardpix.losses import CrossEntropy
 from hardpix.methods import Method, Parts
 from hardpix.run.targets import check_target
-from hardpix.types import ConfigError, HardpixError
+from hardpix.types import ConfigError, DataError, HardpixError, NoSuchSplit
 
 
 def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method]:
@@ -26,8 +27,8 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
     needed = method_class(cfg).requires
     data.use(needed if training else needed & data.info.provides)
     if training:  # data that lack something are refused before a network is made or its weights are fetched
-        for split in ("train", "val", "test"):
-            data.evaluation_dataset(split)
+        for role in ("train", "val", "test"):
+            _check_split(data, role)
     if training and cfg.trainer.ema_decay is not None and method_class(cfg).averages:
         raise ConfigError(
             f"trainer.ema_decay={cfg.trainer.ema_decay}: {method_class(cfg).__name__} has an averaged teacher of its "
@@ -37,6 +38,18 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
     # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
     method.parts.build_scheduler(method.parts.build_optimizer(method.parameter_groups()), 1)
     return data, method
+
+
+def _check_split(data: DataModule, role: str) -> None:
+    """Raise ``DataError`` for what would end a run later: a split that is not there, or for ``val`` and ``test`` (a
+    training frame may be skipped) a file that its header shows to be unusable.
+    """
+    try:
+        frames = data.evaluation_dataset(role).frames
+    except NoSuchSplit as error:
+        raise DataError(f"{error}{data.source.advice(role, data.splits)}") from None
+    if role != "train" and isinstance(frames, JudgedFrames):
+        frames.check()
 
 
 def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:

@@ -90,6 +90,11 @@ def left_out(data: DataModule) -> dict[str, float]:
     return {key: float(count) for key, count in found.items() if count}
 
 
+def told_left_out(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
+    """A line for each kind of files of the splits that are not read."""
+    return tuple(dict.fromkeys(line for split in splits for line in data.source.left_out(data.splits[split])))
+
+
 def told_of_depth(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
     """A line for each split some of whose frames have no depth file, where depth is asked for."""
     opened = {split: data.evaluation_dataset(split).frames for split in splits if _may_lack_depth(data)}

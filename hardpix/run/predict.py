@@ -39,13 +39,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     given = parser.parse_intermixed_args(arguments)
     overrides = [x for x in given.images if re.match(r"(inference|data|trusted)(\.[^=/]*)?=", x)]
-    paths = find_images([Path(x) for x in given.images if x not in overrides])
+    paths, unread = find_images([Path(x) for x in given.images if x not in overrides])
     check_folder(given.out)
     device = find_device(given.device)
     _, data, method = loaded(given.run, given.weights, overrides)
     values = own_values(data.source) if given.values == "dataset" else None
     faults = predict(method, data, paths, given.out, device=device, values=values)
     print(f"{len(paths) - len(faults)} images labelled in {given.out}")
+    faults += told_of(unread)
     if values is not None:
         print(f"{given.out / 'label'} is what the test server of {data.info.name} takes")
     for fault in faults:
@@ -97,17 +98,20 @@ def find_device(name: str) -> str:
     return name
 
 
-def find_images(sources: list[Path]) -> list[Path]:
-    """The image files named or contained (recursively), sorted, each once.
+def find_images(sources: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The image files named or contained (recursively), sorted, each once; and the other files of the folders.
 
     Raises if there are none, or if two different files would write the same output.
     """
-    from hardpix.data.images import SUFFIXES, images_below
+    from hardpix.data.images import SUFFIXES
+    from hardpix.data.listing import files_below, normal
 
     paths: list[Path] = []
+    unread: list[Path] = []
     for source in sources:
         if source.is_dir():
-            paths += images_below(source)
+            for path in files_below(source):
+                (paths if path.suffix.lower() in SUFFIXES else unread).append(path)
         elif source.is_file():
             paths.append(source)
         else:
@@ -116,12 +120,21 @@ def find_images(sources: list[Path]) -> list[Path]:
         raise DataError(f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
     seen: dict[str, Path] = {}
     for path in paths:
-        other = seen.setdefault(path.stem, path)
+        other = seen.setdefault(normal(path.stem), path)
         if other != path and not other.samefile(path):
             raise ConfigError(
                 f"{path} and {other} would write the same output; predict them into two folders"
             )
-    return list(seen.values())
+    return list(seen.values()), unread
+
+
+def told_of(unread: list[Path]) -> list[str]:
+    """Print how many files of the folders are not read; a sentence for each of them that is a picture."""
+    from hardpix.data.listing import is_picture, kinds
+
+    if unread:
+        print(f"{kinds(unread)} in the folders are not read")
+    return [f"{path}: not a PNG, JPEG or TIFF; convert it to PNG" for path in unread if is_picture(path)]
 
 
 def predict(
@@ -151,6 +164,7 @@ def predict(
         own_files.make_folder(out / kind)
     table = None if values is None else value_table(values, data.info.num_classes)
     faults = []
+    inputs = {path.resolve() for path in paths}
     for path in paths:
         try:
             pixels = read_image(path)
@@ -161,6 +175,9 @@ def predict(
         with torch.inference_mode():
             label = method.enlarge(method.predict_logits(image), image.shape).argmax(1)[0].cpu()
             maps = {k: v[0].float().cpu().numpy() for k, v in method.maps({"image": image}).items()}
+        for target in (out / kind / f"{path.stem}.png" for kind in ("label", "overlay", *maps)):
+            if target.resolve() in inputs:
+                raise ConfigError(f"--out {out}: {target} is one of the images; name another folder")
         index = label.to(torch.uint8 if data.info.num_classes <= 256 else torch.int32).numpy()
         stored = index if table is None else table[index]
         save_picture(Image.fromarray(stored), out / "label" / f"{path.stem}.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hardpix.data import DataModule
 from hardpix.methods import Method
-from hardpix.run.data_facts import told_of_depth
+from hardpix.run.data_facts import told_left_out, told_of_depth
 
 _told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
 
@@ -20,6 +20,7 @@ def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
     _told.update(new)
     return (
         *data.remarks(),
+        *told_left_out(data),
         *told_of_depth(data),
         *(of_loss(data.info.classes) if of_loss else ()),
         *_of_stages(method),

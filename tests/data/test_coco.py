@@ -248,7 +248,7 @@ def changed(**entries):
         (changed(images={"height": 10**6, "width": 10**6}), "image 9: .* at most 80000000 in all"),
         (changed(images={"file_name": ""}), "image 9: file_name '' is none of"),
         (changed(categories={"name": "wolf"}), "its categories are not those of"),
-        (changed(categories={"id": 3}), "category 3: each must have an id and a name of its own"),
+        (changed(categories={"id": 3}), "category 3: each must have an id of its own and a name"),
         ({**annotations(), "annotations": [{"id": "x"}]}, "annotations, entry 0: must be an object"),
         ({**annotations(), "annotations": [{"id": 1, "image_id": 9, "category_id": 3}]}, "1: segmentation is missing"),
     ],

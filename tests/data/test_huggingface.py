@@ -224,3 +224,28 @@ def test_the_environment_is_as_before_and_a_missing_package_is_named(tmp_path, m
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'hardpix\[hf\]'"):
         source(root).frames("train", BOTH)
+
+
+def test_masks_as_arrays_of_numbers(tmp_path):
+    picture = Image.fromarray(np.zeros((4, 6, 3), np.uint8))
+    numbers = np.arange(24).reshape(4, 6) % 3
+    for name, feature in (
+        ("array", datasets.Array2D((4, 6), "uint8")),
+        ("lists", datasets.Sequence(datasets.Sequence(datasets.Value("int64")))),
+    ):
+        features = datasets.Features({"image": datasets.Image(), "label": feature})
+        wrong = numbers.copy()
+        wrong[0, 0] = 200
+        rows = {"image": [picture] * 2, "label": [numbers.tolist(), wrong.tolist()]}
+        made = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)})
+        made.save_to_disk(str(tmp_path / name))
+        frames = HuggingFace(str(tmp_path / name), classes=["a", "b", "c"]).frames("train", BOTH)
+        np.testing.assert_array_equal(frames.load(0)["label"], numbers)
+        with pytest.raises(DataError, match=r"row 1, column label: value 200 \(1 pixels\) is no class"):
+            frames.load(1)
+    rows = {"image": [picture], "label": [[[1.5, 0.0]]]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(
+        str(tmp_path / "f/train")
+    )
+    with pytest.raises(DataError, match="must be whole ones from 0 to 65535"):
+        HuggingFace(str(tmp_path / "f"), classes=["a"]).frames("train", BOTH).load(0)

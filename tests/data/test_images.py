@@ -1,6 +1,9 @@
 """Files that decode, and one sentence for each that does not."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -134,3 +137,18 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, side):
     with pytest.raises(DataError) as error:
         read_colour(tmp_path / "a.png")
     assert "at most 80000000 are read" in sentence(error)
+
+
+@pytest.mark.slow
+def test_the_largest_picture_is_a_setting(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    read = f"read_colour(pathlib.Path({str(tmp_path / 'a.png')!r})).shape"
+    script = f"import pathlib; from hardpix.data.images import read_colour; print({read})"
+    for limit, said in (("600", "(20, 30, 3)"), ("599", "at most 599 are read; HARDPIX_MAX_PIXELS=N")):
+        told = subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"HARDPIX_MAX_PIXELS": limit},
+            capture_output=True,
+            text=True,
+        )
+        assert said in told.stdout + told.stderr

@@ -165,3 +165,20 @@ def test_options_that_cannot_be(tree):
         Listed(str(tree / "l.txt"), classes=CLASSES).frames("train", BOTH)
     with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
         Listed(str(tree / "none.csv"), classes=CLASSES).frames("train", BOTH)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("slash", ["/", "\\"])
+def test_lists_as_spreadsheets_write_them(tree, mark, encoding, slash):
+    written = [[value.replace("/", slash) for value in row.values()] for row in rows(2, 0, split="train")]
+    for ending in ("csv", "tsv"):
+        path = tree / f"l.{ending}"
+        lines = [["image", '"label"', "split"], *written]
+        path.write_text("".join(mark.join(line) + "\r\n" for line in lines), encoding=encoding, newline="")
+        frames = Listed(str(path), classes=CLASSES).frames("train", BOTH)
+        assert [int(frames.load(i)["label"][0, 0]) for i in range(2)] == [2, 0]
+        assert [frames.name(i) for i in range(2)] == ["pics__2__rgb", "pics__0__rgb"]
+    (tree / "l.csv").write_bytes(b"\xff\xfea")
+    with pytest.raises(DataError, match="not a UTF-16 text"):
+        Listed(str(tree / "l.csv"), classes=CLASSES).frames("train", BOTH)

@@ -466,7 +466,7 @@ def test_latex_is_well_formed(form):
 
 def test_json_holds_everything_unrounded():
     content = json.loads(render(table(golden_runs(), ROWS, COLUMNS), "json"))
-    assert (content["schema"], content["kind"], content["factors"]) == (1, "runs", ["loss"])
+    assert (content["schema"], content["kind"], content["factors"]) == (2, "runs", ["loss"])
     assert [column["unit"] for column in content["columns"]] == ["fraction", ""]
     bad, entropy, focal, ohem = content["rows"]
     cell = entropy["cells"][0]

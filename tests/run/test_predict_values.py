@@ -1,6 +1,8 @@
 """``hardpix predict --values``: label files for test servers, and runs that go from one data set to another."""
 
 import re
+import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from PIL import Image
 from hardpix import record
 from hardpix.cli import main
 from hardpix.data import GTAV, Cityscapes
-from hardpix.run.predict import value_table
+from hardpix.run.predict import find_images, predict, told_of, value_table
 from hardpix.run.train import train
+from hardpix.types import ConfigError, DatasetInfo
 
 NAME = "berlin_000000_000019_leftImg8bit"
 
@@ -123,3 +126,53 @@ def test_numbers_above_255_need_16_bits():
     assert value_table({0: 255, 1: 2}, 2).dtype == np.uint8
     for source in (Cityscapes("x"), GTAV("x")):
         assert value_table(source.submission_values(), 19)[[0, 10, 18]].tolist() == [7, 23, 33]
+
+
+def test_what_lies_among_the_images_is_counted_and_pictures_are_faults(tmp_path, capsys):
+    for name in ("a.png", "b.PNG", "sub/c.png"):
+        save(tmp_path / name, np.zeros((4, 6, 3)))
+    for name in ("d.bmp", "notes.txt", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"\0")
+    paths, unread = find_images([tmp_path])
+    assert [path.name for path in paths] == ["a.png", "b.PNG", "c.png"]
+    faults = told_of(unread)
+    assert "2 files (1 .bmp, 1 .txt, such as d.bmp) in the folders are not read" in capsys.readouterr().out
+    assert faults == [f"{tmp_path}/d.bmp: not a PNG, JPEG or TIFF; convert it to PNG"]
+
+
+def test_names_that_differ_in_their_unicode_form_alone_would_write_one_output(tmp_path):
+    for form in ("NFC", "NFD"):
+        save(tmp_path / form / f"{unicodedata.normalize(form, 'Größe')}.png", np.zeros((4, 6, 3)))
+    with pytest.raises(ConfigError, match="would write the same output"):
+        find_images([tmp_path])
+
+
+@pytest.mark.parametrize("kind", ["label", "overlay", "hardness"])
+def test_no_result_replaces_an_image(kind, tmp_path):
+    path = tmp_path / kind / "a.png"
+    save(path, np.zeros((4, 6, 3)))
+    before = path.read_bytes()
+
+    class Method:
+        def to(self, device):
+            return self
+
+        def eval(self):
+            return self
+
+        def predict_logits(self, image):
+            return image[:, :2]
+
+        def enlarge(self, logits, shape):
+            return logits
+
+        def maps(self, batch):
+            return {"hardness": batch["image"][:, 0]}
+
+    info = DatasetInfo("x", ("a", "b"), ((0, 0, 0), (1, 1, 1)))
+    data = SimpleNamespace(info=info, source=SimpleNamespace(image_range=None))
+    with pytest.raises(ConfigError, match=r"a\.png is one of the images; name another folder"):
+        predict(Method(), data, [path], tmp_path, device="cpu")
+    assert path.read_bytes() == before
+    predict(Method(), data, [path], tmp_path / "out", device="cpu")
+    assert (tmp_path / "out" / kind / "a.png").is_file()

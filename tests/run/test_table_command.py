@@ -190,7 +190,8 @@ def test_two_real_runs_against_each_other(tiny, capsys):
     assert set(tests) == {"test/miou", "test/mean_acc", "test/pixel_acc"}
     for test in tests.values():
         assert (test["images"], test["why"], test["seeds"]) == (3, None, [0])
-        assert 1 / 41 <= test["p"] <= 1
+        assert (test["p"], test["label"]) == (None, "images only, 1 seed")
+        assert test["low"] <= test["delta"] <= test["high"]
     wide = shown(capsys, folder, "--per-class", "--columns", "test/miou", "--format", "csv")
     lines = list(csv.DictReader(io.StringIO(wide)))
     names = [line["class"] for line in csv.DictReader((folder / "a/per_class.csv").open())]
