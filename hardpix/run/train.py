@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
@@ -29,7 +28,7 @@ from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.decile_scores import decile_scores
-from hardpix.run.divergence import Divergence
+from hardpix.run.divergence import check_trained
 from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
@@ -40,7 +39,7 @@ from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run, told
 from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model, quiet
-from hardpix.types import ConfigError, Diverged
+from hardpix.types import ConfigError
 
 JOB_VARIABLE = "HARDPIX_JOB"  # run directory, for the processes that Lightning starts for DDP
 
@@ -179,7 +178,7 @@ def _run(job: Job) -> dict[str, float]:
         fit_to_labels(method, job.data)
     tracking.connect(job.loggers)
     trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
-    _check_finite(method)
+    skipped = check_trained(trainer, method)
     settle(trainer, method)
     _settle_counters(trainer)
     metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | data_facts.left_out(job.data)
@@ -191,7 +190,6 @@ def _run(job: Job) -> dict[str, float]:
         deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
         tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
     cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
-    skipped = next(c.skipped for c in trainer.callbacks if isinstance(c, Divergence))  # type: ignore[attr-defined]
     return (
         metrics
         | cost
@@ -286,13 +284,3 @@ def _parent(source: str | None) -> str | None:
     """The id of the run that this one stands on or starts from."""
     run_dir = source_run(source)
     return None if run_dir is None else record.read(run_dir).run_id
-
-
-def _check_finite(method: Method) -> None:
-    tensors = (*method.named_parameters(), *method.named_buffers())
-    bad = [name for name, value in tensors if not torch.isfinite(value).all()]
-    if bad:
-        raise Diverged(
-            f"training diverged: {bad[0]} (and {len(bad) - 1} more) is not finite; lower optimizer.lr, "
-            "set trainer.clip_norm, or use trainer.precision=32"
-        )
