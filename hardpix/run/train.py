@@ -22,6 +22,7 @@ from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
 from hardpix.run import ailments, data_facts, results, resume, rundir, tracking, world
+from hardpix.run.batches import check_batches
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
@@ -55,6 +56,7 @@ class Job(NamedTuple):
     loggers: list[Logger]
     trainer: pl.Trainer
     resume_path: Path | None
+    remarks: tuple[str, ...]  # on its batches
 
 
 def train(
@@ -141,7 +143,6 @@ def _assemble(
     quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
-    data.train_dataloader()  # too few frames for a batch are told now
     resume_path = resume.checkpoint(run_dir, cfg)
     if method.parts.parent is not None and resume_path is None:  # else its own checkpoint has all weights
         rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
@@ -160,18 +161,19 @@ def _assemble(
     callbacks = [*build_callbacks(run_dir=run_dir, monitor=monitor, **cfg.callbacks), *further]
     trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
     on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
-    if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
+    synchronised = cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu
+    remarks = check_batches(cfg, data, method, trainer, synchronised=synchronised)
+    if synchronised:
         convert_sync_batch_norm(method)
     compile_model(method, cfg.trainer.compile)
-    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path)
+    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path, remarks)
 
 
 def _run(job: Job) -> dict[str, float]:
     print(f"run {job.run_dir}", flush=True)
     trainer, method = job.trainer, job.method
-    remarks = start_remarks(
-        job.data, method
-    )  # in every process: the counts must be there before the first step
+    # In every process: the counts must be there before the first step.
+    remarks = (*job.remarks, *start_remarks(job.data, method))
     for line in remarks if trainer.is_global_zero else ():
         print(line, flush=True)
     if job.resume_path is None:
@@ -196,6 +198,7 @@ def _run(job: Job) -> dict[str, float]:
         | ({"run/skipped_steps": float(skipped)} if skipped else {})
         | {
             "run/steps": float(trainer.global_step),
+            "run/batches_per_step": trainer.fit_loop.epoch_loop.batch_progress.total.ready / trainer.global_step,
             "run/parameters": float(sum(p.numel() for p in method.parameters())),
         }
     )
