@@ -34,7 +34,7 @@ SUPPLIED: dict[str, frozenset[str]] = {
     "backbone": frozenset({"in_channels"}),
     "head": frozenset({"specs", "outputs", "align_corners", "num_classes"}),
     "model": frozenset({"build_backbone", "build_head", "outputs", "in_channels"}),
-    "loss": frozenset({"ignore_index", "class_counts"}),
+    "loss": frozenset({"ignore_index", "num_classes", "class_counts"}),
     "method": frozenset({"parts"}),
     "optimizer": frozenset({"groups"}),
     "scheduler": frozenset({"optimizer", "steps"}),
