@@ -42,7 +42,8 @@ class TrainingSteps(pl.LightningModule):
         number, last_of_step = self._step_of(batch_idx)
         if (self.global_step + 1) % self._log_every == 0 and last_of_step:  # the steps Lightning writes
             self._log_losses({"loss": total} | losses)
-        each = self.trainer.accumulate_grad_batches  # by which Lightning divides, also where the epoch has fewer left
+        # Lightning divides by this, also where the epoch has fewer batches left.
+        each = self.trainer.accumulate_grad_batches
         return total if number == each else total * (each / number)
 
     def _step_of(self, batch_idx: int) -> tuple[int, bool]:

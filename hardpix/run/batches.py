@@ -92,6 +92,7 @@ def single_problem(method: Method, batch: Mapping[str, Any]) -> str | None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             shapes.losses(empty)
     except Exception as error:
-        refused = (ONE_VALUE, "Expected more than 1 value per channel")  # by hardpix's layers, by torch's norms
+        # By hardpix's own layers, and by torch's norms.
+        refused = (ONE_VALUE, "Expected more than 1 value per channel")
         return ONE_VALUE if str(error).startswith(refused) else None
     return None

@@ -192,13 +192,14 @@ def _run(job: Job) -> dict[str, float]:
         deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
         tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
     cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
+    batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
     return (
         metrics
         | cost
         | ({"run/skipped_steps": float(skipped)} if skipped else {})
         | {
             "run/steps": float(trainer.global_step),
-            "run/batches_per_step": trainer.fit_loop.epoch_loop.batch_progress.total.ready / trainer.global_step,
+            "run/batches_per_step": batches / trainer.global_step,
             "run/parameters": float(sum(p.numel() for p in method.parameters())),
         }
     )

@@ -23,7 +23,9 @@ def gradients(monkeypatch):
     def losses(self, batch):
         found = inner(self, batch)
         total = torch.stack(list(found.values())).sum()
-        kept.append(torch.autograd.grad(total, [p for p in self.parameters() if p.requires_grad], retain_graph=True))
+        kept.append(
+            torch.autograd.grad(total, [p for p in self.parameters() if p.requires_grad], retain_graph=True)
+        )
         return found
 
     def before_step(self, optimizer):
@@ -63,7 +65,10 @@ def test_steps_of_equal_batches_say_nothing(tiny, gradients, capsys):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["trainer.accumulate=6"], r"trainer\.accumulate=6: an epoch has 5 batches.*set trainer\.accumulate=5"),
+        (
+            ["trainer.accumulate=6"],
+            r"trainer\.accumulate=6: an epoch has 5 batches.*set trainer\.accumulate=5",
+        ),
         (["trainer.accumulate=2", "trainer.limit_train_batches=1"], r"an epoch has 1 batch,"),
         (["trainer.accumulate=2", "trainer.limit_train_batches=0.2"], r"an epoch has 1 batch,"),
         (
@@ -84,14 +89,22 @@ FIVE = ("data.source.train_frames=5", "data.batch_size=2", "data.drop_last=false
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["head=psp"], r"data\.drop_last=false: 5 frames leave one over .*data\.batch_size=2.*data\.drop_last=true"),
+        (
+            ["head=psp"],
+            r"data\.drop_last=false: 5 frames leave one over .*data\.batch_size=2.*data\.drop_last=true",
+        ),
         (["head=psp", "data.batch_size=4"], r"data\.drop_last=false: .*data\.batch_size=4"),
-        (["head=psp", "data.batch_size=1"], r"data\.batch_size=1: batch norm .*set data\.batch_size=2 or more"),
+        (
+            ["head=psp", "data.batch_size=1"],
+            r"data\.batch_size=1: batch norm .*set data\.batch_size=2 or more",
+        ),
         (["data.train_transform.crop=[32,32]"], r"data\.drop_last=false: .*no larger than the stride"),
         (["head=psp", "method=hardness"], r"data\.drop_last=false: "),
     ],
 )
-def test_a_batch_of_one_that_cannot_train_is_refused_before_anything_is_written(tiny, tmp_path, settings, said):
+def test_a_batch_of_one_that_cannot_train_is_refused_before_anything_is_written(
+    tiny, tmp_path, settings, said
+):
     with pytest.raises(ConfigError, match=said):
         train(tiny("run=a", *FIVE, *settings), [])
     assert not (tmp_path / "runs").exists()
@@ -111,7 +124,9 @@ def test_what_can_train_is_not_refused(tiny, settings):
     assert train(tiny("run=a", *FIVE, *settings, "panels=0"), []).status == "done"
 
 
-@pytest.mark.parametrize(("frames", "synchronised", "refused"), [(7, False, True), (7, True, False), (5, False, False)])
+@pytest.mark.parametrize(
+    ("frames", "synchronised", "refused"), [(7, False, True), (7, True, False), (5, False, False)]
+)
 def test_the_share_of_each_process_is_what_counts(tiny, frames, synchronised, refused):
     """Of seven frames two processes have three each; norms over both processes see two images."""
     cfg = tiny("head=psp", *FIVE, f"data.source.train_frames={frames}", "trainer.max_steps=9")

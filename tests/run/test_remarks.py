@@ -61,7 +61,10 @@ def test_an_auxiliary_head_beside_a_first_stage_is_told(tiny):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["loss=balanced_cityscapes"], r"loss\.weights has 19 numbers, but must have one per class, 18; .*loss=balanced,"),
+        (
+            ["loss=balanced_cityscapes"],
+            r"loss\.weights has 19 numbers, .* one per class, 18; .*loss=balanced,",
+        ),
         (
             ["loss=balanced", "loss.weighting=fixed", "loss.weights=[1,2]"],
             r"loss\.weights has 2 numbers, but must have one per class, 18",
@@ -71,7 +74,12 @@ def test_an_auxiliary_head_beside_a_first_stage_is_told(tiny):
             r"no rank of 2 classes .* set method\.contrast\.low_rank=1 method\.contrast\.high_rank=2",
         ),
         (
-            ["method=u2pl_hl", "method.contrastive=true", "method.contrast.low_rank=8", "method.contrast.high_rank=5"],
+            [
+                "method=u2pl_hl",
+                "method.contrastive=true",
+                "method.contrast.low_rank=8",
+                "method.contrast.high_rank=5",
+            ],
             r"low_rank=8 method\.contrast\.high_rank=5: no rank .*set method\.contrast\.low_rank=3",
         ),
     ],
@@ -87,7 +95,12 @@ def test_numbers_made_for_other_classes_are_refused(tiny, settings, said):
     [(20, "3 to 17 of 0 to 17", False), (10, "3 to 9 of 0 to 17", True)],
 )
 def test_ranks_of_a_contrast_are_told_for_other_numbers_of_classes(tiny, high, ranks, advice):
-    contrast = ("method=u2pl", "method.contrastive=true", f"method.contrast.high_rank={high}", "method.contrast.bank=8")
+    contrast = (
+        "method=u2pl",
+        "method.contrastive=true",
+        f"method.contrast.high_rank={high}",
+        "method.contrast.bank=8",
+    )
     (line,) = [x for x in told(tiny, "data.labeled=0.5", *contrast) if x.startswith("contrast")]
     assert ranks in line
     assert "chosen for 19 classes" in line
