@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -18,10 +19,18 @@ from hardpix.models.layers import ONE_VALUE
 from hardpix.types import ConfigError
 
 
+class Plan(NamedTuple):
+    """What a full run does. ``remarks``: what to print at its start, a line each."""
+
+    steps: int  # of the optimiser, in all
+    share: float  # of an epoch's batches that are trained on
+    remarks: tuple[str, ...]
+
+
 def check_batches(
     cfg: DictConfig, data: DataModule, method: Method, trainer: pl.Trainer, *, synchronised: bool
-) -> tuple[str, ...]:
-    """Refuse batches from which a run cannot train as it is set; returns what to print at its start, a line each.
+) -> Plan:
+    """Refuse batches from which a run cannot train as it is set.
 
     ``synchronised``: batch norms share their statistics over the processes, so one image in each can train.
     """
@@ -29,7 +38,10 @@ def check_batches(
     loader = data.train_dataloader()
     if not synchronised:
         _check_single(cfg, data, method, loader, trainer)
-    return _check_groups(cfg, batches_per_epoch(trainer, loader), trainer)
+    count, epochs = batches_per_epoch(trainer, loader), cfg.trainer.max_epochs
+    remarks = _check_groups(cfg, count, trainer)
+    steps = cfg.trainer.max_steps or epochs * math.ceil(len(loader) / trainer.accumulate_grad_batches)
+    return Plan(steps, count / len(loader), remarks)
 
 
 def batches_per_epoch(trainer: pl.Trainer, loader: DataLoader) -> int:

@@ -235,8 +235,8 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     else:
         types = find_signature(f"{__name__}.{Root.__name__}").types
         for key in scalars:
-            if problem := value_problem(cfg, key, key, types[key], typed=False):
-                yield problem
+            if wrong := value_problem(cfg, key, key, types[key], typed=False):
+                yield wrong
     if "://" in str(cfg.get("init_from")):
         yield f"init_from={cfg.init_from}: a URL is not read; fetch the file and give its path"
 

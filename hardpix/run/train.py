@@ -22,7 +22,7 @@ from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
 from hardpix.run import ailments, data_facts, results, resume, rundir, tracking, world
-from hardpix.run.batches import check_batches
+from hardpix.run.batches import Plan, check_batches
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
@@ -56,7 +56,7 @@ class Job(NamedTuple):
     loggers: list[Logger]
     trainer: pl.Trainer
     resume_path: Path | None
-    remarks: tuple[str, ...]  # on its batches
+    plan: Plan
 
 
 def train(
@@ -162,18 +162,18 @@ def _assemble(
     trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
     on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
     synchronised = cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu
-    remarks = check_batches(cfg, data, method, trainer, synchronised=synchronised)
+    plan = check_batches(cfg, data, method, trainer, synchronised=synchronised)
     if synchronised:
         convert_sync_batch_norm(method)
     compile_model(method, cfg.trainer.compile)
-    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path, remarks)
+    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path, plan)
 
 
 def _run(job: Job) -> dict[str, float]:
     print(f"run {job.run_dir}", flush=True)
     trainer, method = job.trainer, job.method
     # In every process: the counts must be there before the first step.
-    remarks = (*job.remarks, *start_remarks(job.data, method))
+    remarks = (*job.plan.remarks, *start_remarks(job.data, method))
     for line in remarks if trainer.is_global_zero else ():
         print(line, flush=True)
     if job.resume_path is None:
@@ -197,8 +197,10 @@ def _run(job: Job) -> dict[str, float]:
         metrics
         | cost
         | ({"run/skipped_steps": float(skipped)} if skipped else {})
+        | ({"run/epoch_share": job.plan.share} if job.plan.share < 1 else {})
         | {
             "run/steps": float(trainer.global_step),
+            "run/planned_steps": float(job.plan.steps),
             "run/batches_per_step": batches / trainer.global_step,
             "run/parameters": float(sum(p.numel() for p in method.parameters())),
         }

@@ -129,7 +129,9 @@ def test_a_choice_that_is_made_on_the_command_line_is_no_condition(study, method
 def test_the_commands_of_the_readme_write_a_file(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     readme = Path(__file__).resolve().parents[2] / "README.md"
-    lines = [x for x in readme.read_text(encoding="utf-8").splitlines() if re.match("hardpix sweep .*--wandb ", x)]
+    lines = [
+        x for x in readme.read_text(encoding="utf-8").splitlines() if re.match("hardpix sweep .*--wandb ", x)
+    ]
     assert lines
     monkeypatch.chdir(tmp_path)
     for line in lines:
