@@ -155,7 +155,9 @@ def _beyond(value: object, kind: str, interval: str) -> str | None:
     kindly = "an int, " if kind == "int" and not isinstance(value, int) else ""
     least = f"at least {low:.10g}" if interval[0] == "[" else f"above {low:.10g}"
     most = f"at most {high:.10g}" if interval[-1] == "]" else f"below {high:.10g}"
-    return kindly + (least if high == float("inf") else f"{least} and {most}")
+    if high == float("inf"):
+        return f"{kindly}{least}{' and finite' if value == high else ''}"
+    return f"{kindly}{least} and {most}"
 
 
 def _unlisted(value: object, listed: Any) -> str | None:

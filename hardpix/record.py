@@ -24,6 +24,7 @@ FILE_NAME = "run.json"
 
 Status = Literal["running", "done", "failed"]
 PRUNED = "Pruned: "  # how the error of a run begins that a search ended early
+DEV_RUN = "fast_dev_run: "  # and of one that only tried out whether it would run
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,16 @@ class RunRecord:
 
     @property
     def outcome(self) -> str:
-        """The status; ``pruned`` of a run that did not fail, but that a search ended early."""
-        return "pruned" if self.status == "failed" and (self.error or "").startswith(PRUNED) else self.status
+        """The status; ``pruned`` or ``fast_dev_run`` of a run that did not fail, but that has no score."""
+        begins = {PRUNED: "pruned", DEV_RUN: "fast_dev_run"} if self.status == "failed" else {}
+        return next(
+            (word for text, word in begins.items() if (self.error or "").startswith(text)), self.status
+        )
 
     @property
     def reason(self) -> str:
         """The first line of the error, without what the outcome says already; empty where there is none."""
-        return ((self.error or "").removeprefix(PRUNED).strip().splitlines() or [""])[0]
+        return ((self.error or "").removeprefix(PRUNED).removeprefix(DEV_RUN).strip().splitlines() or [""])[0]
 
 
 def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:

@@ -51,6 +51,7 @@ class BalancedCrossEntropy(nn.Module):
         self,
         *,
         ignore_index: int,
+        num_classes: int,
         class_counts: Callable[[], ClassCounts],
         normalizer: Literal["valid", "all"],
         weighting: Literal["inverse", "median", "enet", "fixed"],
@@ -61,6 +62,11 @@ class BalancedCrossEntropy(nn.Module):
         if (weights is not None) != (weighting == "fixed"):
             raise ConfigError(
                 "loss.weights must list one number per class with weighting=fixed, else be null."
+            )
+        if weights is not None and len(weights) != num_classes:
+            raise ConfigError(
+                f"loss.weights has {len(weights)} numbers, but must have one per class, {num_classes}; list as many, "
+                "or set loss=balanced, which computes them from the training labels"
             )
         if weight_normalized and normalizer == "all":
             raise ConfigError(
@@ -74,7 +80,7 @@ class BalancedCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
-        weight = self._weight_for(logits)
+        self.weight = weight = self._counted().to(logits.device)
         error = pixel_cross_entropy(logits, label, self.ignore_index, weight)
         valid = label != self.ignore_index
         if not self.weight_normalized:
@@ -85,20 +91,10 @@ class BalancedCrossEntropy(nn.Module):
     def remarks(self, classes: Sequence[str]) -> tuple[str, ...]:
         """The weights as a line to print at a run's start; counts the classes where that is still to be done."""
         weight = self._counted().tolist()
-        if len(weight) != len(classes):
-            return ()  # the first step says so
         listed = ", ".join(f"{name} {value:.4g}" for name, value in zip(classes, weight, strict=True))
         return (f"class weights ({self.weighting}): {listed}",)
 
     def _counted(self) -> Tensor:
         if self.weight is None:
             self.weight = class_weights(self.class_counts(), self.weighting)
-        return self.weight
-
-    def _weight_for(self, logits: Tensor) -> Tensor:
-        self.weight = self._counted().to(logits.device)
-        if len(self.weight) != logits.shape[1]:
-            raise ConfigError(
-                f"loss.weights has {len(self.weight)} numbers, but must have one per class, {logits.shape[1]}."
-            )
         return self.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from hardpix.ops.resize import resize_nearest
 from hardpix.ops.semi import percentile
 from hardpix.ranges import Count, Positive, Share, Whole
+from hardpix.types import ConfigError
+
+PUBLISHED_CLASSES = 19  # of Cityscapes, for which the published ranks and sizes are
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,13 @@ class BankContrast(nn.Module):
 
     def __init__(self, num_classes: int, settings: ContrastSettings) -> None:
         super().__init__()
+        low, self.high = settings.low_rank, min(settings.high_rank, num_classes)
+        if low >= self.high:
+            raise ConfigError(
+                f"method.contrast.low_rank={low} method.contrast.high_rank={settings.high_rank}: no rank of "
+                f"{num_classes} classes lies between them, so no pixel without a label would be a negative (they are "
+                f"for {PUBLISHED_CLASSES} classes); {_advice(num_classes)}"
+            )
         self.settings = settings
         sizes = torch.full((num_classes,), settings.bank)
         sizes[0] = settings.bank_first
@@ -107,6 +118,18 @@ class BankContrast(nn.Module):
         self.register_buffer("rows", torch.zeros(int(sizes.sum()), settings.channels))
         self.register_buffer("filled", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("next", torch.zeros(num_classes, dtype=torch.int64))
+
+    def remarks(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Which classes are contrasted, and what the bank takes, as a line to print at a run's start."""
+        number, high = len(classes), self.high
+        line = (
+            f"contrast: a pixel without a label is a negative of the classes that rank {self.settings.low_rank} to "
+            f"{high - 1} of 0 to {number - 1}; the bank takes {self.rows.numel() * 4 / 1e9:.2g} GB"
+        )
+        if number == PUBLISHED_CLASSES:
+            return (line,)
+        more = f", and method.contrast.high_rank={number} takes in the others" * (high < number)
+        return (f"{line}; the ranks were chosen for {PUBLISHED_CLASSES} classes{more}",)
 
     def forward(self, pixels: Pixels) -> Tensor:
         """A float32 scalar; 0, with a graph, where fewer than two classes have a reliable pixel."""
@@ -122,7 +145,7 @@ class BankContrast(nn.Module):
 
     @torch.no_grad()
     def _feed(self, pixels: Pixels) -> None:
-        chosen = negative_of(pixels, self.settings.low_rank, self.settings.high_rank)
+        chosen = negative_of(pixels, self.settings.low_rank, self.high)
         for c in range(len(self.sizes)):
             self.push(c, pixels.teacher[chosen[:, c]].float())
 
@@ -174,6 +197,13 @@ def info_nce(anchors: Tensor, positive: Tensor, negatives: Tensor, temperature: 
     others = torch.cat([positive.expand(len(anchors), 1, -1), negatives], 1)
     similarity = F.cosine_similarity(anchors[:, None], others, dim=2) / temperature
     return -similarity.log_softmax(1)[:, 0].mean()
+
+
+def _advice(classes: int) -> str:
+    if classes < 2:
+        return "set method.contrastive=false, since one class has no other to be contrasted with"
+    low = max(1, round(3 * classes / PUBLISHED_CLASSES))
+    return f"set method.contrast.low_rank={low} method.contrast.high_rank={classes}"
 
 
 def _draw(count: int, size: tuple[int, ...], like: Tensor) -> Tensor:

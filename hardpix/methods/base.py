@@ -173,7 +173,7 @@ class Method(TrainingSteps):
                 f"{int(scores['invalid'])} label pixels of the {split} split of {self.info.name} are neither one of "
                 f"its {self.info.num_classes} classes nor {self.info.ignore_index}; mend the labels"
             )
-        names = dict.fromkeys(("miou", "pixel_acc", "mean_acc", self.info.main_metric))
+        names = dict.fromkeys(("miou", "pixel_acc", "mean_acc", self.info.main_metric, "frames"))
         self.log_dict({f"{split}/{name}": scores[name].float() for name in names})
         if split in self.extra_metrics:
             more: Any = self.extra_metrics[split]

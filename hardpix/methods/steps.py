@@ -39,10 +39,19 @@ class TrainingSteps(pl.LightningModule):
         self._epoch_steps += 1
         void = (batch["label"] == self.info.ignore_index).all()
         self._void_batches = self._void_batches.to(void.device) + void
-        last_of_step = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        number, last_of_step = self._step_of(batch_idx)
         if (self.global_step + 1) % self._log_every == 0 and last_of_step:  # the steps Lightning writes
             self._log_losses({"loss": total} | losses)
-        return total
+        # Lightning divides by this, also where the epoch has fewer batches left.
+        each = self.trainer.accumulate_grad_batches
+        return total if number == each else total * (each / number)
+
+    def _step_of(self, batch_idx: int) -> tuple[int, bool]:
+        """How many batches the optimiser step of one has, and whether it is the last of them."""
+        each = self.trainer.accumulate_grad_batches
+        begin = batch_idx - batch_idx % each
+        number = int(min(each, self.trainer.num_training_batches - begin))
+        return number, batch_idx + 1 == begin + number
 
     def keep_for_undo(self) -> None:
         """To be called before the first batch of a step that ``undo_step`` may have to leave out."""

@@ -33,13 +33,14 @@ class SegmentationMetrics(Metric):
     """One int64 confusion matrix over a split; void pixels are never counted, not even as false positives.
 
     States are summed over processes, so scores do not depend on how the split was divided. ``invalid`` counts
-    the labels that are neither a class nor ``ignore_index``; they are left out of the matrix.
+    the labels that are neither a class nor ``ignore_index``; they are left out of the matrix. ``frames`` counts images.
     """
 
     full_state_update = False
     confusion: Tensor  # [C, C] int64, rows truth, columns prediction
     latest: Tensor  # [B, C, C] of the images of the last batch
     invalid: Tensor  # int64 scalar
+    frames: Tensor  # int64 scalar
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         super().__init__()
@@ -47,14 +48,17 @@ class SegmentationMetrics(Metric):
         self.add_state(
             "confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum"
         )
-        self.add_state("invalid", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for name in ("invalid", "frames"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, pred: Tensor, label: Tensor) -> None:
         """``pred`` ``[B, H, W]`` in ``0..C-1`` and ``label`` ``[B, H, W]``, any integer types."""
         self.latest, invalid = image_confusions(pred, label, self.num_classes, self.ignore_index)
         self.confusion += self.latest.sum(0)
         self.invalid += invalid
+        self.frames += len(label)
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores, and ``confusion`` and ``invalid`` themselves: summed over processes only in here."""
-        return scores(self.confusion) | {"confusion": self.confusion.clone(), "invalid": self.invalid.clone()}
+        """The scores, and the states themselves: summed over processes only in here."""
+        states = {name: getattr(self, name).clone() for name in ("confusion", "invalid", "frames")}
+        return scores(self.confusion) | states

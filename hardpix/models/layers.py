@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from hardpix.ops.resize import resize
 from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
+ONE_VALUE = (
+    "batch norm on a 1x1 map (global pooling, or a crop no larger than the stride) has one value per channel and "
+    "cannot train on a batch of one image"
+)
+
 
 class ConvNormAct(nn.Sequential):
     """Convolution, batch norm, ReLU; ``ceil(H / stride)``. Kaiming-normal (fan out), as mmcv's ConvModule.
@@ -51,8 +56,7 @@ def check_batch_norm(norm: nn.Module, x: Tensor) -> None:
     """Refuse a batch ``[B, c, h, w]`` of one value per channel, from which a batch norm cannot train."""
     if norm.training and x[:, 0].numel() == 1 and type(norm) is nn.BatchNorm2d:
         raise HardpixError(
-            "data.batch_size=1: batch norm on a 1x1 map (global pooling, or a crop no larger than the stride) has "
-            "one value per channel and cannot train; use at least 2 images per process"
+            f"{ONE_VALUE}; set data.batch_size=2 or more, and data.drop_last=true where one image is left over"
         )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hardpix.record import FILE_NAME, RunRecord, read
+from hardpix.record import DEV_RUN, FILE_NAME, RunRecord, read
+from hardpix.report.partial import is_dev_run, shortfalls
 from hardpix.types import HardpixError
 
 
@@ -30,7 +32,7 @@ def collect(paths: Iterable[str | os.PathLike[str]], unreadable: list[str] | Non
     runs = []
     for directory in found:
         try:
-            runs.append(Run(str(directory), read(directory)))
+            runs.append(Run(str(directory), _judged(read(directory))))
         except HardpixError as error:
             if unreadable is None:
                 raise
@@ -38,6 +40,13 @@ def collect(paths: Iterable[str | os.PathLike[str]], unreadable: list[str] | Non
     if not runs:
         raise HardpixError((unreadable or [""])[0])
     return sorted(runs, key=lambda run: run.directory)
+
+
+def _judged(record: RunRecord) -> RunRecord:
+    """A run with ``trainer.fast_dev_run`` has no score, whatever its record says."""
+    if record.status != "done" or not is_dev_run(record):
+        return record
+    return replace(record, status="failed", error=f"{DEV_RUN}{', '.join(shortfalls(record))}")
 
 
 def directories_of(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hardpix.report.collect import Run
+from hardpix.report.partial import shortfalls
 from hardpix.types import HardpixError
 
 # Factors that cannot change what a run learns. An entry covers the key itself and all keys below it.
@@ -134,10 +135,20 @@ def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
             lines.append(
                 f"{run.directory} had no depth file for {bare:.0f} training frames, and used none there."
             )
+    lines += _partial(runs)
     dirty = sum(run.record.code.get("dirty", "").lower() in ("true", "1", "yes", "dirty") for run in runs)
     if dirty:
         lines.append(f"{dirty} of {len(runs)} runs were made from code with uncommitted changes.")
     return lines
+
+
+def _partial(runs: Sequence[Run]) -> list[str]:
+    """A line for the runs that are less than their settings say, all of one kind together."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        if run.record.status == "done" and (words := shortfalls(run.record)):
+            found[", ".join(words)].append(run.directory)
+    return [f"Less than the full run: {', '.join(own)} ({words})." for words, own in found.items()]
 
 
 def _facts(run: Run) -> dict[str, Any]:

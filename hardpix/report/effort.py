@@ -77,6 +77,8 @@ class Use:
         """Frames as used, and as many as there should be, where either is known."""
         full = FRAMES.get(folded(self.dataset), {})
         counts = {folded(key): count for key, count in self.run.record.frames.items()}
+        if (scored := self.run.record.metrics.get(f"{self.role}/frames")) is not None:
+            counts[f"{folded(self.dataset)}/{self.role}"] = int(scored)
         wanted = {
             TRAINED: ("train", self.train_frames or full.get("train")),
             SCORED: (self.role, full.get(self.split)),

@@ -11,10 +11,12 @@ from typing import Any
 from hardpix.report.collect import Run
 from hardpix.report.compare import covers, text
 from hardpix.report.labels import TARGET
+from hardpix.report.partial import STEP_SECONDS, spread
 
 # The name of the file that a group is chosen by, from the group and a run's factors; empty where none fits.
 Choose = Callable[[str, Mapping[str, Any]], str]
 
+UNEVEN = "uneven"  # of a cell that has its value, of which a note says how little it tells
 OWN = ("run", "resume", "seed", "reproduces")  # of the run that a command was made for
 
 
@@ -49,7 +51,19 @@ def of_row(
         else:
             told.setdefault((run.record.outcome, reason(run)), []).append(seed)
     lacks += [Lack(state, tuple(own), f"{_seeds(own)} {words}") for (state, words), own in told.items()]
-    return lacks
+    return lacks + (_uneven(found) if STEP_SECONDS in metrics else [])
+
+
+def _uneven(found: Mapping[int, Run]) -> list[Lack]:
+    """The seeds whose time per step says little."""
+    spreads = {seed: wide for seed, run in sorted(found.items()) if (wide := spread(run.record)) is not None}
+    if not spreads:
+        return []
+    told = ", ".join(f"{100 * wide:.0f} %" for wide in spreads.values())
+    words = (
+        f"{_seeds(list(spreads))}: the middle half of the steps spreads over {told} of the median step's time"
+    )
+    return [Lack(UNEVEN, tuple(spreads), words, metric=STEP_SECONDS)]
 
 
 def missing(seeds: Sequence[int], commands: Sequence[str], caution: str = "") -> Lack:

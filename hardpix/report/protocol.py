@@ -8,6 +8,7 @@ from typing import Any
 
 from hardpix.report.collect import Run
 from hardpix.report.compare import ABSENT, covers, text
+from hardpix.report.partial import shortfalls
 
 Factors = Mapping[str, Any]
 BELOW = "parent_config."  # before the factors of the run that a run stands on
@@ -65,10 +66,10 @@ def phrases(own: Factors) -> list[str]:
 
 
 def of_run(run: Run) -> str:
-    """With the frames of its training."""
+    """With the frames of its training, and what it falls short of."""
     frames = [count for key, count in run.record.frames.items() if key.endswith("/train")]
     told = [f"{frames[0]:,} training frames"] if len(frames) == 1 else []
-    return ", ".join([*phrases(run.record.factors), *told])
+    return ", ".join([*phrases(run.record.factors), *told, *shortfalls(run.record)])
 
 
 def departures(

@@ -11,7 +11,7 @@ from hardpix.report import sheet
 from hardpix.report.columns import direction, title
 from hardpix.report.columns import is_fraction as is_fraction
 from hardpix.report.labels import brief
-from hardpix.report.lacks import Lack, at_once
+from hardpix.report.lacks import UNEVEN, Lack, at_once
 from hardpix.report.sheet import BEST, LACKING, SECOND, TIMES, Note, Sheet, Text
 from hardpix.report.significance import PairedTest
 from hardpix.report.table import Cell, Column, Row, Table
@@ -141,8 +141,9 @@ def _sheet(table: Table) -> Sheet:
 
 
 def concerns(lack: Lack, cell: Cell, column: Column) -> bool:
-    """Whether a note about a row says why one of its cells is not complete."""
-    return lack.state in dict(cell.states) and lack.metric in ("", column.metric) and column.kind != "test"
+    """Whether a note about a row says why one of its cells is not complete, or tells little."""
+    known = {*dict(cell.states), UNEVEN}
+    return lack.state in known and lack.metric in ("", column.metric) and column.kind != "test"
 
 
 def references(table: Table) -> list[str]:

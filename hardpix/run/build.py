@@ -61,7 +61,11 @@ def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:
     fetched = (pretrained and parent is None) or "pretrained" not in cfg.backbone
     untrained = {} if fetched else {"pretrained": False}
     build_model = partial(make(cfg.model), make(cfg.backbone, **untrained), build_head)
-    supplied = {"ignore_index": data.info.ignore_index, "class_counts": data.class_counts}
+    supplied = {
+        "ignore_index": data.info.ignore_index,
+        "num_classes": data.info.num_classes,
+        "class_counts": data.class_counts,
+    }
     loss = _with_supplied(make(cfg.loss, _partial_=True), supplied)
     aux_loss = CrossEntropy(
         ignore_index=data.info.ignore_index, normalizer=getattr(loss, "normalizer", "valid")

@@ -19,14 +19,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record, secrets
-from hardpix.ranges import NonNegative, Seed, Whole, outside
+from hardpix.ranges import NonNegative, Seed, Whole
 from hardpix.report.layout import pattern_problem
 from hardpix.run.catalog import conf_dir as conf_dir
 from hardpix.run.choices import missing_choice
 from hardpix.run.foreign_files import files_judged
-from hardpix.run.signatures import Signature, expected, find_signature
+from hardpix.run.signatures import Signature, find_signature
 from hardpix.run.targets import check_trust, find_target, find_targets, named_trust
 from hardpix.run.timm_names import TIMM_BACKBONE, name_problem
+from hardpix.run.values import resolved, text_hint, value_problem
 from hardpix.types import ConfigError
 
 # What the builder passes itself, by the first part of the dotted path: never a configuration key.
@@ -34,7 +35,7 @@ SUPPLIED: dict[str, frozenset[str]] = {
     "backbone": frozenset({"in_channels"}),
     "head": frozenset({"specs", "outputs", "align_corners", "num_classes"}),
     "model": frozenset({"build_backbone", "build_head", "outputs", "in_channels"}),
-    "loss": frozenset({"ignore_index", "class_counts"}),
+    "loss": frozenset({"ignore_index", "num_classes", "class_counts"}),
     "method": frozenset({"parts"}),
     "optimizer": frozenset({"groups"}),
     "scheduler": frozenset({"optimizer", "steps"}),
@@ -141,7 +142,7 @@ def validate(cfg: DictConfig) -> None:
                 problems += _target_problems(path, node, trusted)
         for group, (function, supplied) in PLAIN.items():
             problems += _key_problems(group, cfg[group], find_signature(function), supplied)
-        problems += secrets.problems(record.flatten(_plain(cfg)))
+        problems += secrets.problems(record.flatten(resolved(cfg)))
     if problems:
         raise ConfigError("\n".join(problems))
     if cfg.get("parent") is not None and cfg.get("parent_config") is not None:
@@ -186,6 +187,8 @@ def _unparsed(override: str) -> str:
         return f"{override}: not a setting; settings are group=choice or key.sub=value"
     if value[:1] in ("[", "{", "'", '"'):
         return f"{override}: not readable as a value; do all brackets and quotes close?"
+    if "${" in value:  # which a shell would read within double quotes
+        return f"{override}: an interpolation within another must be quoted, for the shell too: '{key}=\"{value}\"'"
     home = "; write $HOME for ~" if value.startswith("~") else ""
     quoted = value.replace("'", "\\'")
     return (
@@ -232,8 +235,8 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     else:
         types = find_signature(f"{__name__}.{Root.__name__}").types
         for key in scalars:
-            if wanted := outside(_plain(cfg[key]), types[key]):
-                yield f"{key}={cfg[key]}: must be {wanted}"
+            if wrong := value_problem(cfg, key, key, types[key], typed=False):
+                yield wrong
     if "://" in str(cfg.get("init_from")):
         yield f"init_from={cfg.init_from}: a URL is not read; fetch the file and give its path"
 
@@ -242,7 +245,7 @@ def _scalar_problem(cfg: DictConfig, key: str) -> Iterator[str]:
     try:
         OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key]})
     except OmegaConfBaseException as error:
-        yield f"{key}={cfg[key]}: {str(error).splitlines()[0]}"
+        yield f"{key}={cfg[key]}: {str(error).splitlines()[0]}{text_hint(cfg, key, key)}"
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:
@@ -251,7 +254,8 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}: needs a value (it is ???)"
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        yield str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip('"')
+        yield f"{error.full_key}: {reason}" if error.full_key else reason
 
 
 def _target_problems(path: str, node: DictConfig, trusted: tuple[str, ...]) -> list[str]:
@@ -283,15 +287,8 @@ def _key_problems(path: str, node: DictConfig, signature: Signature, supplied: f
             hint = nearest(key, sorted(signature.names - supplied))
             problems.append(f"{path}.{key}: no such key{hint}")
         elif key in signature.types:
-            value = _plain(node[key])
-            written = signature.types[key]
-            if wanted := expected(value, written) or outside(value, written):
-                problems.append(f"{path}.{key}={value}: must be {wanted}")
+            problem = value_problem(node, key, f"{path}.{key}", signature.types[key])
+            problems += [problem] if problem else []
     missing = signature.required - supplied - set(given)
     problems += [f"{path}.{key}: needs a value" for key in sorted(missing)]
     return problems
-
-
-def _plain(value: Any) -> Any:
-    """A value with its interpolations resolved, lists and mappings as Python's own."""
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

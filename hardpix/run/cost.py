@@ -14,9 +14,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from hardpix.report.partial import SPREAD
 from hardpix.run.flops import Tally, is_compiled
 
 NAN = float("nan")
+FEWEST = 4  # blocks that have a spread
 
 
 class Count:
@@ -56,9 +58,10 @@ class Count:
 class Cost(Callback):
     """Seconds per training step, peak memory, operations and parameters, for the cost columns of a table.
 
-    ``step_seconds`` is the median over blocks of steps from the end of one batch to the end of another (loading
+    ``step_seconds`` is the median over blocks of optimiser steps from the end of one to the end of another (loading
     included, validation not). A block is one step on the CPU and 20 on a GPU, with a synchronisation at its
-    ends, so that losses that wait for the device and losses that do not are timed alike.
+    ends, so that losses that wait for the device and losses that do not are timed alike. ``run/step_spread`` is the
+    distance between the quartiles of the blocks, relative to the median: how much that median tells.
 
     ``peak_memory_mb`` is of training alone. On a GPU it is the most that the allocator held. On the CPU it is
     the parameters, gradients and optimiser state, plus by how much the process's resident memory rose above
@@ -102,6 +105,8 @@ class Cost(Callback):
         if self.seen == self.SETTLED and not self._cuda:
             self.baseline = _settle()
             self.steps = 0
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
         if self.steps % self.block == 0:
             if self._cuda:
                 torch.cuda.synchronize(self.device)
@@ -155,12 +160,13 @@ class Cost(Callback):
     def result(self) -> dict[str, float]:
         """All of the above by name, ``cost/step_seconds`` ..; NaN where nothing could be measured."""
         settled = sorted(self.blocks)
-        seconds = settled[len(settled) // 2] if settled else NAN
+        low, seconds, high = (settled[len(settled) * i // 4] if settled else NAN for i in (1, 2, 3))
         memory = self.peak if self._cuda else self.static + self.peak
         measured = {"step_seconds": seconds, "peak_memory_mb": memory, "parameters_train": self.trained}
         measured["parameters_inference"] = self.counts["inference"].parameters
         measured |= {f"gflops_{name}": count.gflops for name, count in self.counts.items()}
-        return {f"cost/{name}": value for name, value in measured.items()}
+        wide = (high - low) / seconds if len(settled) >= FEWEST else NAN
+        return {f"cost/{name}": value for name, value in measured.items()} | {SPREAD: wide}
 
     @property
     def _cuda(self) -> bool:

@@ -14,6 +14,7 @@ from hardpix import record
 from hardpix.arguments import Parser
 from hardpix.report.compare import IGNORED, covers
 from hardpix.report.effort import TRAINED_ON as TRAINED
+from hardpix.report.partial import TRAINING
 from hardpix.run import own_files, rundir, writable
 from hardpix.run.config import compose_group, nearest, validate
 from hardpix.run.targets import check_trust, named_trust
@@ -156,6 +157,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     factors = record.flatten(rundir.plain(cfg)) | {"evaluation.split": split, "evaluation.weights": weights}
     factors["init_from"] = trained.factors.get("init_from")  # of which only the run knows what it was
     factors |= trained_on(trained, data.info.name)
+    metrics |= {key: value for key, value in trained.metrics.items() if key in TRAINING}
     seen = used(data, [split])
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,

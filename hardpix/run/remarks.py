@@ -10,11 +10,11 @@ _told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would s
 
 
 def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
-    """Remarks of the data set, on repeated frames and missing depth, of a loss, of a method on its optimiser: lines.
+    """Remarks of the data set, on repeated frames and missing depth, of losses, of a method on its optimiser: lines.
 
     The last kind comes once in a process.
     """
-    of_loss = getattr(method.parts.loss, "remarks", None)
+    speaking = [module for module in method.modules() if hasattr(module, "remarks")]
     optimizer = method.parts.build_optimizer(method.parameter_groups())
     new = [line for line in method.optimizer_remarks(optimizer) if line not in _told]
     _told.update(new)
@@ -22,7 +22,7 @@ def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
         *data.remarks(),
         *told_left_out(data),
         *told_of_depth(data),
-        *(of_loss(data.info.classes) if of_loss else ()),
+        *(line for module in speaking for line in module.remarks(data.info.classes)),  # type: ignore[operator]
         *_of_stages(method),
         *new,
     )

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from hardpix import atomic, record
 from hardpix.methods import Method
+from hardpix.report.partial import SPREAD
 from hardpix.run import rundir, world
 from hardpix.run.checkpoint_files import MANIFEST, manifest, newest, sha256
 from hardpix.types import ConfigError
@@ -70,4 +71,4 @@ def seconds(before: record.RunRecord | None) -> float:
 
 
 def costs(before: record.RunRecord | None) -> dict[str, float]:
-    return {k: v for k, v in before.metrics.items() if k.startswith("cost/")} if before else {}
+    return {k: v for k, v in before.metrics.items() if k.startswith("cost/") or k == SPREAD} if before else {}

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
@@ -23,13 +22,14 @@ from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
 from hardpix.run import ailments, data_facts, results, resume, rundir, tracking, world
+from hardpix.run.batches import Plan, check_batches
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
 from hardpix.run.decile_scores import decile_scores
-from hardpix.run.divergence import Divergence
+from hardpix.run.divergence import check_trained
 from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
@@ -40,7 +40,7 @@ from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run, told
 from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model, quiet
-from hardpix.types import ConfigError, Diverged
+from hardpix.types import ConfigError
 
 JOB_VARIABLE = "HARDPIX_JOB"  # run directory, for the processes that Lightning starts for DDP
 
@@ -56,6 +56,7 @@ class Job(NamedTuple):
     loggers: list[Logger]
     trainer: pl.Trainer
     resume_path: Path | None
+    plan: Plan
 
 
 def train(
@@ -142,7 +143,6 @@ def _assemble(
     quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg)
-    data.train_dataloader()  # too few frames for a batch are told now
     resume_path = resume.checkpoint(run_dir, cfg)
     if method.parts.parent is not None and resume_path is None:  # else its own checkpoint has all weights
         rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
@@ -161,25 +161,26 @@ def _assemble(
     callbacks = [*build_callbacks(run_dir=run_dir, monitor=monitor, **cfg.callbacks), *further]
     trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
     on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
-    if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
+    synchronised = cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu
+    plan = check_batches(cfg, data, method, trainer, synchronised=synchronised)
+    if synchronised:
         convert_sync_batch_norm(method)
     compile_model(method, cfg.trainer.compile)
-    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path)
+    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path, plan)
 
 
 def _run(job: Job) -> dict[str, float]:
     print(f"run {job.run_dir}", flush=True)
     trainer, method = job.trainer, job.method
-    remarks = start_remarks(
-        job.data, method
-    )  # in every process: the counts must be there before the first step
+    # In every process: the counts must be there before the first step.
+    remarks = (*job.plan.remarks, *start_remarks(job.data, method))
     for line in remarks if trainer.is_global_zero else ():
         print(line, flush=True)
     if job.resume_path is None:
         fit_to_labels(method, job.data)
     tracking.connect(job.loggers)
     trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
-    _check_finite(method)
+    skipped = check_trained(trainer, method)
     settle(trainer, method)
     _settle_counters(trainer)
     metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | data_facts.left_out(job.data)
@@ -191,13 +192,16 @@ def _run(job: Job) -> dict[str, float]:
         deciles = decile_scores(method, job.data, trainer.strategy.root_device) if shown else {}
         tracking.log_results(job.loggers, job.run_dir, paths, deciles, trainer.global_step)
     cost = next(c for c in job.callbacks if isinstance(c, Cost)).result()
-    skipped = next(c.skipped for c in trainer.callbacks if isinstance(c, Divergence))  # type: ignore[attr-defined]
+    batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
     return (
         metrics
         | cost
         | ({"run/skipped_steps": float(skipped)} if skipped else {})
+        | ({"run/epoch_share": job.plan.share} if job.plan.share < 1 else {})
         | {
             "run/steps": float(trainer.global_step),
+            "run/planned_steps": float(job.plan.steps),
+            "run/batches_per_step": batches / trainer.global_step,
             "run/parameters": float(sum(p.numel() for p in method.parameters())),
         }
     )
@@ -286,13 +290,3 @@ def _parent(source: str | None) -> str | None:
     """The id of the run that this one stands on or starts from."""
     run_dir = source_run(source)
     return None if run_dir is None else record.read(run_dir).run_id
-
-
-def _check_finite(method: Method) -> None:
-    tensors = (*method.named_parameters(), *method.named_buffers())
-    bad = [name for name, value in tensors if not torch.isfinite(value).all()]
-    if bad:
-        raise Diverged(
-            f"training diverged: {bad[0]} (and {len(bad) - 1} more) is not finite; lower optimizer.lr, "
-            "set trainer.clip_norm, or use trainer.precision=32"
-        )

@@ -296,8 +296,8 @@ def test_a_long_count_says_how_far_it_is(cache, monkeypatch, capsys):
 def test_weights_are_said_and_are_those_of_the_training_split():
     data = module()
     loss = BalancedCrossEntropy(
-        ignore_index=255, class_counts=data.class_counts, normalizer="valid", weighting="median", weights=None,
-        weight_normalized=False,
+        ignore_index=255, num_classes=INFO.num_classes, class_counts=data.class_counts, normalizer="valid",
+        weighting="median", weights=None, weight_normalized=False,
     )  # fmt: skip
     (line,) = loss.remarks(INFO.classes)
     weights = class_weights(class_counts(TinyFrames("train"), INFO), "median")

@@ -26,6 +26,7 @@ COUNTS = ClassCounts(torch.tensor([100, 50, 25, 0, 5]), torch.tensor([200, 100, 
 
 def balanced(**changes):
     given = {
+        "num_classes": C,
         "class_counts": lambda: COUNTS,
         "normalizer": "valid",
         "weighting": "median",

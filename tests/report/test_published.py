@@ -417,6 +417,15 @@ def test_a_part_of_a_data_set_is_told_and_must_be_the_same_part(compared):
         compared("lwm/II", [made("a", "lwm/II/ls/miou", **few), made("b", "lwm/II/ls_ld/miou")])
 
 
+def test_frames_that_were_not_scored_and_steps_that_were_not_made_are_told(compared):
+    few = {"test/miou": 0.4, "test/frames": 10.0, "run/steps": 3.0, "run/planned_steps": 40.0}
+    table = compared("lwm/II", [made("a", "lwm/II/ls/miou", metrics=few)])
+    assert table.our_notes == (("a", "10 of 654 scored frames"),)
+    assert any("Less than the full run" in note and "3 of 40 steps" in note for note in table.notes)
+    with pytest.raises(HardpixError, match=r"scored frames \(10 in .*654 in"):
+        compared("lwm/II", [made("a", "lwm/II/ls/miou", metrics=few), made("b", "lwm/II/ls_ld/miou")])
+
+
 def test_runs_that_stand_for_nothing_are_counted(compared):
     table = compared("lwm/II", [made("a", "lwm/II/ls/miou"), made("b", []), made("c", "hl/6/ce/resnet50")])
     assert "2 of 3 runs stand for no cell of lwm/II." in table.notes

@@ -63,7 +63,10 @@ def test_mistakes_are_named_by_path(override, said):
     ("override", "said"),
     [
         ("optimizer.lr=abc", "optimizer.lr=abc: must be a float"),
-        ("optimizer.lr='0.1'", "optimizer.lr=0.1: must be a float"),
+        (
+            "optimizer.lr='0.1'",
+            "optimizer.lr=0.1: must be a float; '0.1' is a text: write optimizer.lr=0.1 without quotes",
+        ),
         ("optimizer.lr=true", "optimizer.lr=True: must be a float"),
         ("optimizer.nesterov=1", "optimizer.nesterov=1: must be a bool"),
         ("data.batch_size=abc", "data.batch_size=abc: must be an int"),

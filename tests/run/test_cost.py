@@ -161,5 +161,35 @@ def test_a_step_that_breaks_off_leaves_no_counting_behind(tiny, monkeypatch):
 def test_before_a_run_all_is_nan():
     cost = Cost()
     cost.device = torch.device("cpu")
-    assert set(cost.result()) == {f"cost/{name}" for name in COSTS}
+    assert set(cost.result()) == {*(f"cost/{name}" for name in COSTS), "run/step_spread"}
     assert all(math.isnan(value) for value in cost.result().values())
+
+
+def test_a_step_of_several_batches_is_timed_as_one(tiny):
+    """Sixteen batches in twos: the first steps settle, the other six are timed."""
+    cost = Cost()
+    settings = (
+        "data.source.train_frames=16",
+        "data.batch_size=2",
+        "trainer.max_steps=8",
+        "trainer.val_every_epochs=9",
+    )
+    train(tiny("method=baseline", "trainer.accumulate=2", "panels=0", *settings), [], [cost])
+    assert len(cost.blocks) == 6
+
+
+@pytest.mark.parametrize(
+    ("blocks", "median", "spread"),
+    [
+        ([2.0] * 9, 2.0, 0.0),
+        ([1.0, 1.0, 4.0, 4.0, 4.0], 4.0, 0.75),
+        ([1.0] * 9 + [100.0], 1.0, 0.0),
+        ([1, 2, 3], 2, math.nan),
+    ],
+)
+def test_how_much_the_median_of_the_steps_tells(blocks, median, spread):
+    cost = Cost()
+    cost.device, cost.blocks = torch.device("cpu"), blocks
+    found = cost.result()
+    assert found["cost/step_seconds"] == median
+    assert found["run/step_spread"] == pytest.approx(spread, nan_ok=True)

@@ -124,3 +124,66 @@ def test_a_resumed_run_has_no_more_skips_than_one(tiny, spoil):
 def test_wrong_settings_are_told(tiny, setting, said):
     with pytest.raises(ConfigError, match=said):
         train(tiny("run=a", f"trainer.{setting}"), [])
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """float16 and its loss scaler on the CPU, which Lightning offers on a GPU alone."""
+    from pytorch_lightning.plugins.precision import MixedPrecision
+    from pytorch_lightning.trainer.connectors.accelerator_connector import _AcceleratorConnector
+
+    monkeypatch.setattr("hardpix.run.trainer.check_device", lambda *_: None)
+    monkeypatch.setattr(
+        _AcceleratorConnector, "_check_and_init_precision", lambda self: MixedPrecision("16-mixed", "cpu")
+    )
+    return ("trainer.precision=16-mixed", *FIXED[:2])
+
+
+def test_a_scaler_that_skips_every_step_ends_the_run(tiny, tmp_path, spoil, half):
+    """2 ** 16 is below 1 after 17 skipped steps; with fewer, a run that made none of its steps is not done."""
+    spoil(set(range(40)), "gradient")
+    with pytest.raises(Diverged, match=r"at step 17: .* scale fell below 1, .* 17 .* skipped"):
+        train(tiny("run=long", *half, "trainer.max_steps=40"), [])
+    run_dir = tmp_path / "runs/default/long"
+    found = record.read(run_dir)
+    assert found.status == "failed"
+    assert "trainer.precision=bf16-mixed" in found.error
+    told = json.loads((run_dir / "diverged.json").read_text())
+    assert told["gradients"]
+    assert told["images"]
+    assert state(run_dir)["global_step"] == 16
+    with pytest.raises(Diverged, match="all 4 steps were skipped"):
+        train(tiny("run=short", *half, "trainer.max_steps=4"), [])
+    assert record.read(tmp_path / "runs/default/short").status == "failed"
+
+
+def test_steps_that_the_scaler_skips_are_counted_over_all_legs(tiny, tmp_path, spoil, half, monkeypatch):
+    """Steps of two batches; the count goes on where the run does."""
+    settings = ("run=a", *half, "trainer.accumulate=2", "data.batch_size=2", "trainer.max_steps=5")
+    spoil({1, 4}, "gradient")
+    inner = Baseline.training_step
+
+    def dies(self, batch, batch_idx):
+        if self.global_step == 3:
+            raise RuntimeError("power cut")
+        return inner(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Baseline, "training_step", dies)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny(*settings), [])
+    done = train(tiny(*settings), [])
+    assert (done.metrics["run/skipped_steps"], done.metrics["run/steps"]) == (2, 5)
+    assert state(tmp_path / "runs/default/a")["MixedPrecision"]["scale"] == 2.0**14
+
+
+def test_a_step_left_out_for_its_loss_is_counted_once_in_float16(tiny, spoil, half):
+    spoil({2}, "loss")
+    done = train(tiny("run=a", *half, "trainer.max_steps=5", "trainer.nan=skip", "trainer.max_skip=1"), [])
+    assert done.metrics["run/skipped_steps"] == 1
+
+
+def test_a_run_whose_steps_were_all_left_out_is_not_done(tiny, spoil):
+    spoil(set(range(9)), "loss")
+    with pytest.raises(Diverged, match="all 5 steps were skipped"):
+        train(tiny("run=a", *FIXED, "trainer.nan=skip", "trainer.max_skip=9"), [])

@@ -60,7 +60,7 @@ REFUSED = {
     "method=error_prediction loss=loss_max_pooling": {
         "method.w3=-1": "share or ratio, or at least 0",
         "loss.p=1": "at least 1.01",
-        "optimizer.lr=inf": "above 0",
+        "optimizer.lr=inf": "above 0 and finite",
     },
     "data=cityscapes": {  # the top level: judged before the groups
         "seed=-1": "at least 0 and at most 4294967295",
@@ -94,6 +94,75 @@ def test_a_value_out_of_range_is_one_sentence_with_key_value_and_range(choices):
 ])  # fmt: skip
 def test_the_ends_of_a_range_that_belong_to_it_pass(overrides):
     validate(compose(overrides.split()))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=1e99", r"optimizer\.lr=1e\+99: is infinite in float32"),
+        ("optimizer.lr=1e-99", r"optimizer\.lr=1e-99: is 0 in float32"),
+        ("aux_weight=1e99", r"aux_weight=1e\+99: is infinite in float32"),
+        ("optimizer.weight_decay=-1e-50", r"optimizer\.weight_decay=-1e-50: must be at least 0"),
+        (
+            "data.train_transform.ratio=[0.5,1e40]",
+            r"data\.train_transform\.ratio=\[0\.5, 1e\+40\]: is infinite",
+        ),
+        ("+optimizer.group_options={head: {lr_mult: 1e99}}", r"optimizer\.group_options=.*is infinite"),
+        (f"trainer.max_steps={10**30}", r"trainer\.max_steps=1000.*: must be at most 9223372036854775807"),
+        ("trainer.clip_norm=inf", r"trainer\.clip_norm=inf: must be above 0 and finite, or null"),
+    ],
+)
+def test_a_number_that_nothing_can_compute_with_is_refused(override, said):
+    with pytest.raises(ConfigError) as error:
+        validate(compose([override]))
+    (line,) = str(error.value).splitlines()
+    assert re.match(said, line), line
+
+
+DECODED = "is a text, as every environment variable is: write"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=${oc.env:N}", f"optimizer.lr=3: must be a float; '3' {DECODED} "
+         "'optimizer.lr=\"${oc.decode:${oc.env:N}}\"'"),
+        ("optimizer.lr=${oc.env:NONE,0.1}", "'optimizer.lr=\"${oc.decode:${oc.env:NONE,0.1}}\"'"),
+        ("seed=${oc.env:N}", "'seed=\"${oc.decode:${oc.env:N}}\"'"),
+        ("panels=${oc.env:N}", "'panels=\"${oc.decode:${oc.env:N}}\"'"),
+        ("data.labeled=${oc.env:SHARE}", "'data.labeled=\"${oc.decode:${oc.env:SHARE}}\"'"),
+        ("trainer.benchmark=${oc.env:ON}", "'trainer.benchmark=\"${oc.decode:${oc.env:ON}}\"'"),
+        ("backbone.pretrained=${oc.env:ON}", "'backbone.pretrained=\"${oc.decode:${oc.env:ON}}\"'"),
+        ("data.train_transform.crop=['${oc.env:N}',64]", f"'3' {DECODED} " '"${oc.decode:${oc.env:N}}"'),
+        ("+optimizer.group_options={head: {lr_mult: '${oc.env:N}'}}",
+         "'optimizer.group_options.head.lr_mult=\"${oc.decode:${oc.env:N}}\"'"),
+        ('optimizer.lr="${oc.decode:${oc.env:QUOTED}}"', "take out the quotes that ${oc.decode:"),
+        ("optimizer.lr=${oc.env:NOT_THERE}", "optimizer.lr: Environment variable 'NOT_THERE' not found"),
+        ("data.batch_size='4'", "must be an int; '4' is a text: write data.batch_size=4 without quotes"),
+    ],
+)  # fmt: skip
+def test_a_text_in_the_place_of_a_number_is_told_as_such(override, said, monkeypatch):
+    for name, value in {"N": "3", "SHARE": "0.5", "ON": "true", "QUOTED": "'0.1'"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as error:
+        validate(compose([override]))
+    (line,) = str(error.value).splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        'optimizer.lr="${oc.decode:${oc.env:N}}"',
+        "optimizer.lr=1e30",
+        "study='2024'",
+        "run=7",
+        "init_from='7'",
+    ],
+)
+def test_texts_and_numbers_that_are_meant_pass(override, monkeypatch):
+    monkeypatch.setenv("N", "3")
+    validate(compose([override]))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +309,7 @@ def test_an_interval_that_repeats_a_constant():
     ("value", "annotation", "wanted"),
     [
         (0, "Positive", "above 0"),
-        (float("inf"), "Positive", "above 0"),
+        (float("inf"), "Positive", "above 0 and finite"),
         (float("nan"), "Share", "at least 0 and at most 1"),
         (1, "ShareBelowOne", "at least 0 and below 1"),
         (1, "PositiveShare", None),

@@ -5,6 +5,7 @@ import torch
 
 from hardpix.run import remarks
 from hardpix.run.build import build
+from hardpix.types import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +56,52 @@ def test_an_auxiliary_head_beside_a_first_stage_is_told(tiny):
     for aux, told in ((), True), (("model.aux_level=null",), False):
         data, method = build(tiny(*given, *aux))
         assert any("model.aux_level=null" in line for line in remarks.start_remarks(data, method)) is told
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["loss=balanced_cityscapes"],
+            r"loss\.weights has 19 numbers, .* one per class, 18; .*loss=balanced,",
+        ),
+        (
+            ["loss=balanced", "loss.weighting=fixed", "loss.weights=[1,2]"],
+            r"loss\.weights has 2 numbers, but must have one per class, 18",
+        ),
+        (
+            ["method=u2pl", "method.contrastive=true", "data.source.classes=[wall,floor]"],
+            r"no rank of 2 classes .* set method\.contrast\.low_rank=1 method\.contrast\.high_rank=2",
+        ),
+        (
+            [
+                "method=u2pl_hl",
+                "method.contrastive=true",
+                "method.contrast.low_rank=8",
+                "method.contrast.high_rank=5",
+            ],
+            r"low_rank=8 method\.contrast\.high_rank=5: no rank .*set method\.contrast\.low_rank=3",
+        ),
+    ],
+)
+def test_numbers_made_for_other_classes_are_refused(tiny, settings, said):
+    """Before anything is trained: the classes are those of the synthetic rooms, 18, or fewer."""
+    with pytest.raises(ConfigError, match=said):
+        build(tiny("data.labeled=0.5", *settings))
+
+
+@pytest.mark.parametrize(
+    ("high", "ranks", "advice"),
+    [(20, "3 to 17 of 0 to 17", False), (10, "3 to 9 of 0 to 17", True)],
+)
+def test_ranks_of_a_contrast_are_told_for_other_numbers_of_classes(tiny, high, ranks, advice):
+    contrast = (
+        "method=u2pl",
+        "method.contrastive=true",
+        f"method.contrast.high_rank={high}",
+        "method.contrast.bank=8",
+    )
+    (line,) = [x for x in told(tiny, "data.labeled=0.5", *contrast) if x.startswith("contrast")]
+    assert ranks in line
+    assert "chosen for 19 classes" in line
+    assert ("method.contrast.high_rank=18" in line) is advice

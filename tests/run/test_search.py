@@ -153,8 +153,8 @@ def test_without_optuna_one_sentence(written, monkeypatch):
 
 def test_the_files_of_the_project_can_be_searched():
     folder, settings, jobs = searching.prepare(read_study(["hl_search"]))
-    assert (folder, len(jobs)) == (Path("runs/hl_search"), 4)
-    assert settings["search"]["method=hardness/method.alpha"] == {"loguniform": [0.001, 1.0]}
+    assert (folder, len(jobs)) == (Path("runs/hl_search"), 3)
+    assert settings["search"]["method.alpha"] == {"loguniform": [0.001, 1.0]}
 
 
 # -- trials --------------------------------------------------------------------------------------------------------
@@ -419,17 +419,20 @@ def test_a_metric_that_no_run_has_is_told_and_can_be_mended(sweep, trained, caps
     assert len(trained.runs) == 8
 
 
-def test_dry_run_and_status_touch_nothing_and_import_no_torch(tmp_path):
+def test_dry_run_and_status_touch_nothing_and_import_no_torch(tmp_path, written):
+    place = str(written(FILE).relative_to(tmp_path))
     code = (
         "import sys; from hardpix.cli import main\n"
+        f"assert main(['sweep', 's', '--config-dir', {place!r}, '--dry-run']) == 0\n"
         "assert main(['sweep', 'hl_search', '--dry-run']) == 0\n"
         "assert main(['sweep', 'status', 'hl_search']) == 0\n"
         "assert not {'torch', 'pytorch_lightning', 'wandb'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "loguniform 0.001, 1.0 (for method=hardness)" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert "uniform 0.0, 2.0 (for method=hardness)" in done.stdout
+    assert "loguniform 0.001, 1.0" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["conf"]
 
 
 def test_a_status_is_brief_and_tells_the_time_left(sweep, trained, capsys, monkeypatch):

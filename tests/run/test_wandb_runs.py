@@ -16,6 +16,7 @@ import pytest
 from hardpix import record
 from hardpix.run.tracking import Identity, build_loggers, wandb_logger
 from hardpix.run.train import train
+from hardpix.types import ConfigError
 
 wandb = pytest.importorskip("wandb")
 
@@ -210,6 +211,7 @@ def timed(name, call):
     return run
 tracking.connect, tracking.close = timed("connect", tracking.connect), timed("close", tracking.close)
 from hardpix.run.train import train
+from hardpix.types import ConfigError
 done = train(compose_tiny("runs", ["run=a", "logger=default", "logger.wandb=online", "panels=0"]), [])
 print("SPENT", done.status, spent["connect"], spent["close"])
 from hardpix.run.tracking.errands import Errands
@@ -255,3 +257,19 @@ def test_a_server_that_is_not_there_costs_seconds(tmp_path, kind, offline):
     assert [
         p for p in (tmp_path / "runs").rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()
     ] == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "offline"])
+def test_wandb_mode_disabled_starts_nothing(tiny, tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # it need not even be installed
+    train(tiny("run=a", "logger=default", f"logger.wandb={mode}", "panels=0"), [])
+    assert not (tmp_path / "runs/default/a/wandb").exists()
+
+
+def test_a_run_that_must_be_online_and_a_disabled_wandb_contradict(tiny, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    with pytest.raises(ConfigError, match=r"logger\.wandb=online: WANDB_MODE=disabled .*unset WANDB_MODE"):
+        train(tiny("run=a", "logger=default", "logger.wandb=online"), [])

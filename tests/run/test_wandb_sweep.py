@@ -1,5 +1,9 @@
 """A search as a sweep of W&B: what its agent would run is a run of hardpix with the chosen settings."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -106,3 +110,31 @@ def test_what_a_sweep_of_wandb_cannot_do_is_told(study, text, words, said):
 def test_hyperband_is_theirs_too(study):
     assert "early_terminate" not in sweep_of(study())
     assert sweep_of(study(FILE + "pruner: hyperband"))["early_terminate"]["type"] == "hyperband"
+
+
+CONDITIONAL = """
+search: {method: {choice: [baseline, hardness]}, optimizer.lr: {uniform: [0.1, 1]}}
+for: {method=hardness: {method.c: {uniform: [0.1, 1]}}}
+metric: val/miou
+"""
+
+
+@pytest.mark.parametrize(("method", "keys"), [("hardness", {"method.c"}), ("baseline", set())])
+def test_a_choice_that_is_made_on_the_command_line_is_no_condition(study, method, keys):
+    found = sweep_of(study(CONDITIONAL, f"method={method}"))["parameters"]
+    assert found.keys() == {"method", "optimizer.lr"} | keys
+    assert found["method"] == {"values": [method]}
+
+
+def test_the_commands_of_the_readme_write_a_file(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    lines = [
+        x for x in readme.read_text(encoding="utf-8").splitlines() if re.match("hardpix sweep .*--wandb ", x)
+    ]
+    assert lines
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        assert main(words) == 0
+        assert yaml.safe_load((tmp_path / words[-1]).read_text())["program"] == "hardpix"

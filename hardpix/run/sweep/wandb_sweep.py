@@ -14,7 +14,7 @@ import yaml
 from hardpix.atomic import write_text
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep.search import prepare
-from hardpix.run.sweep.space import Dimension
+from hardpix.run.sweep.space import Dimension, Search
 from hardpix.run.sweep.study import Study, merged
 from hardpix.types import ConfigError
 
@@ -35,11 +35,7 @@ def sweep_of(study: Study, config_dir: Path | None = None) -> dict[str, Any]:
     search = study.search
     if search is None:
         raise ConfigError("--wandb: only a study with search: can be a sweep of W&B")
-    for dimension in search.dimensions:
-        if dimension.condition not in (None, *search.common):
-            raise ConfigError(
-                f"for.{dimension.condition}: a sweep of W&B has no conditions; write a file for each choice"
-            )
+    dimensions = _unconditional(search)
     if len(search.seeds) > 1:
         raise ConfigError("seeds: a sweep of W&B trains one run for each choice; give one, as seed=0")
     if search.metric is None:
@@ -57,7 +53,7 @@ def sweep_of(study: Study, config_dir: Path | None = None) -> dict[str, Any]:
         "method": METHODS[search.sampler],
         "metric": {"name": search.metric, "goal": "maximize"},
         "run_cap": search.trials,
-        "parameters": {d.key: _parameter(d) for d in search.dimensions},
+        "parameters": {d.key: _parameter(d) for d in dimensions},
         "command": ["${env}", "${program}", "train", *folder, *fixed, "${args_no_hyphens}"],
     }
     if logger.entity:
@@ -68,6 +64,19 @@ def sweep_of(study: Study, config_dir: Path | None = None) -> dict[str, Any]:
             "min_iter": 3,
         }  # validations; the others W&B has not
     return content
+
+
+def _unconditional(search: Search) -> list[Dimension]:
+    """The dimensions that every trial has; raises where some have them and others not."""
+    possible = {*search.common, *(text for d in search.dimensions for text in d.texts)}
+    sure = {*search.common, *(d.texts[0] for d in search.dimensions if len(d.texts) == 1)}
+    for dimension in search.dimensions:
+        if dimension.condition in possible - sure:
+            raise ConfigError(
+                f"for.{dimension.condition}: a sweep of W&B has no conditions; write a file for each choice, with "
+                f"{dimension.condition} on the command line for this one"
+            )
+    return [d for d in search.dimensions if d.condition in (None, *sure)]
 
 
 def _parameter(dimension: Dimension) -> dict[str, Any]:

@@ -34,13 +34,14 @@ def build_loggers(
     entity: str | None,
     tags: list[str],
 ) -> list[Logger]:
-    """The CSV logger, and a W&B one unless ``wandb`` is false.
+    """The CSV logger, and a W&B one unless ``wandb`` is false or the environment has ``WANDB_MODE=disabled``.
 
     ``wandb``: ``auto`` (online with a key, else offline), ``online``, ``offline`` or false. ``config``: as a record
     has it, flat.
     """
     csv = MetricsCSV(run_dir / "metrics.csv", resume_step=resume_step)
-    if not wandb:
+    sent = online(str(wandb)) if wandb else None
+    if sent is None:
         return [csv]
     started = {
         "project": project,
@@ -54,7 +55,7 @@ def build_loggers(
         "id": identity.run_id,
         "config": nested(config),
     }
-    return [csv, WandbRun(run_dir, started, online=online(str(wandb)), earlier=list(csv.rows))]
+    return [csv, WandbRun(run_dir, started, online=sent, earlier=list(csv.rows))]
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

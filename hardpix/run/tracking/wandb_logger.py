@@ -33,10 +33,20 @@ PROBE, INIT = 1.5, 2.0  # what the server has for its first word, and for a run'
 FINISH = 2.5  # what it has at the end to take what was not sent
 
 
-def online(mode: str) -> bool:
-    """Whether ``logger.wandb`` means a run that is sent at once; raises where it cannot."""
+def online(mode: str) -> bool | None:
+    """Whether ``logger.wandb`` means a run that is sent at once; None with ``WANDB_MODE=disabled``: no W&B at all.
+
+    Raises where it cannot be what was asked for.
+    """
     if mode not in ("auto", "True", "online", "offline"):
         raise ConfigError(f"logger.wandb={mode}: must be auto, online, offline or false")
+    if os.environ.get("WANDB_MODE") == "disabled":
+        if mode == "online":
+            raise ConfigError(
+                "logger.wandb=online: WANDB_MODE=disabled in the environment switches W&B off; unset WANDB_MODE, or "
+                "set logger.wandb=false"
+            )
+        return None
     # else wandb reports on itself to the server, for ten seconds after the end of a run where it does not answer
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
@@ -52,7 +62,7 @@ def online(mode: str) -> bool:
 
 def has_wandb_key() -> bool:
     """Whether a W&B key is set in the environment or in the netrc file (no network is touched)."""
-    if os.environ.get("WANDB_MODE", "") in ("offline", "disabled"):
+    if os.environ.get("WANDB_MODE", "") in ("offline", "dryrun", "disabled"):
         return False
     if os.environ.get("WANDB_API_KEY"):
         return True
