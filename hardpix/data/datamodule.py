@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hardpix.data.base import Frames, Source
+from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.keys import ALWAYS, UNLABELED, needed
 from hardpix.data.loading import (
     Finish,
@@ -29,7 +29,7 @@ from hardpix.data.loading import (
 )
 from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
 from hardpix.data.skipping import Skips
-from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels
+from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels, target_mean
 from hardpix.data.subset import IMAGE, LabeledSplit
 from hardpix.ranges import Count, InnerShare, PositiveShare, Seed, Whole, checked
 from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
@@ -119,6 +119,14 @@ class DataModule(pl.LightningDataModule):
     def training_labels(self, count: int) -> Iterator[Tensor]:
         """Labels ``[1, H, W]`` int64 of ``count`` evenly spaced training frames (or all), before any augmentation."""
         return sample_labels(self._train.frames(LABEL), count)
+
+    def training_mean(
+        self, values: Callable[[Sample], Tensor], keys: frozenset[str], **named: str
+    ) -> float | None:
+        """:func:`target_mean` over the training frames as stored, ``keys`` of each; unreadable ones may be skipped."""
+        unreadable = DataError if self.skips.allowed else ()
+        frames = self._train.frames(keys)
+        return target_mean(frames, values, **named, unreadable=unreadable)
 
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: what becomes of label values, and how often frames repeat."""

@@ -33,7 +33,7 @@ from hardpix.run.divergence import Divergence
 from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
-from hardpix.run.fitting import fit_to_labels
+from hardpix.run.fitting import fit_to_labels, start_regressions
 from hardpix.run.last_checkpoint import Signals, Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
@@ -148,6 +148,8 @@ def _assemble(
         rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
+    if resume_path is None:
+        start_regressions(method, data, cfg)
     if cfg.init_from and resume_path is None:
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes, cfg)}", flush=True)
     loggers = tracking.build_loggers(
@@ -170,9 +172,8 @@ def _assemble(
 def _run(job: Job) -> dict[str, float]:
     print(f"run {job.run_dir}", flush=True)
     trainer, method = job.trainer, job.method
-    remarks = start_remarks(
-        job.data, method
-    )  # in every process: the counts must be there before the first step
+    # In every process: the counts must be there before the first step.
+    remarks = start_remarks(job.data, method)
     for line in remarks if trainer.is_global_zero else ():
         print(line, flush=True)
     if job.resume_path is None:
@@ -196,6 +197,7 @@ def _run(job: Job) -> dict[str, float]:
         metrics
         | cost
         | ({"run/skipped_steps": float(skipped)} if skipped else {})
+        | {f"run/{name}_bias": value for name, value in method.starts.items()}
         | {
             "run/steps": float(trainer.global_step),
             "run/parameters": float(sum(p.numel() for p in method.parameters())),
