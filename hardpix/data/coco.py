@@ -112,6 +112,9 @@ class Coco(Source):
             label_type=np.uint8 if self.info.ignore_index < 256 else np.int64,
         )
 
+    def has_split(self, split: str) -> bool:
+        return self._path(split).is_file()
+
     def remarks(self) -> tuple[str, ...]:
         said = mapping_sentence(self._mapping, self.info.classes)
         names = (*self.info.classes, *["ignored"] * (self._background >= self.info.num_classes))

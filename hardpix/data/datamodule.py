@@ -31,6 +31,7 @@ from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
 from hardpix.data.skipping import Skips
 from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels, target_mean
 from hardpix.data.subset import IMAGE, LabeledSplit
+from hardpix.data.union import split_frames, told_of_overlap
 from hardpix.ranges import Count, InnerShare, PositiveShare, Seed, Whole, checked
 from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
 
@@ -125,12 +126,12 @@ class DataModule(pl.LightningDataModule):
     ) -> float | None:
         """:func:`target_mean` over the training frames as stored, ``keys`` of each; unreadable ones may be skipped."""
         unreadable = DataError if self.skips.allowed else ()
-        frames = self._train.frames(keys)
-        return target_mean(frames, values, **named, unreadable=unreadable)
+        return target_mean(self._train.frames(keys), values, **named, unreadable=unreadable)
 
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: what becomes of label values, and how often frames repeat."""
-        lines = (*self.source.remarks(), *self._train.remarks())
+        overlap = told_of_overlap(self.source, *self._splits.values())
+        lines = (*self.source.remarks(), *self._train.remarks(), *overlap)
         if self._repeats is None:
             return lines
         most, total = self._repeats.max(), self._repeats.sum()
@@ -250,7 +251,9 @@ class DataModule(pl.LightningDataModule):
 
     def _frames(self, role: str, keys: frozenset[str]) -> Frames:
         """Those of ``train``, ``val`` or ``test``."""
-        return self._train.frames(keys) if role == "train" else self.source.frames(self._splits[role], keys)
+        if role == "train":
+            return self._train.frames(keys)
+        return split_frames(self.source, self._splits[role], keys)
 
     def _dataset(self, role: str, transform: Transform) -> SplitDataset:
         return self._under(self._frames(role, self._keys), transform, self._keys)

@@ -80,6 +80,9 @@ class Folder(FileSource):
     def files(self, split: str) -> list[FrameFiles]:
         return [self._frame(split, image) for image in list_images(self._folder("image", split))]
 
+    def has_split(self, split: str) -> bool:
+        return self._folder("image", split).is_dir()
+
     def label_reader(self, split: str) -> LabelReader:
         return self._labels.code
 

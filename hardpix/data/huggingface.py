@@ -87,6 +87,9 @@ class HuggingFace(Source):
             labels=self._labels.code,
         )
 
+    def has_split(self, split: str) -> bool:
+        return (self.root / split).is_dir() or bool(_parquet(self.root, split))
+
     def remarks(self) -> tuple[str, ...]:
         return self._labels.remarks(self.info.name)
 
@@ -178,16 +181,7 @@ class RowFrames:
 def _find(root: Path, split: str) -> Any:
     """The dataset of a split, memory-mapped."""
     datasets = _need(root)
-    folder = root / split
-    parquet = [
-        *sorted(folder.glob("*.parquet")),
-        *(
-            path
-            for place in (root, root / "data")
-            for pattern in (f"{split}.parquet", f"{split}-*.parquet")
-            for path in sorted(place.glob(pattern))
-        ),
-    ]
+    folder, parquet = root / split, _parquet(root, split)
     try:
         with _offline():
             if (folder / "state.json").is_file():
@@ -205,6 +199,19 @@ def _find(root: Path, split: str) -> Any:
         f"{root}: no split {split!r}; it must be saved with save_to_disk ({split}/state.json) or lie in Parquet files "
         f"({split}-*.parquet)"
     )
+
+
+def _parquet(root: Path, split: str) -> list[Path]:
+    """The Parquet files of a split."""
+    return [
+        *sorted((root / split).glob("*.parquet")),
+        *(
+            path
+            for place in (root, root / "data")
+            for pattern in (f"{split}.parquet", f"{split}-*.parquet")
+            for path in sorted(place.glob(pattern))
+        ),
+    ]
 
 
 def _check_columns(dataset: Any, columns: Mapping[str, str], where: str) -> None:
