@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hardpix.types import ConfigError, DatasetInfo
 
+TRAINVAL = "trainval"
+
 
 class Sample(TypedDict):
     """One decoded frame at its native size, before any transform; plain CPU tensors."""
@@ -60,11 +62,31 @@ class Source(ABC):
     info: DatasetInfo
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     holds_out: ClassVar[bool] = False  # whether val_fraction and test_fraction hold out frames of train
+    own_val: bool = True  # False: its val is the test split, there is no other
 
     def check_split(self, split: str) -> None:
         """Raises unless ``split`` is one of ``splits``: a misspelt name must not stand for the frames of another."""
         if split not in self.splits:
             raise ConfigError(f"{self.info.name} has no split {split!r}; there are {', '.join(self.splits)}")
+
+    def has_split(self, split: str) -> bool:
+        """Whether the files of the data set have a split of this name; it comes before a union called so."""
+        return split in self.splits
+
+    def parts(self, split: str) -> tuple[str, ...]:
+        """The splits that make up ``split``: train and val of ``trainval``, those that ``a+b`` names, else itself."""
+        if (split != TRAINVAL and "+" not in split) or self.has_split(split):
+            return (split,)
+        if split != TRAINVAL:
+            return tuple(dict.fromkeys(part for one in split.split("+") for part in self.parts(one)))
+        if "val" not in self.splits:
+            self.check_split(split)
+        if not self.own_val:
+            raise ConfigError(
+                f"split {split}: {self.info.name} has no validation split, its val is the test split; use "
+                "data.train_split=train"
+            )
+        return ("train", "val")
 
     @abstractmethod
     def frames(self, split: str, keys: frozenset[str]) -> Frames:

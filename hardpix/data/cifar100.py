@@ -55,6 +55,7 @@ class CIFAR100(Source):
     The binary release has no file names: there it is the split and the number.
     """
 
+    own_val = False
     info = DatasetInfo(
         name="cifar100", classes=CLASSES, palette=voc_palette(len(CLASSES)), main_metric="pixel_acc"
     )

@@ -136,6 +136,9 @@ class Coco(Source):
         """Known once the split has been opened: its annotations are not read twice."""
         return self._left_out.get(split, ())
 
+    def has_split(self, split: str) -> bool:
+        return self._path(split).is_file()
+
     def remarks(self) -> tuple[str, ...]:
         said = mapping_sentence(self._mapping, self.info.classes)
         names = (*self.info.classes, *["ignored"] * (self._background >= self.info.num_classes))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hardpix.data.base import Frames, Source
+from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.keys import ALWAYS, UNLABELED, needed
 from hardpix.data.loading import (
     Finish,
@@ -29,8 +29,9 @@ from hardpix.data.loading import (
 )
 from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
 from hardpix.data.skipping import Skips
-from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels
+from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels, target_mean
 from hardpix.data.subset import IMAGE, LabeledSplit
+from hardpix.data.union import split_frames, told_of_overlap
 from hardpix.ranges import Count, InnerShare, PositiveShare, Seed, Whole, checked
 from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
 
@@ -120,9 +121,17 @@ class DataModule(pl.LightningDataModule):
         """Labels ``[1, H, W]`` int64 of ``count`` evenly spaced training frames (or all), before any augmentation."""
         return sample_labels(self._train.frames(LABEL), count)
 
+    def training_mean(
+        self, values: Callable[[Sample], Tensor], keys: frozenset[str], **named: str
+    ) -> float | None:
+        """:func:`target_mean` over the training frames as stored, ``keys`` of each; unreadable ones may be skipped."""
+        unreadable = DataError if self.skips.allowed else ()
+        return target_mean(self._train.frames(keys), values, **named, unreadable=unreadable)
+
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: what becomes of label values, and how often frames repeat."""
-        lines = (*self.source.remarks(), *self._train.remarks())
+        overlap = told_of_overlap(self.source, *self._splits.values())
+        lines = (*self.source.remarks(), *self._train.remarks(), *overlap)
         if self._repeats is None:
             return lines
         most, total = self._repeats.max(), self._repeats.sum()
@@ -247,7 +256,9 @@ class DataModule(pl.LightningDataModule):
 
     def _frames(self, role: str, keys: frozenset[str]) -> Frames:
         """Those of ``train``, ``val`` or ``test``."""
-        return self._train.frames(keys) if role == "train" else self.source.frames(self._splits[role], keys)
+        if role == "train":
+            return self._train.frames(keys)
+        return split_frames(self.source, self._splits[role], keys)
 
     def _dataset(self, role: str, transform: Transform) -> SplitDataset:
         return self._under(self._frames(role, self._keys), transform, self._keys)

@@ -63,16 +63,17 @@ def check(
     source: Source,
     splits: Sequence[str],
     *,
-    train: str = "train",
+    train: str | Sequence[str] = "train",
     limit: int | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Checkup:
     """Look at every frame of ``splits`` once, or at ``limit`` of each, evenly spaced, and those that lack files.
 
-    ``train``: the split that is trained on; the others are evaluated on. Memory holds sums, and of each frame
-    its name and a digest.
+    ``train``: what is trained on, a split or several; the others are evaluated on. Memory holds sums, and of each
+    frame its name and a digest.
     """
+    trained = (train,) if isinstance(train, str) else tuple(train)
     plans = plan_splits(source, splits)
     chosen = [_chosen(plan, limit) for plan in plans]
     sums = [SplitSums(plan.split, len(plan), source.info.num_classes) for plan in plans]
@@ -85,8 +86,8 @@ def check(
     found = [f for plan, own in zip(plans, sums, strict=True) for f in _of_split(plan, own)]
     looked = [own for plan, own in zip(plans, sums, strict=True) if not plan.closed and not plan.same_as]
     if "label" in source.info.provides:
-        found += _of_classes(looked, source.info, train)
-    found += _of_copies(looked, plans, train)
+        found += _of_classes(looked, source.info, trained)
+    found += _of_copies(looked, plans, trained)
     found += [finding("remark", None, remark=remark.rstrip(".")) for remark in source.remarks()]
     return Checkup(source.info, plans, looked, in_order(found, splits))
 
@@ -180,16 +181,17 @@ def _of_images(sums: SplitSums, info: DatasetInfo) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _of_classes(looked: Sequence[SplitSums], info: DatasetInfo, train: str) -> Iterator[Finding]:
+def _of_classes(looked: Sequence[SplitSums], info: DatasetInfo, train: tuple[str, ...]) -> Iterator[Finding]:
     """Classes that are nowhere, and those that are evaluated but never trained."""
     everywhere = sum((s.class_pixels for s in looked), np.zeros(info.num_classes, np.int64))
     if everywhere.any():
         never = [name for name, pixels in zip(info.classes, everywhere, strict=True) if not pixels]
         if never:
             yield finding("class-never", None, count=len(never), classes=", ".join(never))
-    trained = next((s.class_pixels for s in looked if s.split == train and s.labelled), None)
-    if trained is None:
+    labelled = [s.class_pixels for s in looked if s.split in train and s.labelled]
+    if not labelled:
         return
+    trained = sum(labelled, np.zeros(info.num_classes, np.int64))
     for sums in looked:
         only = [i for i in range(info.num_classes) if sums.class_pixels[i] and not trained[i]]
         if only:
@@ -197,16 +199,21 @@ def _of_classes(looked: Sequence[SplitSums], info: DatasetInfo, train: str) -> I
             yield finding("class-only-in-evaluation", sums.split, count=len(only), classes=told)
 
 
-def _of_copies(looked: Sequence[SplitSums], plans: Sequence[SplitPlan], train: str) -> Iterator[Finding]:
+def _of_copies(
+    looked: Sequence[SplitSums], plans: Sequence[SplitPlan], train: tuple[str, ...]
+) -> Iterator[Finding]:
     """Frames of equal pixels: each counts for the gravest of what it is, with the first frame it equals named."""
     names = {plan.split: plan.names for plan in plans}
     first: dict[bytes, tuple[str, int]] = {}
-    for sums in sorted((s for s in looked), key=lambda s: s.split != train):  # what is trained on comes first
+    for sums in sorted(
+        (s for s in looked), key=lambda s: s.split not in train
+    ):  # what is trained on comes first
         hits: dict[str, list[Hit]] = defaultdict(list)
         for index, digest in sorted(sums.digests.items()):
             split, other = first.setdefault(digest, (sums.split, index))
             if (split, other) != (sums.split, index):
-                code = "twice" if split == sums.split else "leak" if split == train else "twice-in-evaluation"
+                within = split == sums.split or (split in train and sums.split in train)
+                code = "twice" if within else "leak" if split in train else "twice-in-evaluation"
                 own = names[sums.split][index]
                 told = f"{own}: same pixels as {names[split][other]} of {split}"
                 hits[code].append(Hit(index, own, told))

@@ -122,6 +122,9 @@ class Folder(FileSource):
     def image_files(self, split: str) -> list[Path]:
         return files_below(self._folder("image", "train" if split in self._held_out else split))
 
+    def has_split(self, split: str) -> bool:
+        return self._folder("image", split).is_dir()
+
     def label_reader(self, split: str) -> LabelReader:
         return self._labels.code
 

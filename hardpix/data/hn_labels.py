@@ -151,7 +151,7 @@ def open_splits(
     """The splits to make, each of whose first frames has a camera and the crop inside it."""
     splits: dict[str, Split] = {}
     seen: dict[tuple[str, ...], str] = {}
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(part for one in names for part in source.parts(one)):
         frames = with_some_depth(source.frames(name, KEYS), name)
         titles = [frames.name(index) for index in range(len(frames))]
         if isinstance(frames, FileFrames):

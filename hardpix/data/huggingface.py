@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.files import existing_root
-from hardpix.data.huggingface_files import find, line, need, offline
+from hardpix.data.huggingface_files import find, line, need, offline, parquet_files
 from hardpix.data.images import Encoded, read_colour, refuse_lossy, same_size
 from hardpix.data.labels import ColourCode, LabelCode
 from hardpix.data.own_labels import OwnLabels
@@ -83,6 +83,9 @@ class HuggingFace(Source):
             where=where,
             labels=self._labels.code,
         )
+
+    def has_split(self, split: str) -> bool:
+        return (self.root / split).is_dir() or bool(parquet_files(self.root, split))
 
     def remarks(self) -> tuple[str, ...]:
         return self._labels.remarks(self.info.name)

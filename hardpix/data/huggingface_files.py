@@ -19,16 +19,7 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 def find(root: Path, split: str) -> Any:
     """The dataset of a split, memory-mapped."""
     datasets = need(root)
-    folder = root / split
-    parquet = [
-        *sorted(folder.glob("*.parquet")),
-        *(
-            path
-            for place in (root, root / "data")
-            for pattern in (f"{split}.parquet", f"{split}-*.parquet")
-            for path in sorted(place.glob(pattern))
-        ),
-    ]
+    folder, parquet = root / split, parquet_files(root, split)
     try:
         with offline():
             if (folder / "state.json").is_file():
@@ -47,6 +38,19 @@ def find(root: Path, split: str) -> Any:
         f"{root}: no split {split!r}; it must be saved with save_to_disk ({split}/state.json) or lie in Parquet files "
         f"({split}-*.parquet); its splits are: {there}"
     )
+
+
+def parquet_files(root: Path, split: str) -> list[Path]:
+    """The Parquet files of a split."""
+    return [
+        *sorted((root / split).glob("*.parquet")),
+        *(
+            path
+            for place in (root, root / "data")
+            for pattern in (f"{split}.parquet", f"{split}-*.parquet")
+            for path in sorted(place.glob(pattern))
+        ),
+    ]
 
 
 def _splits(root: Path) -> list[str]:

@@ -123,6 +123,13 @@ class Listed(FileSource):
             files.append(frame)
         return files
 
+    def has_split(self, split: str) -> bool:
+        path = Path(self._listing.replace("{split}", split))
+        if not path.is_file():
+            return False
+        named = (row.get("split") for _, row in read_rows(path, self._columns()))
+        return "{split}" in self._listing or split in named
+
     def label_reader(self, split: str) -> LabelReader:
         return self._labels.code
 

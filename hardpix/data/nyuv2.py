@@ -87,6 +87,7 @@ class NYUv2(FileSource):
         self._ignore_40 = void_40_in_train == "ignore"
         self.crop = to_border(border_crop)
         self._val_fraction, self._val_seed = val_fraction, val_seed
+        self.own_val = val_fraction is not None  # it is train that is divided then
         self._index = tuple(range(40)) if classes == 40 else TO_13  # label value - 1 -> class index
         self.info = DatasetInfo(
             name="nyuv2" if classes == 40 else "nyuv2_13",

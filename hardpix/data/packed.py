@@ -29,6 +29,7 @@ from torch import Tensor
 from hardpix.data.base import Frames, Sample, Source
 from hardpix.data.statistics import cache_dir, write_json
 from hardpix.data.transforms import plain, sides, typed
+from hardpix.data.union import split_frames
 from hardpix.data.window import Window, zoom
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -60,13 +61,15 @@ def pack(
         raise DataError(f"{out}: there is a packed data set already; name another folder or delete it")
     keys = source.info.provides & {"image", "label", "depth"}
     packed = {
-        split: _pack_split(source.frames(split, keys), split, out, size, keys, progress) for split in splits
+        split: _pack_split(split_frames(source, split, keys), split, out, size, keys, progress)
+        for split in splits
     }
     own_values = source.submission_values()
     manifest = {
         "schema": SCHEMA,
         "info": _info_to_json(source.info, keys),
         "remarks": list(source.remarks()),
+        "own_val": source.own_val,
         "submission_values": None if own_values is None else sorted(own_values.items()),
         "splits": packed,
     }
@@ -89,6 +92,7 @@ class Packed(Source):
             self._splits: dict[str, dict[str, Any]] = dict(manifest["splits"])
             # Absent from folders that were packed before these were kept.
             self._remarks = tuple(manifest.get("remarks", ()))
+            self.own_val = bool(manifest.get("own_val", True))
             values = manifest.get("submission_values")
             self._values = None if values is None else [(int(index), int(own)) for index, own in values]
         except (KeyError, TypeError, ValueError) as error:
@@ -102,6 +106,9 @@ class Packed(Source):
 
     def submission_values(self) -> dict[int, int] | None:
         return None if self._values is None else dict(self._values)
+
+    def has_split(self, split: str) -> bool:
+        return split in self._splits
 
     def frames(self, split: str, keys: frozenset[str]) -> Frames:
         if split not in self._splits:

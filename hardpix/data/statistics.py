@@ -1,7 +1,8 @@
-"""Class statistics of a split, counted once and kept on disk."""
+"""Statistics of a split, of its classes and of what is regressed, counted once and kept on disk."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.atomic import replacing
-from hardpix.data.base import Frames
+from hardpix.data.base import Frames, Sample
+from hardpix.data.fingerprint import fingerprint, stamp
 from hardpix.types import ClassCounts, DatasetInfo
 
 QUIET_SECONDS = 5.0  # a count that takes longer says how far it is, that often
@@ -65,6 +67,42 @@ def class_counts(frames: Frames, info: DatasetInfo) -> ClassCounts:
     return ClassCounts(seen.sum(0), ((seen > 0) * seen.sum(1, keepdim=True)).sum(0))
 
 
+def target_mean(
+    frames: Frames,
+    values: Callable[[Sample], Tensor],
+    *,
+    what: str,
+    identity: str,
+    unreadable: type[Exception] | tuple[()] = (),
+) -> float | None:
+    """Mean of ``values(sample)``, ``[N]`` per frame, over all frames; None where there is no value at all.
+
+    Kept in :func:`cache_dir`, until a file of the frames or ``identity`` changes: a text of all settings that decide
+    on the values. ``what`` is named while a long measurement goes on. A frame that raises ``unreadable`` is left out.
+    """
+    key = hashlib.sha256("\n".join((identity, fingerprint(frames), stamp(frames))).encode()).hexdigest()
+    path = cache_dir() / "target_means" / f"{key}.npy"
+    stored = _stored(path)
+    if stored is None or stored.shape != (2,):
+        stored = np.zeros(2)
+        rows = (_sum_and_count(frames, index, values, unreadable) for index in range(len(frames)))
+        for _, row in _told(enumerate(rows), len(frames), what):
+            stored += row
+        _write_array(path, stored)
+    total, count = stored.tolist()
+    return total / count if count else None
+
+
+def _sum_and_count(
+    frames: Frames, index: int, values: Callable[[Sample], Tensor], unreadable: type[Exception] | tuple[()]
+) -> NDArray[np.float64]:
+    try:
+        found = values(frames.load(index)).double()
+    except unreadable:
+        return np.zeros(2)
+    return np.array([found.sum().item(), found.numel()])
+
+
 def sample_labels(frames: Frames, count: int) -> Iterator[Tensor]:
     """Labels ``[1, H, W]`` int64 of ``count`` evenly spaced frames, of all where there are no more."""
     step = max(len(frames) / count, 1.0)
@@ -104,14 +142,12 @@ def _counted(
     counts = np.zeros((frames, info.num_classes), dtype=np.int32)
     with ThreadPoolExecutor(threads) as pool:
         rows = pool.map(one, range(frames)) if threads > 1 else map(one, range(frames))
-        for index, row in _told(enumerate(rows), frames, info.name):
+        for index, row in _told(enumerate(rows), frames, f"the classes of {info.name}"):
             counts[index] = row
     return counts
 
 
-def _told(
-    rows: Iterator[tuple[int, NDArray[np.int32]]], frames: int, name: str
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
+def _told(rows: Iterator[tuple[int, NDArray]], frames: int, what: str) -> Iterator[tuple[int, NDArray]]:
     """Say on the error stream how far a long count is."""
     said = time.monotonic()
     for index, row in rows:
@@ -119,7 +155,7 @@ def _told(
         if time.monotonic() - said > QUIET_SECONDS:
             said = time.monotonic()
             print(
-                f"counting the classes of {name}, once: {index + 1} of {frames} frames",
+                f"counting {what}, once: {index + 1} of {frames} frames",
                 file=sys.stderr,
                 flush=True,
             )

@@ -19,6 +19,7 @@ from hardpix.data.listing import normal
 from hardpix.data.missing_depth import with_some_depth, without_depth
 from hardpix.data.sampling import generator
 from hardpix.data.statistics import LABEL, LabelFrames, class_counts
+from hardpix.data.union import joined, split_frames
 from hardpix.ranges import InnerShare, checked
 from hardpix.types import ClassCounts, DataError
 
@@ -126,18 +127,27 @@ class LabeledSplit:
     def _labelled(self, keys: frozenset[str]) -> Frames:
         source = self._source
         if self._labeled is None:
-            return source.frames(self._split, keys)
+            return split_frames(source, self._split, keys)
         if isinstance(source, FileSource) and type(source).frames is FileSource.frames:
-            files = source.paired(self._split)
-            kept = [files[index] for index in self._indices]
+            return self._opened(source, keys)
+        return chosen(split_frames(source, self._split, keys), self._indices)
+
+    def _opened(self, source: FileSource, keys: frozenset[str]) -> Frames:
+        """Those of the labelled frames alone: files of the others need not exist."""
+        parts, passed = dict[str, Frames](), 0
+        for part in source.parts(self._split):
+            files = source.paired(part)
+            kept = [files[i - passed] for i in self._indices if passed <= i < passed + len(files)]
+            passed += len(files)
             for one in kept:
                 source.refuse(one)
-            return source.open(self._split, kept, keys)
-        return chosen(source.frames(self._split, keys), self._indices)
+            if kept:
+                parts[part] = source.open(part, kept, keys)
+        return joined(list(parts), list(parts.values()))
 
     def images(self) -> Frames:
         """Those of the whole split."""
-        return self._source.frames(self._split, IMAGE)
+        return split_frames(self._source, self._split, IMAGE)
 
     def without_labels(self) -> Frames:
         """The images of the others."""

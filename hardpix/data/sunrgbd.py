@@ -49,6 +49,7 @@ class SUNRGBD(FileSource):
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
     """
 
+    own_val = False
     info = DatasetInfo(
         name="sunrgbd",
         classes=CLASSES,

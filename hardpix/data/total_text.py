@@ -50,6 +50,7 @@ class TotalText(FileSource):
     Truth belongs to the stored pixels: where a photograph's EXIF turns it upright, its label is turned with it.
     """
 
+    own_val = False
     info = DatasetInfo(
         name="total_text",
         classes=("background", "text"),

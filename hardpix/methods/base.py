@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from hardpix.methods.parts import Parts
+from hardpix.methods.parts import Parts, Regression
 from hardpix.methods.steps import TrainingSteps
 from hardpix.metrics import ImageScore, ImageScores, SegmentationMetrics
 from hardpix.models import Segmenter
@@ -61,6 +61,10 @@ class Method(TrainingSteps):
 
     def hard_maps(self) -> dict[str, HardMap]:
         """Which of :meth:`maps` say how hard a pixel is, higher being harder, and the range each is known to have."""
+        return {}
+
+    def regressions(self) -> dict[str, Regression]:
+        """Outputs of ``model`` that estimate a number; a run sets their biases before the first step."""
         return {}
 
     def dense(self, image: Tensor) -> Tensor:
@@ -138,6 +142,13 @@ class Method(TrainingSteps):
     def predict_dense(self, image: Tensor) -> Tensor:
         """:meth:`dense` by the configured inference, at the image's size."""
         return self.parts.infer(self.dense, image, groups=self.groups)
+
+    def on_train_start(self) -> None:
+        """A resumed run has the starts of its first leg."""
+        if self._resumed_rng is None:
+            biases = {name: self.model.output_biases(name)[0] for name in self.regressions()}
+            self.starts = {name: float(bias[0].detach()) for name, bias in biases.items()}
+        super().on_train_start()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, "val")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from hardpix.losses import CrossEntropy
 from hardpix.losses.reduction import check_choice, normalized_sum
 from hardpix.methods.base import Method, Parts
+from hardpix.methods.parts import Regression
 from hardpix.methods.steps import epochs_of
 from hardpix.metrics import DepthMetrics
 from hardpix.ops.depth_hardness import (
@@ -18,9 +21,10 @@ from hardpix.ops.depth_hardness import (
     curriculum,
     depth_prediction_error,
     depth_regions,
+    depth_target,
     fuse,
+    image_mean,
     log_depth_loss,
-    scaled_depth,
     segmentation_error,
 )
 from hardpix.ops.hard_map import HardMap
@@ -28,6 +32,8 @@ from hardpix.ops.pixel import pixel_errors
 from hardpix.ops.resize import resize_nearest
 from hardpix.ranges import Count, NonNegative, checked
 from hardpix.types import Batch, ConfigError
+
+CONSTANT = "constant"  # a hardness beside those that fuse two maps pixel by pixel
 
 
 class DepthTruth:
@@ -51,7 +57,8 @@ class LossWeightModule(Method):
     grid, bin of depth) are misclassified. M is a constant to the gradient. Depth takes part in training alone:
     the network reads RGB.
 
-    hardness: ``sum``, ``product`` or ``max`` of DPE and DSE, ``dpe`` or ``dse`` alone, or ``none``: no ``L_h``,
+    hardness: ``sum``, ``product`` or ``max`` of DPE and DSE, ``dpe`` or ``dse`` alone; ``constant``: the mean of
+        their sum over each image's labelled pixels, a control without any choice of pixels; ``none``: no ``L_h``,
         side losses are plain cross-entropy, ``loss`` may be any, and ``curriculum`` is self-paced learning on
         the cross-entropy of each pixel (R-18), without any other ``loss``.
     multi_scale: side outputs, a 1x1 convolution on every decoder map, each mined by its own DSE; training only.
@@ -60,6 +67,9 @@ class LossWeightModule(Method):
     cells: (rows, columns) of DSE's grid, m; null: one cell per pixel. bin_size: d, of a depth scale of 1 to 256.
     depth_range: ``dataset``: the scale ends at the data set's ``depth_max``; ``image``: at each image's maximum.
     side_resolution: ``full`` enlarges the side outputs to the labels, ``native`` shrinks labels and depth.
+    depth_bias: where the bias of the output log D starts; None: at the mean of its target over the training set.
+
+    A plateau schedule watches L_s + L_d, L_s being plain cross-entropy: no pixel is weighted or left out there.
     """
 
     requires = frozenset({"image", "label", "depth"})
@@ -81,9 +91,15 @@ class LossWeightModule(Method):
         bin_size: Annotated[float, "(0, 256]"],
         depth_range: Literal["dataset", "image"],
         side_resolution: Literal["full", "native"],
+        depth_bias: Annotated[float, "[0, 5.546]"] | None = None,
     ) -> None:
         super().__init__(parts)
-        check_choice("method.hardness", hardness, ("none", *FUSIONS))
+        check_choice("method.hardness", hardness, ("none", *FUSIONS, CONSTANT))
+        if hardness == CONSTANT and curriculum:
+            raise ConfigError(
+                f"method.hardness={CONSTANT}: the curriculum takes pixels below a threshold, and with one weight per "
+                "image it takes none; set method.curriculum=false"
+            )
         if depth_range == "dataset" and "depth" in parts.info.provides and parts.info.depth_max is None:
             raise ConfigError(
                 f"data set {parts.info.name} names no largest depth; set data.source.depth_max (metres), "
@@ -93,6 +109,7 @@ class LossWeightModule(Method):
         self.depends_on_length = curriculum  # type: ignore[misc]
         self.alpha, self.beta, self.hardness = alpha, beta, hardness
         self.curriculum, self.cells, self.bin_size = curriculum, cells, bin_size
+        self.depth_bias = depth_bias
         self.depth_max = parts.info.depth_max if depth_range == "dataset" else None
         self.native_sides = side_resolution == "native"
         self.model = parts.build_model(outputs={"label": parts.info.num_classes, "depth": 1})
@@ -103,6 +120,9 @@ class LossWeightModule(Method):
                 {n: nn.Conv2d(s.channels, parts.info.num_classes, 1) for n, s in decoder.items()}
             )
         self.epochs = 1
+        self._unweighted = torch.zeros(
+            ()
+        )  # L_s of the newest batch: plain cross-entropy, whatever is trained
         self._score_depth()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -118,6 +138,19 @@ class LossWeightModule(Method):
             losses["side"] = self.beta * torch.stack(sides).sum()
         plain = self.stage_losses(out, label, lambda logits: self.parts.aux_loss(logits, label))
         return losses | plain | self.aux_losses(out, label)
+
+    def watched(self, losses: dict[str, Tensor]) -> Tensor:
+        return self._unweighted.float() + losses["depth"].detach()
+
+    def regressions(self) -> dict[str, Regression]:
+        scale = f"log depth, scale to {self.depth_max}"
+        return {"depth": Regression(self.depth_bias, frozenset({"depth"}), self._log_depths, scale)}
+
+    def _log_depths(self, sample: Mapping[str, Any]) -> Tensor:
+        """log D* of a frame's readings, ``[N]``."""
+        depth, valid = sample["depth"][None], sample["depth_valid"][None]
+        target, valid = depth_target(depth, valid, self.depth_max)
+        return target[valid].log()
 
     def dense(self, image: Tensor) -> Tensor:
         """Class logits, then log D on the scale of 1 to 256."""
@@ -174,21 +207,25 @@ class LossWeightModule(Method):
         self.extra_metrics = nn.ModuleDict(known).to(self.device)
 
     def _truth(self, batch: Batch, log_depth: Tensor) -> DepthTruth:
-        depth = batch["depth"]
-        valid = batch["depth_valid"] & torch.isfinite(depth) & (depth > 0)
-        target = scaled_depth(depth, valid, self.depth_max)
+        target, valid = depth_target(batch["depth"], batch["depth_valid"], self.depth_max)
         return DepthTruth(target, valid, batch["label"], depth_prediction_error(log_depth, target, valid))
 
     def _final_losses(self, logits: Tensor, truth: DepthTruth) -> dict[str, Tensor]:
         """L_s and alpha L_h."""
         if self.hardness == "none" and not self.curriculum:
-            return {"segmentation": self.loss(logits, truth.label)}
+            loss = self.loss(logits, truth.label)
+            with torch.no_grad():
+                plain = isinstance(self.loss, CrossEntropy)
+                self._unweighted = loss.detach() if plain else self.parts.aux_loss(logits, truth.label)
+            return {"segmentation": loss}
         valid = truth.label != self.info.ignore_index
         error, wrong = pixel_errors(logits, truth.label, self.info.ignore_index)
+        every = self._mean(error, valid)
+        self._unweighted = every.detach()
         if self.hardness == "none":
             return {"segmentation": self._mean(error * self._easy(error.detach(), valid), valid)}
         hard = self._mean(self._weight(wrong, truth, valid) * error, valid)
-        return {"segmentation": self._mean(error, valid), "hard": self.alpha * hard}
+        return {"segmentation": every, "hard": self.alpha * hard}
 
     def _side_loss(self, feature: Tensor, head: nn.Module, truth: DepthTruth) -> Tensor:
         """L_h^k; plain cross-entropy without a hardness."""
@@ -207,6 +244,8 @@ class LossWeightModule(Method):
     def _weight(self, wrong: Tensor, truth: DepthTruth, valid: Tensor) -> Tensor:
         """M ``[B, H, W]`` of an output that is ``wrong`` there, 0 where the curriculum leaves a pixel out."""
         weight = truth.error
+        if self.hardness == CONSTANT:
+            return image_mean(weight + self._region_error(wrong, truth), valid)
         if self.hardness != "dpe":
             weight = fuse(weight, self._region_error(wrong, truth), self.hardness)
         return weight * self._easy(weight, valid) if self.curriculum else weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
@@ -14,6 +14,20 @@ from hardpix.types import DatasetInfo
 
 if TYPE_CHECKING:
     from hardpix.methods.base import Method
+
+
+class Regression(NamedTuple):
+    """An output of the segmenter that estimates a number at each pixel, and where its bias starts.
+
+    At 0 such an output begins far from its target, and the large gradients of its loss spoil the shared features.
+    """
+
+    start: float | None  # None: the mean of ``target`` over the training frames
+    keys: frozenset[str]  # what ``target`` reads of a frame
+    target: Callable[
+        [Mapping[str, Any]], Tensor
+    ]  # a frame's tensors as stored -> the target at its valid pixels, ``[N]``
+    identity: str  # of the target: what it depends on besides the frames
 
 
 class Parts(NamedTuple):

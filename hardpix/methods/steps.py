@@ -22,7 +22,10 @@ class TrainingSteps(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._resumed_rng: dict[str, Any] | None = None
-        self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
+        self._epoch_loss, self._epoch_steps = torch.zeros(2), 0  # sums of the total and of what is watched
+        self.starts: dict[
+            str, float
+        ] = {}  # biases of regressed outputs before the first step, for the record
         self._void_batches = torch.zeros((), dtype=torch.int64)  # without a labelled pixel, in this run
         self.last_losses: dict[str, Tensor] = {}  # of the newest batch
         self._kept: tuple[list[tuple[Tensor, Tensor]], Tensor, int] = ([], self._epoch_loss, 0)
@@ -31,11 +34,16 @@ class TrainingSteps(pl.LightningModule):
         """Named scalars; their sum is minimised."""
         raise TypeError(f"{type(self).__name__} does not say what its losses are")
 
+    def watched(self, losses: dict[str, Tensor]) -> Tensor:
+        """What a plateau schedule watches of a batch, by its mean over the epoch; here the sum of ``losses``."""
+        return torch.stack([x.detach().float() for x in losses.values()]).sum()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         total = torch.stack([x.float() for x in losses.values()]).sum()
         self.last_losses = {name: x.detach() for name, x in ({"loss": total} | losses).items()}
-        self._epoch_loss = self._epoch_loss.to(total.device) + total.detach()
+        both = torch.stack([total.detach(), self.watched(losses).detach().float()])
+        self._epoch_loss = self._epoch_loss.to(total.device) + both
         self._epoch_steps += 1
         void = (batch["label"] == self.info.ignore_index).all()
         self._void_batches = self._void_batches.to(void.device) + void
@@ -77,11 +85,14 @@ class TrainingSteps(pl.LightningModule):
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
         checkpoint["epoch_loss"] = [self._epoch_loss, self._epoch_steps]
+        checkpoint["starts"] = self.starts
         checkpoint["void_batches"] = self._void_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed_rng = checkpoint.get("rng")
-        self._epoch_loss, self._epoch_steps = checkpoint.get("epoch_loss", [torch.zeros(()), 0])
+        total, self._epoch_steps = checkpoint.get("epoch_loss", [torch.zeros(2), 0])
+        self._epoch_loss = total.expand(2)  # older checkpoints have the total alone
+        self.starts = checkpoint.get("starts", {})
         self._void_batches = checkpoint.get("void_batches", torch.zeros((), dtype=torch.int64))
 
     def on_train_start(self) -> None:
@@ -94,12 +105,14 @@ class TrainingSteps(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Not called when a run is resumed in mid-epoch: the sum so far then came with the checkpoint."""
-        self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
+        self._epoch_loss, self._epoch_steps = torch.zeros(2), 0
 
     def on_train_epoch_end(self) -> None:
         if self._epoch_steps:
-            self.log("train/loss_epoch", self._epoch_loss / self._epoch_steps, sync_dist=True)
-        self._epoch_loss, self._epoch_steps = torch.zeros(()), 0
+            total, watched = self._epoch_loss / self._epoch_steps
+            self.log("train/loss_epoch", total, sync_dist=True)
+            self.log("train/watched_epoch", watched, sync_dist=True)
+        self._epoch_loss, self._epoch_steps = torch.zeros(2), 0
 
 
 def epochs_of(trainer: pl.Trainer) -> int:

@@ -23,6 +23,7 @@ from hardpix.types import ConfigError, FeatureSpec
 _log = logging.getLogger(__name__)
 
 MIN_STRIDE = 4  # finer maps (the stem's) belong to no published head and cost the most memory
+VGG16_BN = "vgg16_bn.tv_in1k"
 SINGLE_STRIDE_LEVELS = 4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12
 # Some families accept images of other sizes only when told so, each in its own words; both come first, because
 # some of timm's older classes swallow the words they do not know.
@@ -250,9 +251,7 @@ def load_vgg16_bn(net: nn.Module, names: dict[str, str], pretrained: bool | str,
     ``names``: all tensors of ``net`` -> timm's; the file may have classifier layers besides, and no other ones.
     """
     given = pretrained is True
-    tensors = (
-        _from_hub("vgg16_bn", {"in_chans": in_channels}).state_dict() if given else _read(str(pretrained))
-    )
+    tensors = _from_hub(VGG16_BN, {"in_chans": in_channels}).state_dict() if given else _read(str(pretrained))
     stored = {_flat(key): value for key, value in tensors.items()}
     wanted = {own: _flat(theirs) for own, theirs in names.items()}
     known = {*wanted.values(), *(key for key in stored if not key.startswith("features_"))}

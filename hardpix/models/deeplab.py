@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,21 @@ from hardpix.types import FeatureSpec
 
 
 class ASPP(nn.Module):
-    """Image pooling, a 1x1 convolution and one 3x3 per dilation rate side by side, then fused by 3x3.
+    """Image pooling, a 1x1 convolution and one 3x3 per dilation rate side by side, then fused by one convolution.
 
-    ``[B, inputs, h, w]`` -> ``[B, channels, h, w]``.
+    ``[B, inputs, h, w]`` -> ``[B, channels, h, w]``. ``project_kernel``: of the fusion, 1 in DeepLab's own code, 3 in
+    mmsegmentation.
     """
 
     def __init__(
-        self, inputs: int, channels: int, dilations: Sequence[int], *, separable: bool, align_corners: bool
+        self,
+        inputs: int,
+        channels: int,
+        dilations: Sequence[int],
+        *,
+        separable: bool,
+        align_corners: bool,
+        project_kernel: int = 3,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners
@@ -31,7 +40,7 @@ class ASPP(nn.Module):
         for d in dilations:
             conv = SeparableConv if separable else partial(ConvNormAct, kernel_size=3)
             self.branches.append(conv(inputs, channels, dilation=d))
-        self.fuse = ConvNormAct((len(dilations) + 2) * channels, channels, 3)
+        self.fuse = ConvNormAct((len(dilations) + 2) * channels, channels, project_kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         image = resize(self.image(x), (x.shape[-2], x.shape[-1]), align_corners=self.align_corners)
@@ -51,11 +60,17 @@ class DeepLabV3Head(Head):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
+        project_kernel: Literal[1, 3] = 3,
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)
         self.aspp = ASPP(
-            self.input.spec.channels, channels, dilations, separable=False, align_corners=align_corners
+            self.input.spec.channels,
+            channels,
+            dilations,
+            separable=False,
+            align_corners=align_corners,
+            project_kernel=project_kernel,
         )
         self.features = (FeatureSpec(self.input.spec.stride, channels),)
         self.classifiers = Classifiers(channels, outputs, nn.Dropout2d(dropout))
@@ -124,12 +139,20 @@ class DeepLabV3PlusHead(PlusHead):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
+        project_kernel: Literal[1, 3] = 3,
     ) -> None:
         super().__init__(
             specs,
             outputs,
             "aspp",
-            lambda inputs: ASPP(inputs, channels, dilations, separable=True, align_corners=align_corners),
+            lambda inputs: ASPP(
+                inputs,
+                channels,
+                dilations,
+                separable=True,
+                align_corners=align_corners,
+                project_kernel=project_kernel,
+            ),
             channels=channels,
             low_channels=low_channels,
             levels=levels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,13 +62,19 @@ class DUpsamplingHead(Head):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
+        project_kernel: Literal[1, 3] = 3,
     ) -> None:
         super().__init__()
         self.align_corners, self.ratio = align_corners, ratio
         self.input = Concat(specs, levels, align_corners=align_corners)
         deep = FeatureSpec(self.input.spec.stride, channels)
         self.aspp = ASPP(
-            self.input.spec.channels, channels, dilations, separable=True, align_corners=align_corners
+            self.input.spec.channels,
+            channels,
+            dilations,
+            separable=True,
+            align_corners=align_corners,
+            project_kernel=project_kernel,
         )
         self.low = nn.ModuleList(ConvNormAct(spec.channels, low_channels, 1) for spec in specs[:-1])
         self.join = ConvNormAct(channels + len(self.low) * low_channels, channels, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -36,12 +37,18 @@ class GAUDecoderHead(Head):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
+        project_kernel: Literal[1, 3] = 3,
     ) -> None:
         super().__init__()
         check_order("gau_decoder", specs)
         self.input = Concat(specs, levels, align_corners=align_corners)
         self.aspp = ASPP(
-            self.input.spec.channels, channels, dilations, separable=True, align_corners=align_corners
+            self.input.spec.channels,
+            channels,
+            dilations,
+            separable=True,
+            align_corners=align_corners,
+            project_kernel=project_kernel,
         )
         self.skips = skip_levels(specs)
         deep = FeatureSpec(self.input.spec.stride, channels)

@@ -95,6 +95,10 @@ class Classifiers(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.convs = nn.ModuleDict(convs)
 
+    def bias(self, name: str) -> Tensor:
+        """The bias ``[channels]`` of one output."""
+        return self.convs[name].bias  # type: ignore[return-value]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.dropout(x)
         return {name: conv(x) for name, conv in self.convs.items()}

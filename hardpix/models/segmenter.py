@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from hardpix.models.encoder import Backbone
 from hardpix.models.fcn import FCNHead
 from hardpix.models.head import Head
+from hardpix.models.layers import Classifiers
 from hardpix.ranges import Count, Share, Whole
 from hardpix.types import ConfigError, FeatureSpec, SegOutput
 
@@ -80,6 +81,16 @@ class Segmenter(nn.Module):
     def parameter_groups(self) -> dict[str, list[Parameter]]:
         """Named groups for the optimiser's configuration; frozen parameters included."""
         return {name: list(child.parameters()) for name, child in self.named_children()}
+
+    def output_biases(self, name: str) -> list[Tensor]:
+        """The biases ``[channels]`` of the convolutions that give the output ``name``."""
+        readers = (m for m in self.head.modules() if isinstance(m, Classifiers) and name in m.convs)
+        if found := [reader.bias(name) for reader in readers]:
+            return found
+        raise ConfigError(
+            f"head={type(self.head).__name__}: no Classifiers of it gives {name}, whose bias has to be set before "
+            "training; build its outputs with hardpix.models.layers.Classifiers"
+        )
 
     def scalars(self) -> dict[str, float]:
         """Learnt numbers worth a curve of their own, by name; written at every validation."""

@@ -30,6 +30,12 @@ def scaled_depth(depth: Tensor, valid: Tensor, depth_max: float | None) -> Tenso
     return 1 + (DEEPEST - 1) * (z / largest).clamp(0, 1)
 
 
+def depth_target(depth: Tensor, depth_valid: Tensor, depth_max: float | None) -> tuple[Tensor, Tensor]:
+    """``D*`` ``[B, H, W]`` of :func:`scaled_depth`, and its valid pixels: finite readings above 0."""
+    valid = depth_valid & torch.isfinite(depth) & (depth > 0)
+    return scaled_depth(depth, valid, depth_max), valid
+
+
 def log_depth_loss(log_depth: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Mean of ``(log D - log D*)^2`` over the valid pixels (eq. 4.8); 0 with a graph if there is none.
 
@@ -114,6 +120,14 @@ def fuse(prediction_error: Tensor, region_error: Tensor, fusion: str) -> Tensor:
     if fusion == "max":
         return torch.maximum(prediction_error, region_error)
     raise ConfigError(f"hardness={fusion}: must be one of {', '.join(FUSIONS)}")
+
+
+@torch.no_grad()
+def image_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """The mean of ``values`` over each image's valid pixels, at every pixel ``[B, H, W]``; 0 without a valid pixel."""
+    total = torch.where(valid, values, 0.0).double().sum((1, 2), keepdim=True)
+    mean = total / valid.sum((1, 2), keepdim=True).clamp_min(1)
+    return mean.to(values.dtype).expand_as(values)
 
 
 @torch.no_grad()

@@ -104,6 +104,8 @@ class _ScalePlateau(ReduceLROnPlateau):
 class Plateau:
     """Multiply the rate by ``factor`` when the training loss (epoch mean) stops decreasing.
 
+    Which loss: :meth:`hardpix.methods.Method.watched`, the total unless the method says otherwise.
+
     LWM divides by 10 "when the loss stops decreasing": factor 0.1, patience 5 epochs, relative threshold
     1e-3, at most 3 drops. The epoch decides about drops, the step about the warm-up.
     """
@@ -130,5 +132,5 @@ class Plateau:
         rate = LambdaLR(optimizer, lambda step: plateau.scale * self.warmup(step))
         return [
             {"scheduler": rate, "interval": "step", "name": "lr"},
-            {"scheduler": plateau, "interval": "epoch", "monitor": "train/loss_epoch", "name": "plateau"},
+            {"scheduler": plateau, "interval": "epoch", "monitor": "train/watched_epoch", "name": "plateau"},
         ]

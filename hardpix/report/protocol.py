@@ -29,11 +29,13 @@ def _start(own: Factors) -> str:
     pretrained = own.get("backbone.pretrained", ABSENT)
     if pretrained is ABSENT:
         return ""
-    return {True: "pre-trained", False: "from scratch"}.get(pretrained, "weights from a file")
+    tag = str(own.get("backbone.name") or "").partition(".")[2]  # of timm's weights
+    return {True: f"pre-trained {tag}".strip(), False: "from scratch"}.get(pretrained, "weights from a file")
 
 
 def _backbone(own: Factors) -> str:
-    return str(own.get("backbone.name") or own.get("backbone._target_", "")).rpartition(".")[2]
+    name, target = own.get("backbone.name"), own.get("backbone._target_", "")
+    return str(name).partition(".")[0] if name else str(target).rpartition(".")[2]
 
 
 def _key(key: str, shown: Callable[[Any], str] = text) -> Callable[[Factors], str]:
@@ -48,7 +50,7 @@ SETTINGS: tuple[tuple[str, Callable[[Factors], str], tuple[str, ...]], ...] = (
     ("accumulated", _key("trainer.accumulate"), ("trainer.accumulate",)),
     ("", _length, ("trainer.max_steps", "trainer.max_epochs")),
     ("backbone", _backbone, ("backbone",)),
-    ("", _start, ("init_from", "backbone.pretrained")),
+    ("", _start, ("init_from", "backbone.pretrained", "backbone.name")),
     ("inference", _key("inference._target_", lambda name: name.rpartition(".")[2]), ("inference",)),
 )
 # What changes nothing by itself: it follows from another setting that is told.

@@ -57,11 +57,17 @@ def run(given: argparse.Namespace) -> int:
     source = make(cfg.data.source)
     out = given.out or Path("check") / source.info.name
     make_folder(out)
-    splits = list(dict.fromkeys(given.splits or [cfg.data[f"{role}_split"] for role in ROLES]))
+    asked = given.splits or [cfg.data[f"{role}_split"] for role in ROLES]
+    splits = list(dict.fromkeys(part for split in asked for part in source.parts(split)))
     workers = given.workers or _cores()
     with progress() as bar:
         checkup = check(
-            source, splits, train=cfg.data.train_split, limit=given.limit, workers=workers, progress=bar
+            source,
+            splits,
+            train=source.parts(cfg.data.train_split),
+            limit=given.limit,
+            workers=workers,
+            progress=bar,
         )
     show(checkup, Console())
     write_json(out / "check.json", checkup.to_json())

@@ -40,6 +40,9 @@ ADDED_TO: dict[str, dict[str, Any]] = {
     "hardpix.data.SyntheticRooms": {"style": "a"},
     **{f"hardpix.data.{name}": {"depth_missing": "error"}
        for name in ("Folder", "Listed", "NYUv2", "NYUv2Raw", "RGBDFolder", "SUNRGBD")},
+    "hardpix.methods.LossWeightModule": {"depth_bias": 0.0},
+    **{f"hardpix.models.{name}Head": {"project_kernel": 3}
+       for name in ("DeepLabV3", "DeepLabV3Plus", "DUpsampling", "GAUDecoder")},
 }  # fmt: skip
 
 # Keys (or how they begin) without a bearing on what is trained and scored: no part of a run's identity in a sweep.
@@ -280,7 +283,8 @@ def _complete(cfg: DictConfig) -> None:
     for group, values in ADDED_GROUPS.items():
         for key, value in values.items() if isinstance(cfg.get(group), DictConfig) else ():
             cfg[group].setdefault(key, value)
-    for node in (data := cfg.get("data"), data.get("source") if isinstance(data, DictConfig) else None):
+    nodes = [cfg.get(group) for group in ("data", "head", "method")]
+    for node in (*nodes, nodes[0].get("source") if isinstance(nodes[0], DictConfig) else None):
         if isinstance(node, DictConfig):
             for key, value in ADDED_TO.get(str(node.get("_target_")), {}).items():
                 node.setdefault(key, value)

@@ -33,7 +33,7 @@ from hardpix.run.divergence import check_trained
 from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
-from hardpix.run.fitting import fit_to_labels
+from hardpix.run.fitting import fit_to_labels, start_regressions
 from hardpix.run.last_checkpoint import Signals, Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
@@ -148,6 +148,8 @@ def _assemble(
         rundir.check_classes(Path(cfg.parent), data.info.classes, data.info.name)
         load_weights(method.parts.parent, Path(cfg.parent), cfg.parent_weights)
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
+    if resume_path is None:
+        start_regressions(method, data, cfg)
     if cfg.init_from and resume_path is None:
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes, cfg)}", flush=True)
     loggers = tracking.build_loggers(
@@ -198,6 +200,7 @@ def _run(job: Job) -> dict[str, float]:
         | cost
         | ({"run/skipped_steps": float(skipped)} if skipped else {})
         | ({"run/epoch_share": job.plan.share} if job.plan.share < 1 else {})
+        | {f"run/{name}_bias": value for name, value in method.starts.items()}
         | {
             "run/steps": float(trainer.global_step),
             "run/planned_steps": float(job.plan.steps),

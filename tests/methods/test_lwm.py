@@ -17,6 +17,7 @@ from hardpix.ops.depth_hardness import (
 )
 from hardpix.ops.pixel import pixel_errors
 from hardpix.run.build import build
+from hardpix.run.fitting import start_regressions
 from hardpix.types import ConfigError, DataError
 from tests.boundary import clear, epochs_near
 
@@ -469,3 +470,72 @@ def test_depth_predictions_are_scored_within_their_range():
     assert found["depth_rmse_log"] == pytest.approx(np.sqrt((np.log(500) ** 2 + np.log(8 / 6) ** 2) / 2))
     assert found["depth_abs_rel"] == pytest.approx((0.499 / 0.5 + 2 / 6) / 2)
     assert [found[f"depth_delta{n}"] for n in (1, 2, 3)] == [0, 0.5, 0.5]
+
+
+def test_the_constant_control_is_the_image_mean_of_r_plus_z(made):
+    """R-37: every labelled pixel of an image weighs the same, as much as the pixels of L_h do on average."""
+    method, batch = made("method.hardness=constant", "method.curriculum=false", "method.alpha=0.7")
+    mined, _ = made("method.hardness=sum", "method.curriculum=false")
+    mined.load_state_dict(method.state_dict())
+    valid = batch["label"] != 255
+    out = method.model(batch["image"])
+    logits = method.enlarge(out.outputs["label"], valid.shape)
+    truth = method._truth(batch, method.enlarge(out.outputs["depth"], valid.shape)[:, 0].detach())
+    error, wrong = pixel_errors(logits, batch["label"], 255)
+    weight, fused = method._weight(wrong, truth, valid), mined._weight(wrong, truth, valid)
+    for b in range(2):
+        assert len(weight[b].unique()) == 1
+        assert float(weight[b, 0, 0]) == pytest.approx(float(fused[b][valid[b]].mean()), rel=1e-6)
+    assert float(weight[0, 0, 0]) != pytest.approx(float(weight[1, 0, 0]), rel=1e-3)
+    expected = 0.7 * float((weight * error)[valid].sum().detach()) / int(valid.sum())
+    assert float(method.losses(batch)["hard"].detach()) == pytest.approx(expected, rel=1e-5)
+    assert set(method.maps(batch)) == {"depth", "dpe", "dse"}
+    with pytest.raises(ConfigError, match=r"method\.hardness=constant: .*; set method\.curriculum=false"):
+        made("method.hardness=constant")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method.hardness=sum"],
+        ["method.hardness=none"],
+        ["method.hardness=none", "method.curriculum=false"],
+        ["method.hardness=none", "method.curriculum=false", "loss=focal"],
+    ],
+    ids=" ".join,
+)
+def test_a_plateau_watches_the_unweighted_losses(made, overrides):
+    """R-19: cross-entropy on the final logits and L_d, without L_h, sides, a focal factor or a threshold."""
+    method, batch = made(*overrides)
+    method.epochs = 3
+    losses = method.losses(batch)
+    logits = method.enlarge(method.model(batch["image"]).outputs["label"], batch["label"].shape)
+    expected = torch.nn.functional.cross_entropy(logits, batch["label"], ignore_index=255) + losses["depth"]
+    watched = method.watched(losses)
+    assert not watched.requires_grad
+    assert float(watched) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(torch.stack(list(losses.values())).sum().detach()) != pytest.approx(float(watched), rel=1e-3)
+
+
+@pytest.mark.parametrize("head", [CASCADES, ("head=deeplabv3",), ("head=psp",), ("head=ocr",)])
+@pytest.mark.parametrize("scale", ["dataset", "image"])
+def test_the_depth_output_starts_at_the_mean_of_its_target(made, tiny, head, scale):
+    """R-36: over all readings of all training frames, as stored."""
+    settings = ("method=lwm", *head, f"method.depth_range={scale}")
+    cfg = tiny(*settings)
+    data, method = build(cfg)
+    total, count = 0.0, 0
+    frames = data.whole_split("train")
+    for sample in map(frames.load, range(len(frames))):
+        z = sample["depth"][sample["depth_valid"]].double()
+        total += float(torch.log(1 + 255 * (z / (10 if scale == "dataset" else z.max())).clamp(0, 1)).sum())
+        count += len(z)
+    before = [b.clone() for b in method.model.output_biases("label")]
+    start_regressions(method, data, cfg)
+    for bias in method.model.output_biases("depth"):
+        assert bias.tolist() == pytest.approx([total / count], abs=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(before, method.model.output_biases("label"), strict=True))
+    cfg = tiny(*settings, "method.depth_bias=2.5")
+    data, method = build(cfg)
+    start_regressions(method, data, cfg)
+    assert method.model.output_biases("depth")[0].tolist() == [2.5]

@@ -222,6 +222,11 @@ def test_dropout_drops_whole_channels_before_the_classifier(pyramid: list[Tensor
             partial(DeepLabV3Head, dilations=(12, 24, 36), levels=[-1]),
             (2 + 27) * 2048 * 512 + 9 * 2560 * 512 + 6 * 1024 + 513 * 19,
         ),
+        # DeepLab's own: 1x1 2560 -> 512.
+        (
+            partial(DeepLabV3Head, dilations=(12, 24, 36), levels=[-1], project_kernel=1),
+            (2 + 27) * 2048 * 512 + 2560 * 512 + 6 * 1024 + 513 * 19,
+        ),
         # Five 1x1 2048 -> 512, three depthwise 3x3 on 2048; 3x3 2560 -> 512; 1x1 256 -> 48; two separable 3x3.
         (
             partial(DeepLabV3PlusHead, low_channels=48, dilations=(12, 24, 36), levels=[-1]),
@@ -250,7 +255,7 @@ def test_dropout_drops_whole_channels_before_the_classifier(pyramid: list[Tensor
             + 513 * 19,
         ),
     ],
-    ids=["fcn", "psp", "deeplabv3", "deeplabv3plus", "uper"],
+    ids=["fcn", "psp", "deeplabv3", "deeplabv3_1x1", "deeplabv3plus", "uper"],
 )
 def test_parameters_at_the_papers_widths(build, count: int) -> None:
     specs = tuple(map(FeatureSpec, (4, 8, 8, 8), (256, 512, 1024, 2048)))

@@ -79,7 +79,7 @@ def test_plateau_survives_a_restart():
     new_epoch["scheduler"].load_state_dict(epoch["scheduler"].state_dict())
     new_step["scheduler"].step()
     assert other.param_groups[0]["lr"] == pytest.approx(0.1)
-    assert epoch["monitor"] == "train/loss_epoch"
+    assert epoch["monitor"] == "train/watched_epoch"
     assert epoch["interval"] == "epoch"
 
 

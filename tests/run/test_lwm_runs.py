@@ -7,14 +7,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.data import pack
+from hardpix.data import pack, statistics
 from hardpix.methods import Method, lwm
 from hardpix.run.build import build
 from hardpix.run.evaluate import evaluate, loaded
+from hardpix.run.fitting import start_regressions
 from hardpix.run.train import train
 from hardpix.types import ConfigError, DataError
 
@@ -41,6 +43,44 @@ def test_scores_of_depth_stand_beside_those_of_classes(trained):
     for split in ("val", "test"):
         assert all(np.isfinite(done.metrics[f"{split}/{name}"]) for name in DEPTH_SCORES)
     assert not any(k.startswith(("metrics", "extra_metrics")) for k in weights(run_dir))
+
+
+def test_the_start_of_the_depth_output_is_recorded(trained, monkeypatch):
+    """R-36: measured once for all runs on the same frames; a checkpoint keeps what its run began with."""
+    done, run_dir, cfg = trained
+    monkeypatch.setattr(statistics, "_sum_and_count", None)  # a second measurement would fail
+    data, method = build(cfg)
+    start_regressions(method, data, cfg)
+    (bias,) = method.model.output_biases("depth")
+    assert done.metrics["run/depth_bias"] == pytest.approx(float(bias.detach()))
+    assert done.metrics["run/depth_bias"] > 3
+    started = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["starts"]
+    assert started == {"depth": done.metrics["run/depth_bias"]}
+    for change in ("data.source.train_frames=7", "data.source.seed=1", "data.train_split=val"):
+        key, _, value = change.partition("=")
+        other = OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"]))
+        data, method = build(other)
+        with pytest.raises(TypeError, match="NoneType"):  # other frames are measured
+            start_regressions(method, data, other)
+
+
+@pytest.mark.slow
+def test_weights_of_another_run_keep_their_depth_bias(tiny, tmp_path):
+    """What init_from brings stays, and is what the record says; a resumed run is not started a second time."""
+    fixed = (*LWM, "method.curriculum=false", "scheduler=constant", "trainer.max_steps=2")
+    train(tiny(*fixed, "run=a", "method.depth_bias=1.5"), [])
+    ended = weights(tmp_path / "runs/default/a")["model.head.readers.depth.convs.depth.bias"]
+    after = train(tiny(*fixed, "run=b", f"init_from={tmp_path / 'runs/default/a'}"), [])
+    assert after.metrics["run/depth_bias"] == pytest.approx(float(ended))
+    train(tiny(*LWM, "run=plain", "method=baseline", "trainer.max_steps=1"), [])
+    source = f"init_from={tmp_path / 'runs/default/plain'}"
+    fresh = train(tiny(*fixed, "run=c", source), [])  # the other run has no depth output
+    assert fresh.metrics["run/depth_bias"] > 3
+    longer = [o for o in fixed if not o.startswith("trainer.max_steps")]
+    again = train(tiny(*longer, "run=a", "method.depth_bias=1.5", "trainer.max_steps=3", "resume=true"), [])
+    assert again.metrics["run/depth_bias"] == 1.5
+    moved = weights(tmp_path / "runs/default/a")["model.head.readers.depth.convs.depth.bias"]
+    assert 0 < float((moved - ended).abs()) < 0.5
 
 
 @pytest.mark.slow
