@@ -50,6 +50,7 @@ class Source(ABC):
 
     info: DatasetInfo
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    image_range: tuple[float, float] | None = None  # of image files with more than 8 bits: what is black and white
 
     def check_split(self, split: str) -> None:
         """Raises unless ``split`` is one of ``splits``: a misspelt name must not stand for the frames of another."""

@@ -21,6 +21,7 @@ from hardpix.data.images import read_colour, same_size
 from hardpix.data.masks import Mask, decode, stacked
 from hardpix.data.own_labels import check_targets, mapping_sentence, palette_of, void
 from hardpix.data.palette import voc_palette
+from hardpix.data.pixels import checked_range
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 CHOICES = {"crowd": ("ignore", "class"), "others": ("ignore", "background")}
@@ -44,6 +45,8 @@ class Coco(Source):
     others: what becomes of a category that neither ``classes`` nor ``label_map`` names: ``ignore`` or ``background``.
     crowd: pixels of ``iscrowd`` regions: ``ignore``, or their ``class``.
     palette: one RGB colour per class, the background's included; None: the PASCAL VOC colours.
+    image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
+    beyond become black or white. None: such files are refused.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class Coco(Source):
         crowd: str = "ignore",
         images: str = "{split}",
         annotations: str = "annotations/instances_{split}.json",
+        image_range: Sequence[float] | None = None,
     ) -> None:
         for key, value in (("crowd", crowd), ("others", others)):
             if value not in CHOICES[key]:
                 raise ConfigError(f"data.source.{key}={value}: must be {' or '.join(CHOICES[key])}")
         self.root = existing_root(root, "the images and annotations")
         self._images, self._annotations, self._crowd = images, annotations, crowd
+        self.image_range = checked_range(image_range)
         self._categories = self._read_categories()
         listed = _with_background(
             ClassList(tuple(self._categories.values()), None, None)
@@ -110,6 +115,7 @@ class Coco(Source):
             crowd=self.info.ignore_index if self._crowd == "ignore" else None,
             background=self._background,
             label_type=np.uint8 if self.info.ignore_index < 256 else np.int64,
+            image_range=self.image_range,
         )
 
     def remarks(self) -> tuple[str, ...]:
@@ -180,10 +186,12 @@ class CocoFrames:
         crowd: int | None,
         background: int,
         label_type: type,
+        image_range: tuple[float, float] | None = None,
     ) -> None:
         self._path, self._with_label = path, "label" in keys
         self._mapping, self._crowd = mapping, crowd
         self._background, self._label_type = background, label_type
+        self._image_range = image_range
         self._files, self._sizes, self._names = image_entries(content, path, images)
         texts = [json.dumps(found).encode() for found in by_image(content, path)]
         self._ends = np.cumsum([0, *map(len, texts)])
@@ -205,7 +213,7 @@ class CocoFrames:
     def load(self, index: int) -> Sample:
         """Decode one image and paint its instances."""
         file = self._files[index]
-        image = read_colour(file)
+        image = read_colour(file, self._image_range)
         sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=self._names[index])
         if self._with_label:
             label = self.label(index)

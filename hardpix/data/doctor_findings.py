@@ -131,8 +131,8 @@ KINDS = {
     ),
     "image-deep": Kind(
         "note",
-        "The image has 16 bits, of which the upper 8 are read, in {frames}.",
-        "Stretch dark images to 8 bits before, else little of them is left.",
+        "The image has more than 8 bits, read by data.source.image_range, in {frames}.",
+        "Check in the contact sheet that black and white are what they should be.",
     ),
     "image-sizes": Kind(
         "note",

@@ -54,9 +54,7 @@ class FileSource(Source):
     crop: Border | None = None  # the part of every frame that is kept
     camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
     lossless = False  # True: a label or depth that is a JPEG is refused
-    depth_missing: str = (
-        ERROR  # what becomes of a frame without its depth file: see `hardpix.data.missing_depth`
-    )
+    depth_missing: str = ERROR  # a frame without its depth file: see `hardpix.data.missing_depth`
 
     @abstractmethod
     def files(self, split: str) -> list[FrameFiles]:
@@ -92,6 +90,7 @@ class FileSource(Source):
             crop=self.crop,
             camera=self.camera,
             depth_missing=self.depth_missing,
+            image_range=self.image_range,
         )
 
     def strays(self, split: str) -> list[Path]:
@@ -122,6 +121,7 @@ class FileFrames:
         crop: Border | None = None,
         camera: NDArray[np.float64] | None = None,
         depth_missing: str = ERROR,
+        image_range: tuple[float, float] | None = None,
     ) -> None:
         self._files = files
         self._keys = keys
@@ -129,6 +129,7 @@ class FileFrames:
         self._depth_code = depth_code
         self._crop = crop
         self._camera = camera
+        self.image_range = image_range
         ignored = self._wants_depth and depth_missing == IGNORE
         self._without_depth = absent([f.depth for f in files]) if ignored else frozenset()
         if "label" in keys:
@@ -145,7 +146,7 @@ class FileFrames:
     def load(self, index: int) -> Sample:
         """Decode one frame at its native size (less the border, where a crop is set)."""
         files = self._files[index]
-        image = read_colour(files.image)
+        image = read_colour(files.image, self.image_range)
         sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=files.name)
         if "label" in self._keys and files.label:
             label = self._labels.read(files.label, files.image)
@@ -249,9 +250,7 @@ def read_list(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
-        raise DataError(
-            f"{path}: not a UTF-8 text; it must list the frames of the split, one a line"
-        ) from None
+        raise DataError(f"{path}: not a UTF-8 text; it must list the split's frames, one a line") from None
     if not any(lines):
         raise DataError(f"{path}: the list is empty; it must name the frames of the split, one a line")
     return [line for line in lines if line]

@@ -12,6 +12,7 @@ from hardpix.data.files import FileSource, FrameFiles, list_images
 from hardpix.data.labels import LabelReader
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_labels import OwnLabels
+from hardpix.data.pixels import checked_range
 from hardpix.ranges import Positive, checked
 from hardpix.types import ConfigError, DatasetInfo
 
@@ -28,6 +29,8 @@ class Folder(FileSource):
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
     :class:`hardpix.data.own_labels.OwnLabels`.
     images, labels, depths: the folders, with ``{split}``; ``depths`` None: there is no depth.
+    image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
+    beyond become black or white. None: such files are refused.
     depth_scale: counts of a depth file per metre.
     depth_max: metres; the fixed range of the methods that need one.
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
@@ -54,12 +57,14 @@ class Folder(FileSource):
         depth_scale: Positive | None = None,
         depth_max: Positive | None = None,
         depth_missing: str = "error",
+        image_range: Sequence[float] | None = None,
     ) -> None:
         if depths is not None and not depth_scale:
             raise ConfigError("data.source.depth_scale is missing; with depths it must be counts per metre")
         self.root, self.depth_missing = Path(root), depth_policy(depth_missing)
         self._folders = {"image": images, "label": labels, "depth": depths}
         self._label_suffix, self._depth_scale = label_suffix, depth_scale
+        self.image_range = checked_range(image_range)
         self._labels = OwnLabels(
             classes=classes,
             palette=palette,

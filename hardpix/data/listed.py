@@ -15,6 +15,7 @@ from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelReader
 from hardpix.data.missing_depth import ERROR, depth_policy
 from hardpix.data.own_labels import OwnLabels
+from hardpix.data.pixels import checked_range
 from hardpix.ranges import Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
@@ -33,6 +34,8 @@ class Listed(FileSource):
     root: the folder that the paths in the list start from; None: the folder of the list.
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
     :class:`hardpix.data.own_labels.OwnLabels`.
+    image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
+    beyond become black or white. None: such files are refused.
     depth_scale: counts of a depth file per metre; None: there is no depth, whatever the list says.
     depth_max: metres; the fixed range of the methods that need one.
     depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`; an empty depth in the list is missing, too.
@@ -56,9 +59,11 @@ class Listed(FileSource):
         depth_scale: Positive | None = None,
         depth_max: Positive | None = None,
         depth_missing: str = "error",
+        image_range: Sequence[float] | None = None,
     ) -> None:
         self._listing, self._root, self._depth_scale = listing, root, depth_scale
         self.depth_missing = depth_policy(depth_missing)
+        self.image_range = checked_range(image_range)
         self._labels = OwnLabels(
             classes=classes,
             palette=palette,

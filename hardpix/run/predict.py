@@ -153,7 +153,7 @@ def predict(
     faults = []
     for path in paths:
         try:
-            pixels = read_image(path)
+            pixels = read_image(path, data.source.image_range)
         except DataError as error:
             faults.append(str(error))
             continue
