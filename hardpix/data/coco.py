@@ -22,6 +22,7 @@ from hardpix.data.masks import Mask, decode, stacked
 from hardpix.data.own_labels import check_targets, mapping_sentence, palette_of, void
 from hardpix.data.palette import voc_palette
 from hardpix.data.pixels import checked_range
+from hardpix.ranges import LabelValue, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 CHOICES = {"crowd": ("ignore", "class"), "others": ("ignore", "background")}
@@ -49,6 +50,7 @@ class Coco(Source):
     beyond become black or white. None: such files are refused.
     """
 
+    @checked
     def __init__(
         self,
         root: str,
@@ -57,7 +59,7 @@ class Coco(Source):
         classes: Sequence[str] | str | None = None,
         background: str | None = "background",
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         others: str = "ignore",
         crowd: str = "ignore",

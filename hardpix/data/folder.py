@@ -13,7 +13,7 @@ from hardpix.data.labels import LabelReader
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_labels import OwnLabels
 from hardpix.data.pixels import checked_range
-from hardpix.ranges import Positive, checked
+from hardpix.ranges import LabelValue, Positive, checked
 from hardpix.types import ConfigError, DatasetInfo
 
 
@@ -46,7 +46,7 @@ class Folder(FileSource):
         classes: Sequence[str] | str,
         name: str = "folder",
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,

@@ -20,6 +20,7 @@ from hardpix.data.labels import ColourCode, LabelCode
 from hardpix.data.own_labels import OwnLabels
 from hardpix.data.pixels import checked_range
 from hardpix.data.statistics import cache_dir
+from hardpix.ranges import LabelValue, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 # Nothing is ever asked of a network, whatever a file names.
@@ -44,6 +45,7 @@ class HuggingFace(Source):
     beyond become black or white. None: such files are refused.
     """
 
+    @checked
     def __init__(
         self,
         root: str,
@@ -54,7 +56,7 @@ class HuggingFace(Source):
         label: str = "label",
         names: str | None = None,
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,

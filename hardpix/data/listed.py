@@ -16,7 +16,7 @@ from hardpix.data.labels import LabelReader
 from hardpix.data.missing_depth import ERROR, depth_policy
 from hardpix.data.own_labels import OwnLabels
 from hardpix.data.pixels import checked_range
-from hardpix.ranges import Positive, checked
+from hardpix.ranges import LabelValue, Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 KEYS = ("image", "label", "depth", "split", "name")
@@ -52,7 +52,7 @@ class Listed(FileSource):
         root: str | None = None,
         name: str = "listed",
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hardpix.data.classes import ClassList, Colour, as_colour, read_classes
@@ -11,6 +11,7 @@ from hardpix.data.palette import voc_palette
 from hardpix.types import ConfigError
 
 FORMATS = ("index", "colour")
+LARGEST = 65535  # value of a label file
 
 
 class OwnLabels:
@@ -19,7 +20,8 @@ class OwnLabels:
     classes: names in the order of their indices, or a file of them (:func:`hardpix.data.classes.read_classes`).
     palette: one RGB colour per class; None takes the file's, else the PASCAL VOC colours.
     ignore_index: the value in the files that marks unlabelled pixels; loss and metrics leave them out.
-    label_map: value in the files -> class index (or ``ignore_index``); None: the file's ids, else the indices.
+    label_map: value in the files -> class index (or ``ignore_index``); None: the file's ids, else the indices. Values
+    that it leaves out stay what they are without it, unless it says the value of every class.
     label_format: ``index``, a number per pixel; ``colour``, a colour per pixel, those of the palette.
     ignore_colours: with ``colour``, further colours, of unlabelled pixels.
     """
@@ -37,6 +39,10 @@ class OwnLabels:
         if label_format not in FORMATS:
             raise ConfigError(f"data.source.label_format={label_format}: must be {' or '.join(FORMATS)}")
         listed = read_classes(classes)
+        if len(listed.names) > LARGEST:
+            raise ConfigError(
+                f"data.source.classes: {len(listed.names)} classes; at most {LARGEST} fit a label file"
+            )
         self.names, self.void = listed.names, void(len(listed.names))
         self._given = palette_of(listed, palette)
         self._usual = ignore_index
@@ -50,7 +56,9 @@ class OwnLabels:
         else:
             if ignore_colours is not None:
                 raise ConfigError("data.source.ignore_colours needs label_format=colour; else leave it null")
-            self.code = LabelCode(self._numbers(ignore_index, label_map, listed), self.void)
+            self.code = Numbers(
+                self._numbers(ignore_index, label_map, listed), self.void, self.names, ignore_index, label_map
+            )
 
     def remarks(self, name: str) -> tuple[str, ...]:
         """The line on values that are not their class's own index, for :meth:`Source.remarks`."""
@@ -61,25 +69,33 @@ class OwnLabels:
         self, ignore_value: int, label_map: Mapping[int, int] | None, listed: ClassList
     ) -> dict[int, int]:
         classes = len(self.names)
-        if label_map is None and listed.ids is not None:
-            numbers = {value: index for index, value in enumerate(listed.ids)}
-            if ignore_value in numbers:
+        own = {value: index for index, value in enumerate(listed.ids or range(classes))}
+        if beyond := [value for value in own if value > LARGEST]:
+            raise ConfigError(
+                f"class {self.names[own[beyond[0]]]} has the id {beyond[0]}; label files hold 0 to {LARGEST}"
+            )
+        given = label_map or {}
+        if label_map is not None:
+            check_targets(label_map, classes, ignore_value)
+            if beyond := [value for value in label_map if value > LARGEST]:
                 raise ConfigError(
-                    f"ignore_index {ignore_value} is also the id of class {self.names[numbers[ignore_value]]}; "
+                    f"data.source.label_map maps {beyond[0]}; label files hold values from 0 to {LARGEST}"
+                )
+        if is_complete(given, classes):
+            own = {}
+        if ignore_value in own and ignore_value not in given:
+            if listed.ids is not None:
+                raise ConfigError(
+                    f"ignore_index {ignore_value} is also the id of class {self.names[own[ignore_value]]}; "
                     "set data.source.ignore_index to a value that no class has"
                 )
-            return {**numbers, ignore_value: self.void}
-        if label_map is None:
-            if 0 <= ignore_value < classes:
-                raise ConfigError(
-                    f"ignore_index {ignore_value} is also a class index of {classes} classes; "
-                    "set data.source.label_map to say which value means which class"
-                )
-            return {**{i: i for i in range(classes)}, ignore_value: self.void}
-        check_targets(label_map, classes, ignore_value)
-        # An ignored value that is no class index may stand in the masks itself, besides being a target.
-        mapping = {} if 0 <= ignore_value < classes else {ignore_value: self.void}
-        return mapping | {int(v): int(i) if 0 <= i < classes else self.void for v, i in label_map.items()}
+            raise ConfigError(
+                f"ignore_index {ignore_value} is also a class index of {classes} classes; "
+                "set data.source.label_map to say which value means which class"
+            )
+        return {**own, ignore_value: self.void} | {
+            value: index if index < classes else self.void for value, index in given.items()
+        }
 
     def _colours(self, ignored: Sequence[Sequence[int]] | None) -> ColourCode:
         if len(self.names) > 254:
@@ -102,7 +118,70 @@ class OwnLabels:
                     f"data.source.ignore_colours: {colour} is there already, as a colour of the masks"
                 )
             mapping[colour] = self.void
-        return ColourCode(mapping, self.void)
+        return Colours(mapping, self.void)
+
+
+class Numbers(LabelCode):
+    """Numbers whose meaning is set by ``label_map`` and ``ignore_index``; its errors say how."""
+
+    def __init__(
+        self,
+        mapping: Mapping[int, int],
+        ignore_index: int,
+        names: Sequence[str],
+        ignore_value: int,
+        label_map: Mapping[int, int] | None,
+    ) -> None:
+        super().__init__(mapping, ignore_index)
+        self._names, self._ignore_value, self._given = tuple(names), ignore_value, dict(label_map or {})
+
+    def way_out(self, value: int) -> str:
+        """``; to ignore it: 'data.source.label_map={7:255}'; to read it as road: 'data.source.label_map={7:0}'``."""
+        last = f" ({len(self._names) - 1} for {self._names[-1]})" if len(self._names) > 1 else ""
+        return (
+            f"; to ignore it: {self._with({value: None})}; to read it as {self._names[0]}: "
+            f"{self._with({value: 0})}{last}"
+        )
+
+    def void_as(self, index: int, occurring: Collection[int]) -> str:
+        """The overrides that read the ignored value as class ``index``, and the values of ``occurring`` as now."""
+        others = {value: None for value in self._given if self.mapping[value] == self.ignore_index}
+        classes = {value: target for value, target in self.mapping.items() if target in occurring}
+        return self._spelled({**others, **classes, self._ignore_value: index})
+
+    def _with(self, more: Mapping[int, int | None]) -> str:
+        """The overrides that read further values as classes, or as ignored (None), and all others as now."""
+        now = {v: None if i == self.ignore_index else i for v, i in self.mapping.items()}
+        given = {value: now[value] for value in self._given} | dict(more)
+        if is_complete(given, len(self._names)):  # what it leaves out would be no class any more
+            given = {v: i for v, i in now.items() if v != self._ignore_value} | given
+        return self._spelled(given)
+
+    def _spelled(self, given: Mapping[int, int | None]) -> str:
+        classes, ignored = len(self._names), self._ignore_value
+        if (
+            ignored < classes or given.get(ignored) is not None
+        ):  # what leads to it would be a class, or is one now
+            free = (*range(254, classes - 1, -1), *range(LARGEST - 1, 254, -1))
+            ignored = next(value for value in free if value not in self.mapping and value not in given)
+            given = {self._ignore_value: None, **given}
+        told = ",".join(f"{v}:{ignored if i is None else i}" for v, i in sorted(given.items()))
+        other = f" data.source.ignore_index={ignored}" if ignored != self._ignore_value else ""
+        return f"'data.source.label_map={{{told}}}'{other}"
+
+
+class Colours(ColourCode):
+    """Colours whose meaning is set by ``palette`` and ``ignore_colours``; its errors say how."""
+
+    def way_out(self, colour: Colour) -> str:
+        ignored = [c for c, index in self.mapping.items() if index == self.ignore_index] + [colour]
+        told = ",".join("[{},{},{}]".format(*c) for c in ignored)
+        return f"; to ignore it: 'data.source.ignore_colours=[{told}]'; a class's colour belongs in data.source.palette"
+
+
+def is_complete(label_map: Mapping[int, int | None], classes: int) -> bool:
+    """Whether it says a value of every class."""
+    return set(range(classes)) <= set(label_map.values())
 
 
 def void(classes: int) -> int:
@@ -125,11 +204,16 @@ def check_targets(label_map: Mapping[int, int], classes: int, ignore_value: int)
     """Refuse a ``label_map`` with a value that no file can hold, or that leads to no class."""
     values = [v for v in label_map if type(v) is not int or v < 0]
     if values:
-        raise ConfigError(f"label_map maps {values[0]!r}; the values of label files are whole numbers from 0")
-    wrong = [index for index in label_map.values() if not 0 <= index < classes and index != ignore_value]
+        raise ConfigError(
+            f"data.source.label_map maps {values[0]!r}; the values of label files are whole numbers from 0"
+        )
+    wrong = [
+        i for i in label_map.values() if type(i) is not int or (not 0 <= i < classes and i != ignore_value)
+    ]
     if wrong:
         raise ConfigError(
-            f"label_map leads to {wrong[0]}; it must lead to 0..{classes - 1} or to ignore_index {ignore_value}"
+            f"data.source.label_map leads to {wrong[0]!r}; it must lead to 0..{classes - 1} or to ignore_index "
+            f"{ignore_value}"
         )
 
 
