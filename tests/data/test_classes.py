@@ -57,6 +57,80 @@ def test_both_forms_of_json(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("c.txt", "building, edifice\nsky\nother (void)\nfloor-wood\n3d printer\nstop/yield sign", None),
+        ("c.names", "road\nsidewalk", ("road", "sidewalk")),
+        ("c", "0 void\n1 wall\n2 night stand\n", (("void", "wall", "night stand"), None, (0, 1, 2))),
+        ("c.txt", "64 128 64\tAnimal\n192 0 128\tArch", (("Animal", "Arch"), ((64, 128, 64), (192, 0, 128)), None)),
+        ("o.txt", "Idx\tRatio\tName\n1\t0.2\twall\n2\t0.1\tbuilding, edifice\n",
+         (("wall", "building, edifice"), None, (1, 2))),
+        ("o.csv", "Idx,Stuff,Name\n1,1,wall\n2,1,building;edifice\n", (("wall", "building;edifice"), None, (1, 2))),
+        ("s.csv", "name;r;g;b\nroad;1;2;3\n", (("road",), ((1, 2, 3),), None)),
+        ("c.dat", "name,id\nroad,7\n", (("road",), None, (7,))),
+        ("n.txt", "Name\nroad\n", ("road",)),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nthe car:9,8,7:door:\n",
+         (("background", "the car"), ((0, 0, 0), (9, 8, 7)), None)),
+        ("c.json", ["road", "tree"], ("road", "tree")),
+        ("c.txt", ["road", "tree"], ("road", "tree")),
+        ("c.json", {"0": "road", "5": "tree"}, (("road", "tree"), None, (0, 5))),
+        ("c.yaml", "names:\n  0: road\n  1: tree\nnc: 2\n", (("road", "tree"), None, (0, 1))),
+        ("c.yml", "names: [road, tree]", ("road", "tree")),
+        ("c.txt", "- road\n- tree\n", ("road", "tree")),
+    ],
+)  # fmt: skip
+def test_known_formats_are_known_by_their_content(tmp_path, name, content, wanted):
+    found = read_classes(written(tmp_path, name, content))
+    if wanted is None:
+        wanted = tuple(content.split("\n"))
+    assert found == (wanted if isinstance(wanted[0], tuple) else (wanted, None, None))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# Classes\nroad\ntree\n",
+        "The road is what cars drive on and people cross.\n",
+        "Permission is hereby granted to any person obtaining a copy\n",
+        "import os\nprint(os.name)\n",
+        "road: 0\ntree: 1\n",
+        "background,crack\n",
+        "road,1,2,3\ntree,4,5,6\n",
+        "road\t1\ntree\t2\n",
+        "road;tree\n",
+        "/SegNet/CamVid/train/1.png /SegNet/CamVid/trainannot/1.png\n",
+        "0001.png\n0002.png\n",
+        "a/b/c\n",
+        "0016E5_05070\n0016E5_05100\n0016E5_05130\n",
+        "1\n2\n3\n",
+        "0 0 0\n128 0 0\n",
+        "0 void\nwall\n",
+        "<html>\n<body>\n",
+        "[paths]\nroot = /data\n",
+        "road\n\x00\x01\n",
+        '"road"\n"tree"\n',
+    ],
+)
+def test_texts_that_list_no_classes_are_refused(tmp_path, content):
+    with pytest.raises(DataError, match=r"c\.txt: line \d.*(CVAT|JSON)|c\.txt: not valid JSON") as error:
+        read_classes(written(tmp_path, "c.txt", content))
+    assert "\n" not in str(error.value)
+
+
+def test_the_class_lists_of_real_sets_are_read(real_data):
+    counts = {
+        "CamVid/classes11.csv": 12, "iSAID/classes.csv": 16, "nyudv2/classes40.txt": 41, "nyudv2/classes13.txt": 14,
+        "SUNRGBD/classes37.txt": 37, "ADEChallengeData2016/objectInfo150.txt": 150,
+        "ADEChallengeData2016/objectInfo150.csv": 150,
+    }  # fmt: skip
+    assert {name: len(read_classes(str(real_data / name)).ids) for name in counts} == counts
+    for name in ("README.md", "CamVid/train.txt", "nyudv2/train.txt", "nyudv2/intrinsics_rgb.txt",
+                 "ADEChallengeData2016/sceneCategories.txt", "nyudv2_raw/dining_room/pose.txt"):  # fmt: skip
+        with pytest.raises(DataError, match=name):
+            read_classes(str(real_data / name))
+
+
+@pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("c.txt", "", r"c\.txt: there is no class in it"),
@@ -262,7 +336,12 @@ def test_an_unknown_value_is_told_with_the_overrides_that_ignore_and_map_it(opti
 
 
 def test_an_unknown_colour_is_told_with_the_override_that_ignores_it():
-    given = {"classes": ["a"], "palette": [[1, 2, 3]], "label_format": "colour", "ignore_colours": [[9, 9, 9]]}
+    given = {
+        "classes": ["a"],
+        "palette": [[1, 2, 3]],
+        "label_format": "colour",
+        "ignore_colours": [[9, 9, 9]],
+    }
     with pytest.raises(DataError, match=r"colour \(7, 7, 7\) .*; to ignore it: ") as error:
         OwnLabels(**given).code.decode(np.full((2, 3, 3), 7, np.uint8), "x.png")
     said = re.search(r"to ignore it: (\S+);", str(error.value))[1]

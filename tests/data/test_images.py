@@ -199,7 +199,17 @@ def test_what_no_range_can_mean_is_refused(tmp_path):
     Image.fromarray(four, "RGBX").save(tmp_path / "n.tif")
     with pytest.raises(DataError, match="4 channels, of which RGB"):
         read_colour(tmp_path / "n.tif")
-    for wrong in ([0], [5, 5], [3, 1], ["0", 9], [0, float("nan")], [0, float("inf")], [False, True], 4095, "04"):
+    for wrong in (
+        [0],
+        [5, 5],
+        [3, 1],
+        ["0", 9],
+        [0, float("nan")],
+        [0, float("inf")],
+        [False, True],
+        4095,
+        "04",
+    ):
         with pytest.raises(ConfigError, match=r"data\.source\.image_range=.*\[black, white\]"):
             checked_range(wrong)
 
