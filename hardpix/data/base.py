@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -50,7 +50,9 @@ class Source(ABC):
 
     info: DatasetInfo
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-    image_range: tuple[float, float] | None = None  # of image files with more than 8 bits: what is black and white
+    image_range: tuple[float, float] | None = (
+        None  # of image files with more than 8 bits: what is black and white
+    )
 
     def check_split(self, split: str) -> None:
         """Raises unless ``split`` is one of ``splits``: a misspelt name must not stand for the frames of another."""
@@ -71,6 +73,17 @@ class Source(ABC):
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: every value of the files that is mapped or left out by choice."""
         return ()
+
+    def ignored_values(self) -> str:
+        """Of own data: ``ignored is 255``, the values or colours of the files that are no class; else empty."""
+        return ""
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        """Of own data: the overrides that read as class ``index`` (None: as a new one) what is ignored now.
+
+        ``occurring``: the classes whose own values occur. Empty where there are no such settings.
+        """
+        return ""
 
     def submission_values(self) -> Mapping[int, int] | None:
         """Class index -> number in the files that the data set's test server takes; None: the indices."""

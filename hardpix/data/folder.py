@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,12 @@ class Folder(FileSource):
 
     def remarks(self) -> tuple[str, ...]:
         return self._labels.remarks(self.info.name)
+
+    def ignored_values(self) -> str:
+        return self._labels.code.ignored()
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        return self._labels.code.void_as(index, occurring)
 
     def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         return raw.astype(np.float32) / np.float32(self._depth_scale), raw > 0

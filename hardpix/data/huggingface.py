@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,12 @@ class HuggingFace(Source):
 
     def remarks(self) -> tuple[str, ...]:
         return self._labels.remarks(self.info.name)
+
+    def ignored_values(self) -> str:
+        return self._labels.code.ignored()
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        return self._labels.code.void_as(index, occurring)
 
 
 class RowFrames:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +106,12 @@ class Listed(FileSource):
 
     def remarks(self) -> tuple[str, ...]:
         return self._labels.remarks(self.info.name)
+
+    def ignored_values(self) -> str:
+        return self._labels.code.ignored()
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        return self._labels.code.void_as(index, occurring)
 
     def strays(self, split: str) -> list[Path]:
         """None: what the list does not name was left out by choice."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +54,7 @@ class OwnLabels:
                 raise ConfigError(
                     "data.source.label_map maps numbers; with label_format=colour leave it null"
                 )
-            self.code: LabelCode | ColourCode = self._colours(ignore_colours)
+            self.code: Numbers | Colours = self._colours(ignore_colours)
         else:
             if ignore_colours is not None:
                 raise ConfigError("data.source.ignore_colours needs label_format=colour; else leave it null")
@@ -97,7 +99,7 @@ class OwnLabels:
             value: index if index < classes else self.void for value, index in given.items()
         }
 
-    def _colours(self, ignored: Sequence[Sequence[int]] | None) -> ColourCode:
+    def _colours(self, ignored: Sequence[Sequence[int]] | None) -> Colours:
         if len(self.names) > 254:
             raise ConfigError(f"label_format=colour: {len(self.names)} classes; at most 254 can have colours")
         if self._given is None:
@@ -118,7 +120,7 @@ class OwnLabels:
                     f"data.source.ignore_colours: {colour} is there already, as a colour of the masks"
                 )
             mapping[colour] = self.void
-        return Colours(mapping, self.void)
+        return Colours(mapping, self.void, self.names)
 
 
 class Numbers(LabelCode):
@@ -143,11 +145,21 @@ class Numbers(LabelCode):
             f"{self._with({value: 0})}{last}"
         )
 
-    def void_as(self, index: int, occurring: Collection[int]) -> str:
-        """The overrides that read the ignored value as class ``index``, and the values of ``occurring`` as now."""
+    def ignored(self) -> str:
+        """For :meth:`Source.ignored_values`."""
+        return f"ignored is {ranges(v for v, i in self.mapping.items() if i == self.ignore_index)}"
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        """For :meth:`Source.void_as`; a new class comes first, as ``background``."""
+        if self._ignore_value not in self.mapping:
+            return ""
+        new = index is None
         others = {value: None for value in self._given if self.mapping[value] == self.ignore_index}
-        classes = {value: target for value, target in self.mapping.items() if target in occurring}
-        return self._spelled({**others, **classes, self._ignore_value: index})
+        classes = {value: target + new for value, target in self.mapping.items() if target in occurring}
+        given = {**others, **classes, self._ignore_value: index or 0}
+        names = ("background", *self._names) if new else self._names
+        fix = " ".join(([spelled_names(names)] if new else []) + [self._spelled(given, len(names))])
+        return f"if {self._ignore_value} marks {names[index or 0]}: {fix}"
 
     def _with(self, more: Mapping[int, int | None]) -> str:
         """The overrides that read further values as classes, or as ignored (None), and all others as now."""
@@ -155,10 +167,10 @@ class Numbers(LabelCode):
         given = {value: now[value] for value in self._given} | dict(more)
         if is_complete(given, len(self._names)):  # what it leaves out would be no class any more
             given = {v: i for v, i in now.items() if v != self._ignore_value} | given
-        return self._spelled(given)
+        return self._spelled(given, len(self._names))
 
-    def _spelled(self, given: Mapping[int, int | None]) -> str:
-        classes, ignored = len(self._names), self._ignore_value
+    def _spelled(self, given: Mapping[int, int | None], classes: int) -> str:
+        ignored = self._ignore_value
         if (
             ignored < classes or given.get(ignored) is not None
         ):  # what leads to it would be a class, or is one now
@@ -173,10 +185,40 @@ class Numbers(LabelCode):
 class Colours(ColourCode):
     """Colours whose meaning is set by ``palette`` and ``ignore_colours``; its errors say how."""
 
+    def __init__(self, mapping: Mapping[Colour, int], ignore_index: int, names: Sequence[str]) -> None:
+        super().__init__(mapping, ignore_index)
+        self._names = tuple(names)
+
+    def ignored(self) -> str:
+        """For :meth:`Source.ignored_values`."""
+        colours = [c for c, index in self.mapping.items() if index == self.ignore_index]
+        return f"ignored is {', '.join(map(str, colours)) or 'no colour'}"
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        """For :meth:`Source.void_as`, where one colour is ignored; a new class comes first, as ``background``."""
+        ignored = [c for c, i in self.mapping.items() if i == self.ignore_index]
+        if len(ignored) != 1:
+            return ""
+        palette = {i: c for c, i in self.mapping.items() if i != self.ignore_index}
+        colours = [palette[i] for i in range(len(self._names))]
+        if index is None:
+            names, colours = ("background", *self._names), [*ignored, *colours]
+        else:
+            names, colours[index] = self._names, ignored[0]
+        told = ",".join("[{},{},{}]".format(*c) for c in colours)
+        fix = f"'data.source.palette=[{told}]' data.source.ignore_colours=null"
+        return f"if {ignored[0]} marks {names[index or 0]}: {spelled_names(names) + ' ' if index is None else ''}{fix}"
+
     def way_out(self, colour: Colour) -> str:
         ignored = [c for c, index in self.mapping.items() if index == self.ignore_index] + [colour]
         told = ",".join("[{},{},{}]".format(*c) for c in ignored)
         return f"; to ignore it: 'data.source.ignore_colours=[{told}]'; a class's colour belongs in data.source.palette"
+
+
+def spelled_names(names: Sequence[str]) -> str:
+    """The override that declares these classes."""
+    told = ",".join(name if re.fullmatch(r"[A-Za-z][\w-]*", name) else json.dumps(name) for name in names)
+    return f"'data.source.classes=[{told}]'"
 
 
 def is_complete(label_map: Mapping[int, int | None], classes: int) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 from torchvision.io import ImageReadMode, decode_png
 
 from hardpix.types import ConfigError, DataError
@@ -49,7 +49,7 @@ def stored(image: Image.Image) -> Stored:
             backwards=image.tag_v2.get(_PHOTOMETRIC) == 0,
             signed=image.mode in COLOUR and any(kind not in _UNSIGNED for kind in tags[_FORMAT]),
         )
-    if image.format != "PNG" or not image.tile:
+    if not isinstance(image, PngImagePlugin.PngImageFile) or not image.tile:
         return Stored()
     bits = re.search(r"\d+", str(image.tile[0].args))  # such as L;4 and RGB;16B
     return Stored(int(bits[0]) if bits else 8, png=True)
@@ -144,7 +144,8 @@ def scaled(values: NDArray, where: object, image_range: Range | None, kind: str)
             f"data.source.image_range={_told(_fitting(values))} says which values are black and white"
         )
     low, high = image_range
-    share = (values.astype(np.float64 if values.dtype == np.int32 else np.float32) - low) / (high - low)
+    numbers: NDArray[np.floating] = values.astype(np.float64 if values.dtype == np.int32 else np.float32)
+    share = (numbers - low) / (high - low)
     return np.rint(share.clip(0, 1) * 255).astype(np.uint8)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hardpix.data import DataModule
 from hardpix.methods import Method
-from hardpix.run.data_facts import told_of_depth
+from hardpix.run.data_facts import label_verdict, told_of_depth
 
 _told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
 
@@ -21,6 +21,7 @@ def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
     return (
         *data.remarks(),
         *told_of_depth(data),
+        *label_verdict(data).lines,
         *(of_loss(data.info.classes) if of_loss else ()),
         *_of_stages(method),
         *new,
