@@ -75,7 +75,7 @@ class Source(ABC):
         return ()
 
     def ignored_values(self) -> str:
-        """Of own data: ``ignored is 255``, the values or colours of the files that are no class; else empty."""
+        """Of own data: ``255``, the values or colours of the files that are no class; else empty."""
         return ""
 
     def void_as(self, index: int | None, occurring: Collection[int]) -> str:

@@ -193,8 +193,9 @@ class CocoFrames:
         self._path, self._with_label = path, "label" in keys
         self._mapping, self._crowd = mapping, crowd
         self._background, self._label_type = background, label_type
-        self._image_range = image_range
+        self.image_range = image_range
         self._files, self._sizes, self._names = image_entries(content, path, images)
+        self.image_files = self._files
         texts = [json.dumps(found).encode() for found in by_image(content, path)]
         self._ends = np.cumsum([0, *map(len, texts)])
         self._text = b"".join(texts)
@@ -215,7 +216,7 @@ class CocoFrames:
     def load(self, index: int) -> Sample:
         """Decode one image and paint its instances."""
         file = self._files[index]
-        image = read_colour(file, self._image_range)
+        image = read_colour(file, self.image_range)
         sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=self._names[index])
         if self._with_label:
             label = self.label(index)

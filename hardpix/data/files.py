@@ -129,7 +129,7 @@ class FileFrames:
         self._depth_code = depth_code
         self._crop = crop
         self._camera = camera
-        self.image_range = image_range
+        self.image_range, self.image_files = image_range, [one.image for one in files]
         ignored = self._wants_depth and depth_missing == IGNORE
         self._without_depth = absent([f.depth for f in files]) if ignored else frozenset()
         if "label" in keys:
@@ -177,7 +177,7 @@ class FileFrames:
         return self._without_depth
 
     def label(self, index: int) -> Tensor:
-        """The label of one frame alone: counting classes needs no picture decoded."""
+        """The label of one frame alone."""
         files = self._files[index]
         if files.label is None:
             raise DataError(f"{files.image}: this frame has no label; only its image can be used")

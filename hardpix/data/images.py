@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from hardpix.data.pixels import DEEP, Range, indices, remember, rgb, sixteen_bits, stored
+from hardpix.data.pixels import COLOUR, DEEP, Range, indices, remember, rgb, sixteen_bits, stored
 from hardpix.types import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -153,6 +153,7 @@ class Traits(NamedTuple):
     turned: bool  # an EXIF orientation is applied
     transparent: bool  # transparency is dropped
     deep: bool  # more than 8 bits become 8
+    odd: bool  # of a kind that is refused
 
 
 def traits(path: Path) -> Traits:
@@ -160,7 +161,9 @@ def traits(path: Path) -> Traits:
     try:
         with Image.open(path, formats=FORMATS) as image:
             transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            return Traits(_orientation(image) > 1, transparent, stored(image).bits > 8)
+            found = stored(image)
+            odd = image.mode not in (*COLOUR, *DEEP, "F") or found.signed or found.channels > 0
+            return Traits(_orientation(image) > 1, transparent, found.bits > 8, odd)
     except DataError:
         raise
     except Image.DecompressionBombError as error:

@@ -50,7 +50,8 @@ def judge(source: Source, counts: Mapping[str, NDArray[np.int64]]) -> Verdict:
     if never:
         lines.append(f"{_names(source, never)} never occurs in {where}{_so(way_out)}")
     if shares := _shares(void, MUCH_VOID):
-        lines.append(f"{shares}{'' if never else _so(source.ignored_values())}")
+        values = source.ignored_values()
+        lines.append(f"{shares}{f' ({values} in the files)' if values else ''}")
     for split, indices in found.items():
         if not indices:
             lines.append(f"no pixel of {split} has a class, so that there is no score of it")

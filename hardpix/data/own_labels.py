@@ -147,7 +147,7 @@ class Numbers(LabelCode):
 
     def ignored(self) -> str:
         """For :meth:`Source.ignored_values`."""
-        return f"ignored is {ranges(v for v, i in self.mapping.items() if i == self.ignore_index)}"
+        return ranges(v for v, i in self.mapping.items() if i == self.ignore_index)
 
     def void_as(self, index: int | None, occurring: Collection[int]) -> str:
         """For :meth:`Source.void_as`; a new class comes first, as ``background``."""
@@ -192,7 +192,7 @@ class Colours(ColourCode):
     def ignored(self) -> str:
         """For :meth:`Source.ignored_values`."""
         colours = [c for c, index in self.mapping.items() if index == self.ignore_index]
-        return f"ignored is {', '.join(map(str, colours)) or 'no colour'}"
+        return ", ".join(map(str, colours))
 
     def void_as(self, index: int | None, occurring: Collection[int]) -> str:
         """For :meth:`Source.void_as`, where one colour is ignored; a new class comes first, as ``background``."""

@@ -56,5 +56,8 @@ class SegmentationMetrics(Metric):
         self.invalid += invalid
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores, and ``confusion`` and ``invalid`` themselves: summed over processes only in here."""
+        """The scores, and ``confusion`` and ``invalid`` themselves: summed over processes only in here.
+
+        A tensor of one element comes as a scalar: so do ``confusion``, ``iou`` and ``acc`` of a single class.
+        """
         return scores(self.confusion) | {"confusion": self.confusion.clone(), "invalid": self.invalid.clone()}

@@ -20,6 +20,7 @@ from hardpix.data import (
     without_depth,
 )
 from hardpix.data.label_check import Verdict, judge
+from hardpix.data.sample_check import check_images
 from hardpix.data.statistics import LabelFrames, label_counts
 from hardpix.types import DataError
 
@@ -43,7 +44,12 @@ def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
 
 
 def checked(data: DataModule) -> dict[str, Any]:
-    """:func:`used`, of data whose labels hold what is declared: else ``DataError`` before anything is trained."""
+    """:func:`used`, of data whose images can be read and whose labels hold what is declared.
+
+    Else ``DataError``, before anything is trained.
+    """
+    for split in ROLES:
+        check_images(data.whole_split(split), lenient=split == "train" and data.skips.allowed > 0)
     if refusal := label_verdict(data).refusal:
         raise DataError(refusal)
     return used(data)
