@@ -24,6 +24,7 @@ NonNegative = Annotated[float, "[0, inf)"]
 Share = Annotated[float, "[0, 1]"]
 PositiveShare = Annotated[float, "(0, 1]"]
 ShareBelowOne = Annotated[float, "[0, 1)"]
+LabelValue = Annotated[int, "[0, 65535]"]  # what a label file of 16 bits can hold
 InnerShare = Annotated[float, "(0, 1)"]
 
 NAMED: dict[str, tuple[str, str]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -63,6 +63,9 @@ class Source(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     holds_out: ClassVar[bool] = False  # whether val_fraction and test_fraction hold out frames of train
     own_val: bool = True  # False: its val is the test split, there is no other
+    image_range: tuple[float, float] | None = (
+        None  # of image files with more than 8 bits: what is black and white
+    )
 
     def check_split(self, split: str) -> None:
         """Raises unless ``split`` is one of ``splits``: a misspelt name must not stand for the frames of another."""
@@ -114,6 +117,17 @@ class Source(ABC):
         other = splits["val"] if role == "test" and splits["val"] != splits["test"] else splits["train"]
         held = f", data.source.{role}_fraction=0.2 holds out a fifth of train" if self.holds_out else ""
         return f"; data.{role}_split={other} scores that split instead{held}"
+
+    def ignored_values(self) -> str:
+        """Of own data: ``255``, the values or colours of the files that are no class; else empty."""
+        return ""
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        """Of own data: the overrides that read as class ``index`` (None: as a new one) what is ignored now.
+
+        ``occurring``: the classes whose own values occur. Empty where there are no such settings.
+        """
+        return ""
 
     def submission_values(self) -> Mapping[int, int] | None:
         """Class index -> number in the files that the data set's test server takes; None: the indices."""

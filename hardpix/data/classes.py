@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hardpix import plain_yaml
+from hardpix.data.class_texts import Row, text_rows
 from hardpix.types import ConfigError, DataError
 
 Colour = tuple[int, int, int]
 
-_ID = ("id", "index")
+_ID = ("id", "index", "idx")
 
 
 class ClassList(NamedTuple):
@@ -23,29 +26,23 @@ class ClassList(NamedTuple):
     ids: tuple[int, ...] | None  # the number of each class in the label files; None: its index
 
 
-class _Row(NamedTuple):
-    where: str
-    name: Any
-    colour: Any
-    id: Any
-
-
 def read_classes(classes: Sequence[str] | str) -> ClassList:
     """``data.source.classes``: the names themselves, or the path of a file that holds them.
 
-    A text file has a name a line. A CSV file has a header with ``name``, perhaps ``r``, ``g``, ``b`` and perhaps
-    ``id`` (or ``index``), in any order. A JSON file is ``{"classes": [names], "palette": [[r, g, b], ...]}`` or a
-    list of ``{"name": .., "color": [r, g, b], "id": ..}``; a COCO file's ``categories`` are such a list.
+    A text file has a name a line, or a number and a name, or a colour and a name, or is a label map of CVAT. A CSV file
+    (with commas, semicolons or tabs) has a header with ``name``, perhaps ``r``, ``g``, ``b`` and perhaps ``id`` (or
+    ``index``, ``idx``), in any order. A JSON or YAML file is a list of names, ``{number: name}``,
+    ``{"classes": [names], "palette": [[r, g, b], ...]}`` or a list of ``{"name": .., "color": [r, g, b], "id": ..}``; a
+    COCO file's ``categories`` are such a list, and the ``names`` of a YAML file are of the first two kinds. The content
+    decides; any other file is refused.
 
     Raises ``ConfigError`` for a list and ``DataError`` for a file, with the file and the line (or entry).
     """
     if not isinstance(classes, str):
-        rows = [_Row(f"data.source.classes, entry {n}", name, None, None) for n, name in enumerate(classes)]
+        rows = [Row(f"data.source.classes, entry {n}", name, None, None) for n, name in enumerate(classes)]
         return _checked(rows, "data.source.classes", ConfigError)
     path = Path(classes)
-    text = read_text(path, "the classes")
-    reader = {".csv": _csv_rows, ".json": _json_rows}.get(path.suffix.lower(), _text_rows)
-    return _checked(list(reader(text, path)), str(path), DataError)
+    return _checked(list(_file_rows(read_text(path, "the classes"), path)), str(path), DataError)
 
 
 def read_text(path: Path, what: str) -> str:
@@ -94,24 +91,42 @@ def csv_rows(
         raise DataError(f"{path}: line {reader.line_num}: not readable as CSV ({error})") from None
 
 
-def _text_rows(text: str, path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield _Row(f"{path}: line {number}", line.strip(), None, None)
+def _file_rows(text: str, path: Path) -> Iterable[Row]:
+    """By what the file holds, whatever it is called; what its ending promises must be in it."""
+    suffix, start = path.suffix.lower(), text.lstrip()[:1]
+    if suffix == ".json" or (start in ("{", "[") and suffix not in (".csv", ".yaml", ".yml")):
+        return _listed_rows(parse_json(text, str(path)), path)
+    if suffix in (".yaml", ".yml") or (
+        start == "-" and all(x.startswith("- ") for x in text.splitlines() if x)
+    ):
+        content = plain_yaml.read(path)
+        names = content.get("names") if isinstance(content, dict) else None
+        return _listed_rows(content if names is None else names, path)
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    for delimiter in ("\t", ";", ","):
+        columns = [cell.strip().strip('"').lower() for cell in header.split(delimiter)]
+        if "name" in columns and (len(columns) > 1 or suffix == ".csv"):
+            return _csv_rows(text, path, delimiter)
+    return (
+        _csv_rows(text, path) if suffix in (".csv", ".tsv") or columns == ["name"] else text_rows(text, path)
+    )
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[_Row]:
-    for where, row in csv_rows(text, path, ["name"]):
+def _csv_rows(text: str, path: Path, delimiter: str = ",") -> Iterator[Row]:
+    for where, row in csv_rows(text, path, ["name"], delimiter):
         given = [channel for channel in "rgb" if row.get(channel)]
         if given and len(given) < 3:
             raise DataError(f"{where}: a colour needs all of r, g and b, here is {', '.join(given)}")
         colour = [_number(row[channel], where) for channel in "rgb"] if given else None
         ids = [row[key] for key in _ID if row.get(key)]
-        yield _Row(where, row["name"], colour, _number(ids[0], where) if ids else None)
+        yield Row(where, row["name"], colour, _number(ids[0], where) if ids else None)
 
 
-def _json_rows(text: str, path: Path) -> Iterator[_Row]:
-    content = parse_json(text, str(path))
+def _listed_rows(content: Any, path: Path) -> Iterator[Row]:
+    if isinstance(content, dict) and content and all(re.fullmatch(r"\d+", str(key)) for key in content):
+        content = [{"name": name, "id": int(key)} for key, name in content.items()]
+    if isinstance(content, list) and content and not any(isinstance(entry, dict) for entry in content):
+        content = {"classes": content}
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         content = content["categories"]
     if isinstance(content, dict) and isinstance(content.get("classes"), list):
@@ -121,17 +136,17 @@ def _json_rows(text: str, path: Path) -> Iterator[_Row]:
         content = [{"name": name, "color": colour} for name, colour in zip(names, palette, strict=True)]
     if not isinstance(content, list):
         raise DataError(
-            f'{path}: must hold {{"classes": [...], "palette": [...]}} or a list of {{"name": ...}}'
+            f'{path}: must hold a list of names, {{"classes": [...], "palette": [...]}} or a list of {{"name": ...}}'
         )
     for number, entry in enumerate(content):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or "name" not in entry:
             raise DataError(f'{where}: must be an object with "name", and perhaps "color" and "id"')
         ids = [entry[key] for key in _ID if entry.get(key) is not None]
-        yield _Row(where, entry["name"], entry.get("color"), ids[0] if ids else None)
+        yield Row(where, entry["name"], entry.get("color"), ids[0] if ids else None)
 
 
-def _checked(rows: Sequence[_Row], what: str, fault: type[Exception]) -> ClassList:
+def _checked(rows: Sequence[Row], what: str, fault: type[Exception]) -> ClassList:
     if not rows:
         raise fault(f"{what}: there is no class in it; it must name at least one")
     seen: dict[Any, str] = {}
@@ -144,7 +159,7 @@ def _checked(rows: Sequence[_Row], what: str, fault: type[Exception]) -> ClassLi
     return ClassList(tuple(row.name for row in rows), _colours(rows), _ids(rows))
 
 
-def _colours(rows: Sequence[_Row]) -> tuple[Colour, ...] | None:
+def _colours(rows: Sequence[Row]) -> tuple[Colour, ...] | None:
     bare = [row for row in rows if row.colour is None]
     if len(bare) == len(rows):
         return None
@@ -155,7 +170,7 @@ def _colours(rows: Sequence[_Row]) -> tuple[Colour, ...] | None:
     return tuple(as_colour(row.colour, row.where, DataError) for row in rows)
 
 
-def _ids(rows: Sequence[_Row]) -> tuple[int, ...] | None:
+def _ids(rows: Sequence[Row]) -> tuple[int, ...] | None:
     bare = [row for row in rows if row.id is None]
     if len(bare) == len(rows):
         return None

@@ -30,6 +30,8 @@ from hardpix.data.listing import files_below
 from hardpix.data.masks import Mask, decode, stacked
 from hardpix.data.own_labels import check_targets, mapping_sentence, palette_of, void
 from hardpix.data.palette import voc_palette
+from hardpix.data.pixels import checked_range
+from hardpix.ranges import LabelValue, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
 CHOICES = {"imperfect": ("error", "ignore"), "crowd": ("ignore", "class"), "others": ("ignore", "background")}
@@ -55,8 +57,11 @@ class Coco(Source):
     category that the file does not have: ``error``, or ``ignore``, which leaves them out and counts them.
     crowd: pixels of ``iscrowd`` regions: ``ignore``, or their ``class``.
     palette: one RGB colour per class, the background's included; None: the PASCAL VOC colours.
+    image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
+    beyond become black or white. None: such files are refused.
     """
 
+    @checked
     def __init__(
         self,
         root: str,
@@ -65,13 +70,14 @@ class Coco(Source):
         classes: Sequence[str] | str | None = None,
         background: str | None = "background",
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         others: str = "ignore",
         crowd: str = "ignore",
         imperfect: str = "error",
         images: str = "{split}",
         annotations: str = "annotations/instances_{split}.json",
+        image_range: Sequence[float] | None = None,
     ) -> None:
         for key, value in (("crowd", crowd), ("others", others), ("imperfect", imperfect)):
             if value not in CHOICES[key]:
@@ -80,6 +86,7 @@ class Coco(Source):
         self._images, self._annotations, self._crowd = images, annotations, crowd
         self._ignore = imperfect == "ignore"
         self._left_out: dict[str, tuple[str, ...]] = {}
+        self.image_range = checked_range(image_range)
         self._categories = self._read_categories()
         listed = with_background(
             ClassList(tuple(dict.fromkeys(self._categories.values())), None, None)
@@ -128,6 +135,7 @@ class Coco(Source):
             ignore=self._ignore,
             background=self._background,
             label_type=np.uint8 if self.info.ignore_index < 256 else np.int64,
+            image_range=self.image_range,
         )
         self._left_out[split] = frames.left_out(split, images="{split}" in self._images)
         return frames
@@ -208,12 +216,15 @@ class CocoFrames:
         ignore: bool,
         background: int,
         label_type: type,
+        image_range: tuple[float, float] | None = None,
     ) -> None:
         self._path, self._with_label = path, "label" in keys
         self._mapping, self._crowd = mapping, crowd
         self._background, self._label_type = background, label_type
+        self.image_range = image_range
         self._images = images
         self._files, self._sizes, self._names = image_entries(content, path, images)
+        self.image_files = self._files
         found, self._imperfect = by_image(
             content, path, self._sizes, with_masks=self._with_label, ignore=ignore
         )
@@ -248,7 +259,7 @@ class CocoFrames:
     def load(self, index: int) -> Sample:
         """Decode one image and paint its instances."""
         file = self._files[index]
-        image = read_colour(file)
+        image = read_colour(file, self.image_range)
         sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=self._names[index])
         if self._with_label:
             label = self.label(index)

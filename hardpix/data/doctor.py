@@ -86,7 +86,7 @@ def check(
     found = [f for plan, own in zip(plans, sums, strict=True) for f in _of_split(plan, own)]
     looked = [own for plan, own in zip(plans, sums, strict=True) if not plan.closed and not plan.same_as]
     if "label" in source.info.provides:
-        found += _of_classes(looked, source.info, trained)
+        found += _of_classes(looked, source, trained)
     found += _of_copies(looked, plans, trained)
     found += [finding("remark", None, remark=remark.rstrip(".")) for remark in source.remarks()]
     return Checkup(source.info, plans, looked, in_order(found, splits))
@@ -181,13 +181,18 @@ def _of_images(sums: SplitSums, info: DatasetInfo) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _of_classes(looked: Sequence[SplitSums], info: DatasetInfo, train: tuple[str, ...]) -> Iterator[Finding]:
+def _of_classes(looked: Sequence[SplitSums], source: Source, train: tuple[str, ...]) -> Iterator[Finding]:
     """Classes that are nowhere, and those that are evaluated but never trained."""
+    info = source.info
     everywhere = sum((s.class_pixels for s in looked), np.zeros(info.num_classes, np.int64))
     if everywhere.any():
-        never = [name for name, pixels in zip(info.classes, everywhere, strict=True) if not pixels]
+        never, held = np.flatnonzero(everywhere == 0).tolist(), np.flatnonzero(everywhere).tolist()
         if never:
-            yield finding("class-never", None, count=len(never), classes=", ".join(never))
+            advice = source.void_as(never[0], held)
+            advice, classes = f" ({advice})" if advice else "", ", ".join(info.classes[i] for i in never)
+            alone = len(held) == 1 and all(sums.looked == sums.frames for sums in looked)
+            code, single = ("class-single", info.classes[held[0]]) if alone else ("class-never", "")
+            yield finding(code, None, count=len(never), held=single, classes=classes, advice=advice)
     labelled = [s.class_pixels for s in looked if s.split in train and s.labelled]
     if not labelled:
         return

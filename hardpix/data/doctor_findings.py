@@ -108,10 +108,15 @@ KINDS = {
         "Classes occur here of which no pixel was found in training: {classes}.",
         "Add training frames that show it; until then it scores 0 and draws the mean over classes down.",
     ),
+    "class-single": Kind(
+        "error",
+        "{held} is the only class in all splits, though {classes} too are declared: every score would be 100 %.",
+        "Check the class list and the label values{advice}.",
+    ),
     "class-never": Kind(
         "warning",
         "Classes have no pixel in any of the splits: {classes}.",
-        "Check the class list and the label values; such a class has no score and takes no part in the mean.",
+        "Check the class list and the label values{advice}; such a class has no score and takes no part in the mean.",
     ),
     "image-constant": Kind(
         "warning", "All pixels have one colour in {frames}.", "Look at the files: an export may have failed."
@@ -131,8 +136,8 @@ KINDS = {
     ),
     "image-deep": Kind(
         "note",
-        "The image has 16 bits, of which the upper 8 are read, in {frames}.",
-        "Stretch dark images to 8 bits before, else little of them is left.",
+        "The image has more than 8 bits, read by data.source.image_range, in {frames}.",
+        "Check in the contact sheet that black and white are what they should be.",
     ),
     "image-sizes": Kind(
         "note",

@@ -49,9 +49,7 @@ class FileSource(Source):
     camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
     read_depth = staticmethod(read_depth)  # a depth file -> its stored numbers
     lossless = False  # True: a label or depth that is a JPEG is refused
-    depth_missing: str = (
-        ERROR  # what becomes of a frame without its depth file: see `hardpix.data.missing_depth`
-    )
+    depth_missing: str = ERROR  # a frame without its depth file: see `hardpix.data.missing_depth`
 
     @abstractmethod
     def files(self, split: str) -> list[FrameFiles]:
@@ -114,6 +112,7 @@ class FileSource(Source):
             crop=self.crop,
             camera=self.camera,
             depth_missing=self.depth_missing,
+            image_range=self.image_range,
         )
 
     def strays(self, split: str) -> list[Path]:
@@ -145,6 +144,7 @@ class FileFrames:
         crop: Border | None = None,
         camera: NDArray[np.float64] | None = None,
         depth_missing: str = ERROR,
+        image_range: tuple[float, float] | None = None,
     ) -> None:
         self._files = files
         self._keys = keys
@@ -152,6 +152,7 @@ class FileFrames:
         self._depth_code, self._read_depth = depth_code, read_depth
         self._crop = crop
         self._camera = camera
+        self.image_range, self.image_files = image_range, [one.image for one in files]
         ignored = self._wants_depth and depth_missing == IGNORE
         self._without_depth = absent([f.depth for f in files]) if ignored else frozenset()
         if "label" in keys:
@@ -168,7 +169,7 @@ class FileFrames:
     def load(self, index: int) -> Sample:
         """Decode one frame at its native size (less the border, where a crop is set)."""
         files = self._files[index]
-        image = read_colour(files.image)
+        image = read_colour(files.image, self.image_range)
         sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=files.name)
         if "label" in self._keys and files.label:
             label = self._labels.read(files.label, files.image)
@@ -213,7 +214,7 @@ class FileFrames:
         return self._without_depth
 
     def label(self, index: int) -> Tensor:
-        """The label of one frame alone: counting classes needs no picture decoded."""
+        """The label of one frame alone."""
         files = self._files[index]
         if files.label is None:
             raise DataError(f"{files.image}: this frame has no label; only its image can be used")
@@ -267,9 +268,7 @@ def read_list(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
-        raise DataError(
-            f"{path}: not a UTF-8 text; it must list the frames of the split, one a line"
-        ) from None
+        raise DataError(f"{path}: not a UTF-8 text; it must list the split's frames, one a line") from None
     if not any(lines):
         raise DataError(f"{path}: the list is empty; it must name the frames of the split, one a line")
     return [line for line in lines if line]

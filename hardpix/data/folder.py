@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from hardpix.data.listing import Stems, files_below, held_out_remarks, list_imag
 from hardpix.data.missing_depth import depth_policy
 from hardpix.data.own_depth import ENDINGS, NO_READING, has_reading, missing_values, read_own_depth
 from hardpix.data.own_labels import OwnLabels
-from hardpix.ranges import InnerShare, Positive, checked
+from hardpix.data.pixels import checked_range
+from hardpix.ranges import InnerShare, LabelValue, Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 
@@ -32,6 +33,8 @@ class Folder(FileSource):
     images, labels, depths: the folders, with ``{split}``; ``depths`` None: there is no depth.
     val_fraction, test_fraction: share of the frames of train that are held out as val or test, where there is no such
         folder, chosen by their names; null for none.
+    image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
+    beyond become black or white. None: such files are refused.
     depth_scale: counts of a depth file per metre.
     depth_max: metres; the fixed range of the methods that need one.
     depth_missing_values: numbers of the depth files that are no reading; NaN, infinity and what is not above 0 are none
@@ -51,7 +54,7 @@ class Folder(FileSource):
         classes: Sequence[str] | str,
         name: str = "folder",
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,
@@ -65,6 +68,7 @@ class Folder(FileSource):
         depth_max: Positive | None = None,
         depth_missing_values: Sequence[float] = NO_READING,
         depth_missing: str = "error",
+        image_range: Sequence[float] | None = None,
     ) -> None:
         if depths is not None and not depth_scale:
             raise ConfigError("data.source.depth_scale is missing; with depths it must be counts per metre")
@@ -73,6 +77,7 @@ class Folder(FileSource):
         self._missing = missing_values(depth_missing_values)
         self._held_out = shares(val_fraction, test_fraction)
         self._label_suffix, self._depth_scale = label_suffix, depth_scale
+        self.image_range = checked_range(image_range)
         self._labels = OwnLabels(
             classes=classes,
             palette=palette,
@@ -130,6 +135,12 @@ class Folder(FileSource):
 
     def remarks(self) -> tuple[str, ...]:
         return (*self._labels.remarks(self.info.name), *held_out_remarks(self.info.name, self._held_out))
+
+    def ignored_values(self) -> str:
+        return self._labels.code.ignored()
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        return self._labels.code.void_as(index, occurring)
 
     def depth_code(self, raw: NDArray, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         return raw.astype(np.float32) / np.float32(self._depth_scale), has_reading(raw, self._missing)

@@ -135,11 +135,12 @@ def read_picture(frames: Frames, index: int) -> Picture:
     if files is None or not isinstance(frames, FileFrames):
         sample = frames.load(index)
         return Picture(sample["image"], sample["depth"].numpy(), sample["depth_valid"].numpy(), None)
-    image = read_image(files.image)
+    image = read_image(files.image, frames.image_range)
     lacking = index in frames.without_depth()
     depth, valid = no_reading(tuple(image.shape[1:])) if lacking else frames.depth(index)
     if image.shape[1:] == depth.shape:
-        return Picture(image, depth, valid, files.image if files.image.suffix.lower() in KEPT else None)
+        as_it_is = files.image.suffix.lower() in KEPT and frames.image_range is None
+        return Picture(image, depth, valid, files.image if as_it_is else None)
     height, width = depth.shape
     return Picture(image_window(image, Window.whole((height, width))), depth, valid, None)
 

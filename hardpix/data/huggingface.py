@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from hardpix.data.huggingface_files import find, line, need, offline, parquet_fi
 from hardpix.data.images import Encoded, read_colour, refuse_lossy, same_size
 from hardpix.data.labels import ColourCode, LabelCode
 from hardpix.data.own_labels import OwnLabels
+from hardpix.data.pixels import checked_range
+from hardpix.ranges import LabelValue, checked
 from hardpix.types import DataError, DatasetInfo
 
 
@@ -36,8 +38,11 @@ class HuggingFace(Source):
     names: a column of frame names, unique in their split and usable as file names; None: the rows' numbers.
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
     :class:`hardpix.data.own_labels.OwnLabels`.
+    image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
+    beyond become black or white. None: such files are refused.
     """
 
+    @checked
     def __init__(
         self,
         root: str,
@@ -48,12 +53,13 @@ class HuggingFace(Source):
         label: str = "label",
         names: str | None = None,
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,
+        image_range: Sequence[float] | None = None,
     ) -> None:
-        self.root = Path(root)
+        self.root, self.image_range = Path(root), checked_range(image_range)
         self._image, self._label, self._name_column = image, label, names
         self._labels = OwnLabels(
             classes=classes,
@@ -82,6 +88,7 @@ class HuggingFace(Source):
             columns,
             where=where,
             labels=self._labels.code,
+            image_range=self.image_range,
         )
 
     def has_split(self, split: str) -> bool:
@@ -89,6 +96,12 @@ class HuggingFace(Source):
 
     def remarks(self) -> tuple[str, ...]:
         return self._labels.remarks(self.info.name)
+
+    def ignored_values(self) -> str:
+        return self._labels.code.ignored()
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        return self._labels.code.void_as(index, occurring)
 
 
 class RowFrames:
@@ -102,9 +115,10 @@ class RowFrames:
         *,
         where: str,
         labels: LabelCode | ColourCode,
+        image_range: tuple[float, float] | None = None,
     ) -> None:
         self._files, self._names, self._columns = files, names, dict(columns)
-        self._where, self._labels = where, labels
+        self._where, self._labels, self._image_range = where, labels, image_range
         self._opened: tuple[int, Any] | None = None  # process id, dataset
 
     def __len__(self) -> int:
@@ -119,7 +133,7 @@ class RowFrames:
     def load(self, index: int) -> Sample:
         """Decode one row."""
         file = self._cell("image", index)
-        image = read_colour(file)
+        image = read_colour(file, self._image_range)
         sample = Sample(image=torch.from_numpy(image).permute(2, 0, 1), name=self._names[index])
         if "label" in self._columns:
             label = self.label(index)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from hardpix.data.pixels import COLOUR, DEEP, Range, indices, remember, rgb, sixteen_bits, stored
 from hardpix.types import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -25,10 +26,6 @@ _LIMIT = "HARDPIX_MAX_PIXELS"
 _MORE = f"; {_LIMIT}=N in the environment sets another limit"
 if os.environ.get(_LIMIT, "").isdecimal():
     MAX_PIXELS = Image.MAX_IMAGE_PIXELS = int(os.environ[_LIMIT])
-
-_COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
-_DEEP = ("I;16", "I;16L", "I;16B", "I")  # 16-bit grey, as Pillow calls it on various platforms
-_INDEX = ("L", "P", "1")
 
 LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine: open files, memory
 
@@ -43,42 +40,30 @@ class Encoded(NamedTuple):
         return self.where
 
 
-def read_colour(path: Path | Encoded) -> NDArray[np.uint8]:
-    """RGB ``[H, W, 3]``. Grey is repeated, palettes looked up, alpha dropped; 16-bit grey keeps its high byte."""
-    image = _open(path)
-    if image.mode in _DEEP:
-        grey = (_deep_pixels(image, path) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode not in _COLOUR:
-        raise DataError(f"{path}: an image of mode {image.mode} is not read; convert it to RGB or grey")
-    # A palette with transparency must pass RGBA, else Pillow warns and guesses.
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
+def read_colour(path: Path | Encoded, image_range: Range | None = None) -> NDArray[np.uint8]:
+    """RGB ``[H, W, 3]``; what has more than 8 bits is read by ``image_range``: see :func:`hardpix.data.pixels.rgb`."""
+
+    def content() -> bytes:
+        return path.data if isinstance(path, Encoded) else path.read_bytes()
+
+    return rgb(_open(path), path, image_range, content)
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, image_range: Range | None = None) -> Tensor:
     """RGB ``[3, H, W]`` uint8; a view of the decoded ``[H, W, 3]`` pixels."""
-    return torch.from_numpy(read_colour(path)).permute(2, 0, 1)
+    return torch.from_numpy(read_colour(path, image_range)).permute(2, 0, 1)
 
 
 def read_index(path: Path | Encoded) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """A label image ``[H, W]``: grey or palette (whose indices count, not its colours), 8 or 16 bits."""
-    image = _open(path)
-    if image.mode in _DEEP:
-        return _deep_pixels(image, path)
-    if image.mode not in _INDEX:
-        raise DataError(
-            f"{path}: a label must be a grey or palette image of class numbers, but this one is {image.mode}"
-        )
-    return _pixels(image).astype(np.uint8, copy=False)
+    """A label image ``[H, W]``, 8 or 16 bits: grey, palette (whose indices count, not its colours), equal channels."""
+    return indices(_open(path), path)
 
 
 def read_depth(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """A depth image ``[H, W]`` in its stored units: 8 or 16 bits, as the file has them."""
     image = _open(path)
-    if image.mode in _DEEP:
-        return _deep_pixels(image, path)
+    if image.mode in DEEP:
+        return sixteen_bits(image, path)
     if image.mode != "L":
         raise DataError(f"{path}: depth must be a grey image of 8 or 16 bits, but this one is {image.mode}")
     return _pixels(image)
@@ -153,7 +138,8 @@ class Traits(NamedTuple):
 
     turned: bool  # an EXIF orientation is applied
     transparent: bool  # transparency is dropped
-    deep: bool  # 16 bits become 8
+    deep: bool  # more than 8 bits become 8
+    odd: bool  # of a kind that is refused
 
 
 def traits(path: Path) -> Traits:
@@ -161,7 +147,9 @@ def traits(path: Path) -> Traits:
     try:
         with Image.open(path, formats=FORMATS) as image:
             transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            return Traits(_orientation(image) > 1, transparent, image.mode in _DEEP)
+            found = stored(image)
+            odd = image.mode not in (*COLOUR, *DEEP, "F") or found.signed or found.channels > 0
+            return Traits(_orientation(image) > 1, transparent, found.bits > 8, odd)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -194,6 +182,7 @@ def _open(path: Path | Encoded) -> Image.Image:
                 at = file.tell()
                 _check_sums(file)
                 file.seek(at)
+            remember(image)
             image.load()
             return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
     except DataError:
@@ -248,16 +237,6 @@ def _is_empty(path: Path | Encoded) -> bool:
     if isinstance(path, Encoded):
         return not path.data
     return path.is_file() and path.stat().st_size == 0
-
-
-def _deep_pixels(image: Image.Image, path: Path | Encoded) -> NDArray[np.uint16]:
-    """Pixels of 16 bits. A TIFF can hold 32, or signs, under the same mode: what does not fit would wrap around."""
-    pixels = _pixels(image)
-    if pixels.dtype != np.uint16 and pixels.size and not 0 <= pixels.min() <= pixels.max() <= 0xFFFF:
-        raise DataError(
-            f"{path}: holds values from {pixels.min()} to {pixels.max()}; grey images of 16 bits (0 to 65535) are read"
-        )
-    return pixels.astype(np.uint16)
 
 
 def _pixels(image: Image.Image) -> NDArray:

@@ -53,6 +53,10 @@ class LabelCode:
     def identity(self) -> str:
         return f"{self.mapping}"
 
+    def way_out(self, value: int) -> str:
+        """What the sentence on a value that is no class ends with: the settings that allow it, where there are any."""
+        return ""
+
     def decode(self, raw: NDArray, path: Path | str) -> Tensor:
         """Stored labels ``[H, W]`` -> uint8 class indices (int64 above 255 classes); an error names ``path``."""
         flat = torch.from_numpy(raw.ravel() if raw.dtype == np.uint8 else raw.ravel().astype(np.int64))
@@ -62,7 +66,7 @@ class LabelCode:
         if len(wrong):
             raise DataError(
                 f"{path}: value {wrong[0]} ({counts[wrong[0]]} pixels) is no class; "
-                f"allowed are {ranges(self.mapping)}"
+                f"allowed are {ranges(self.mapping)}{self.way_out(int(wrong[0]))}"
             )
         label = torch.from_numpy(self._table.take(raw))
         return label if label.dtype == torch.uint8 else label.long()
@@ -86,6 +90,10 @@ class ColourCode:
     def identity(self) -> str:
         return f"{self.mapping}"
 
+    def way_out(self, colour: Colour) -> str:
+        """As of :class:`LabelCode`."""
+        return ""
+
     def decode(self, raw: NDArray[np.uint8], path: Path | str) -> Tensor:
         """RGB ``[H, W, 3]`` -> uint8 class indices ``[H, W]``; an error names ``path`` and the colour."""
         red, green, blue = (raw[..., channel].astype(np.int32) for channel in range(3))
@@ -94,10 +102,10 @@ class ColourCode:
         known = self._colours.take(places) == values
         if not known.all():
             first = int(values[~known][0])
+            colour = first >> 16, first >> 8 & 255, first & 255
             raise DataError(
-                f"{path}: colour ({first >> 16}, {first >> 8 & 255}, {first & 255}) "
-                f"({int((values == first).sum())} pixels) is no class; "
-                f"the data set has {len(self._colours)} colours"
+                f"{path}: colour {colour} ({int((values == first).sum())} pixels) is no class; "
+                f"the data set has {len(self._colours)} colours{self.way_out(colour)}"
             )
         return torch.from_numpy(self._indices.take(places))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from hardpix.data.listing import held_out_remarks, part_of, shares
 from hardpix.data.missing_depth import ERROR, depth_policy
 from hardpix.data.own_depth import NO_READING, has_reading, missing_values, read_own_depth
 from hardpix.data.own_labels import OwnLabels
-from hardpix.ranges import InnerShare, Positive, checked
+from hardpix.data.pixels import checked_range
+from hardpix.ranges import InnerShare, LabelValue, Positive, checked
 from hardpix.types import ConfigError, DataError, DatasetInfo, NoSuchSplit
 
 LISTING = "the list of the frames (data.source.listing)"
@@ -40,6 +41,8 @@ class Listed(FileSource):
     :class:`hardpix.data.own_labels.OwnLabels`.
     val_fraction, test_fraction: share of the frames of train that are held out as val or test, where the list has no
         such split, chosen by their names; null for none.
+    image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
+    beyond become black or white. None: such files are refused.
     depth_scale: counts of a depth file per metre; None: there is no depth, whatever the list says.
     depth_max: metres; the fixed range of the methods that need one.
     depth_missing_values: numbers of the depth files that are no reading; NaN, infinity and what is not above 0 are none
@@ -60,7 +63,7 @@ class Listed(FileSource):
         root: str | None = None,
         name: str = "listed",
         palette: Sequence[Sequence[int]] | None = None,
-        ignore_index: int = 255,
+        ignore_index: LabelValue = 255,
         label_map: Mapping[int, int] | None = None,
         label_format: str = "index",
         ignore_colours: Sequence[Sequence[int]] | None = None,
@@ -70,11 +73,13 @@ class Listed(FileSource):
         depth_max: Positive | None = None,
         depth_missing_values: Sequence[float] = NO_READING,
         depth_missing: str = "error",
+        image_range: Sequence[float] | None = None,
     ) -> None:
         self._listing, self._root, self._depth_scale = listing, root, depth_scale
         self._missing = missing_values(depth_missing_values)
         self._held_out = shares(val_fraction, test_fraction)
         self.depth_missing = depth_policy(depth_missing)
+        self.image_range = checked_range(image_range)
         self._labels = OwnLabels(
             classes=classes,
             palette=palette,
@@ -138,6 +143,12 @@ class Listed(FileSource):
 
     def remarks(self) -> tuple[str, ...]:
         return (*self._labels.remarks(self.info.name), *held_out_remarks(self.info.name, self._held_out))
+
+    def ignored_values(self) -> str:
+        return self._labels.code.ignored()
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        return self._labels.code.void_as(index, occurring)
 
     def strays(self, split: str) -> list[Path]:
         """None: what the list does not name was left out by choice."""

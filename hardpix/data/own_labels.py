@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hardpix.data.classes import ClassList, Colour, as_colour, read_classes
@@ -11,6 +13,7 @@ from hardpix.data.palette import voc_palette
 from hardpix.types import ConfigError
 
 FORMATS = ("index", "colour")
+LARGEST = 65535  # value of a label file
 
 
 class OwnLabels:
@@ -19,7 +22,8 @@ class OwnLabels:
     classes: names in the order of their indices, or a file of them (:func:`hardpix.data.classes.read_classes`).
     palette: one RGB colour per class; None takes the file's, else the PASCAL VOC colours.
     ignore_index: the value in the files that marks unlabelled pixels; loss and metrics leave them out.
-    label_map: value in the files -> class index (or ``ignore_index``); None: the file's ids, else the indices.
+    label_map: value in the files -> class index (or ``ignore_index``); None: the file's ids, else the indices. Values
+    that it leaves out stay what they are without it, unless it says the value of every class.
     label_format: ``index``, a number per pixel; ``colour``, a colour per pixel, those of the palette.
     ignore_colours: with ``colour``, further colours, of unlabelled pixels.
     """
@@ -37,6 +41,10 @@ class OwnLabels:
         if label_format not in FORMATS:
             raise ConfigError(f"data.source.label_format={label_format}: must be {' or '.join(FORMATS)}")
         listed = read_classes(classes)
+        if len(listed.names) > LARGEST:
+            raise ConfigError(
+                f"data.source.classes: {len(listed.names)} classes; at most {LARGEST} fit a label file"
+            )
         self.names, self.void = listed.names, void(len(listed.names))
         self._given = palette_of(listed, palette)
         self._usual = ignore_index
@@ -46,11 +54,13 @@ class OwnLabels:
                 raise ConfigError(
                     "data.source.label_map maps numbers; with label_format=colour leave it null"
                 )
-            self.code: LabelCode | ColourCode = self._colours(ignore_colours)
+            self.code: Numbers | Colours = self._colours(ignore_colours)
         else:
             if ignore_colours is not None:
                 raise ConfigError("data.source.ignore_colours needs label_format=colour; else leave it null")
-            self.code = LabelCode(self._numbers(ignore_index, label_map, listed), self.void)
+            self.code = Numbers(
+                self._numbers(ignore_index, label_map, listed), self.void, self.names, ignore_index, label_map
+            )
 
     def remarks(self, name: str) -> tuple[str, ...]:
         """The line on values that are not their class's own index, for :meth:`Source.remarks`."""
@@ -61,27 +71,35 @@ class OwnLabels:
         self, ignore_value: int, label_map: Mapping[int, int] | None, listed: ClassList
     ) -> dict[int, int]:
         classes = len(self.names)
-        if label_map is None and listed.ids is not None:
-            numbers = {value: index for index, value in enumerate(listed.ids)}
-            if ignore_value in numbers:
+        own = {value: index for index, value in enumerate(listed.ids or range(classes))}
+        if beyond := [value for value in own if value > LARGEST]:
+            raise ConfigError(
+                f"class {self.names[own[beyond[0]]]} has the id {beyond[0]}; label files hold 0 to {LARGEST}"
+            )
+        given = label_map or {}
+        if label_map is not None:
+            check_targets(label_map, classes, ignore_value)
+            if beyond := [value for value in label_map if value > LARGEST]:
                 raise ConfigError(
-                    f"ignore_index {ignore_value} is also the id of class {self.names[numbers[ignore_value]]}; "
+                    f"data.source.label_map maps {beyond[0]}; label files hold values from 0 to {LARGEST}"
+                )
+        if is_complete(given, classes):
+            own = {}
+        if ignore_value in own and ignore_value not in given:
+            if listed.ids is not None:
+                raise ConfigError(
+                    f"ignore_index {ignore_value} is also the id of class {self.names[own[ignore_value]]}; "
                     "set data.source.ignore_index to a value that no class has"
                 )
-            return {**numbers, ignore_value: self.void}
-        if label_map is None:
-            if 0 <= ignore_value < classes:
-                raise ConfigError(
-                    f"ignore_index {ignore_value} is also a class index of {classes} classes; "
-                    "set data.source.label_map to say which value means which class"
-                )
-            return {**{i: i for i in range(classes)}, ignore_value: self.void}
-        check_targets(label_map, classes, ignore_value)
-        # An ignored value that is no class index may stand in the masks itself, besides being a target.
-        mapping = {} if 0 <= ignore_value < classes else {ignore_value: self.void}
-        return mapping | {int(v): int(i) if 0 <= i < classes else self.void for v, i in label_map.items()}
+            raise ConfigError(
+                f"ignore_index {ignore_value} is also a class index of {classes} classes; "
+                "set data.source.label_map to say which value means which class"
+            )
+        return {**own, ignore_value: self.void} | {
+            value: index if index < classes else self.void for value, index in given.items()
+        }
 
-    def _colours(self, ignored: Sequence[Sequence[int]] | None) -> ColourCode:
+    def _colours(self, ignored: Sequence[Sequence[int]] | None) -> Colours:
         if len(self.names) > 254:
             raise ConfigError(f"label_format=colour: {len(self.names)} classes; at most 254 can have colours")
         if self._given is None:
@@ -102,7 +120,110 @@ class OwnLabels:
                     f"data.source.ignore_colours: {colour} is there already, as a colour of the masks"
                 )
             mapping[colour] = self.void
-        return ColourCode(mapping, self.void)
+        return Colours(mapping, self.void, self.names)
+
+
+class Numbers(LabelCode):
+    """Numbers whose meaning is set by ``label_map`` and ``ignore_index``; its errors say how."""
+
+    def __init__(
+        self,
+        mapping: Mapping[int, int],
+        ignore_index: int,
+        names: Sequence[str],
+        ignore_value: int,
+        label_map: Mapping[int, int] | None,
+    ) -> None:
+        super().__init__(mapping, ignore_index)
+        self._names, self._ignore_value, self._given = tuple(names), ignore_value, dict(label_map or {})
+
+    def way_out(self, value: int) -> str:
+        """``; to ignore it: 'data.source.label_map={7:255}'; to read it as road: 'data.source.label_map={7:0}'``."""
+        last = f" ({len(self._names) - 1} for {self._names[-1]})" if len(self._names) > 1 else ""
+        return (
+            f"; to ignore it: {self._with({value: None})}; to read it as {self._names[0]}: "
+            f"{self._with({value: 0})}{last}"
+        )
+
+    def ignored(self) -> str:
+        """For :meth:`Source.ignored_values`."""
+        return ranges(v for v, i in self.mapping.items() if i == self.ignore_index)
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        """For :meth:`Source.void_as`; a new class comes first, as ``background``."""
+        if self._ignore_value not in self.mapping:
+            return ""
+        new = index is None
+        others = {value: None for value in self._given if self.mapping[value] == self.ignore_index}
+        classes = {value: target + new for value, target in self.mapping.items() if target in occurring}
+        given = {**others, **classes, self._ignore_value: index or 0}
+        names = ("background", *self._names) if new else self._names
+        fix = " ".join(([spelled_names(names)] if new else []) + [self._spelled(given, len(names))])
+        return f"if {self._ignore_value} marks {names[index or 0]}: {fix}"
+
+    def _with(self, more: Mapping[int, int | None]) -> str:
+        """The overrides that read further values as classes, or as ignored (None), and all others as now."""
+        now = {v: None if i == self.ignore_index else i for v, i in self.mapping.items()}
+        given = {value: now[value] for value in self._given} | dict(more)
+        if is_complete(given, len(self._names)):  # what it leaves out would be no class any more
+            given = {v: i for v, i in now.items() if v != self._ignore_value} | given
+        return self._spelled(given, len(self._names))
+
+    def _spelled(self, given: Mapping[int, int | None], classes: int) -> str:
+        ignored = self._ignore_value
+        if (
+            ignored < classes or given.get(ignored) is not None
+        ):  # what leads to it would be a class, or is one now
+            free = (*range(254, classes - 1, -1), *range(LARGEST - 1, 254, -1))
+            ignored = next(value for value in free if value not in self.mapping and value not in given)
+            given = {self._ignore_value: None, **given}
+        told = ",".join(f"{v}:{ignored if i is None else i}" for v, i in sorted(given.items()))
+        other = f" data.source.ignore_index={ignored}" if ignored != self._ignore_value else ""
+        return f"'data.source.label_map={{{told}}}'{other}"
+
+
+class Colours(ColourCode):
+    """Colours whose meaning is set by ``palette`` and ``ignore_colours``; its errors say how."""
+
+    def __init__(self, mapping: Mapping[Colour, int], ignore_index: int, names: Sequence[str]) -> None:
+        super().__init__(mapping, ignore_index)
+        self._names = tuple(names)
+
+    def ignored(self) -> str:
+        """For :meth:`Source.ignored_values`."""
+        colours = [c for c, index in self.mapping.items() if index == self.ignore_index]
+        return ", ".join(map(str, colours))
+
+    def void_as(self, index: int | None, occurring: Collection[int]) -> str:
+        """For :meth:`Source.void_as`, where one colour is ignored; a new class comes first, as ``background``."""
+        ignored = [c for c, i in self.mapping.items() if i == self.ignore_index]
+        if len(ignored) != 1:
+            return ""
+        palette = {i: c for c, i in self.mapping.items() if i != self.ignore_index}
+        colours = [palette[i] for i in range(len(self._names))]
+        if index is None:
+            names, colours = ("background", *self._names), [*ignored, *colours]
+        else:
+            names, colours[index] = self._names, ignored[0]
+        told = ",".join("[{},{},{}]".format(*c) for c in colours)
+        fix = f"'data.source.palette=[{told}]' data.source.ignore_colours=null"
+        return f"if {ignored[0]} marks {names[index or 0]}: {spelled_names(names) + ' ' if index is None else ''}{fix}"
+
+    def way_out(self, colour: Colour) -> str:
+        ignored = [c for c, index in self.mapping.items() if index == self.ignore_index] + [colour]
+        told = ",".join("[{},{},{}]".format(*c) for c in ignored)
+        return f"; to ignore it: 'data.source.ignore_colours=[{told}]'; a class's colour belongs in data.source.palette"
+
+
+def spelled_names(names: Sequence[str]) -> str:
+    """The override that declares these classes."""
+    told = ",".join(name if re.fullmatch(r"[A-Za-z][\w-]*", name) else json.dumps(name) for name in names)
+    return f"'data.source.classes=[{told}]'"
+
+
+def is_complete(label_map: Mapping[int, int | None], classes: int) -> bool:
+    """Whether it says a value of every class."""
+    return set(range(classes)) <= set(label_map.values())
 
 
 def void(classes: int) -> int:
@@ -125,11 +246,16 @@ def check_targets(label_map: Mapping[int, int], classes: int, ignore_value: int)
     """Refuse a ``label_map`` with a value that no file can hold, or that leads to no class."""
     values = [v for v in label_map if type(v) is not int or v < 0]
     if values:
-        raise ConfigError(f"label_map maps {values[0]!r}; the values of label files are whole numbers from 0")
-    wrong = [index for index in label_map.values() if not 0 <= index < classes and index != ignore_value]
+        raise ConfigError(
+            f"data.source.label_map maps {values[0]!r}; the values of label files are whole numbers from 0"
+        )
+    wrong = [
+        i for i in label_map.values() if type(i) is not int or (not 0 <= i < classes and i != ignore_value)
+    ]
     if wrong:
         raise ConfigError(
-            f"label_map leads to {wrong[0]}; it must lead to 0..{classes - 1} or to ignore_index {ignore_value}"
+            f"data.source.label_map leads to {wrong[0]!r}; it must lead to 0..{classes - 1} or to ignore_index "
+            f"{ignore_value}"
         )
 
 

@@ -5,11 +5,21 @@ A label that is no class would end a process on a GPU without a word about the f
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from hardpix.data.base import Sample
+from hardpix.data.base import Frames, Sample
+from hardpix.data.fingerprint import fingerprint, stamp
+from hardpix.data.images import read_colour, traits
+from hardpix.data.statistics import cache_dir, write_json
 from hardpix.types import DataError, DatasetInfo
 
 
@@ -29,6 +39,41 @@ def checked(sample: Sample, info: DatasetInfo) -> Sample:
     if "label" in sample:
         check_label(sample["label"], info, sample["name"])
     return readings(sample) if "depth" in sample and "depth_valid" in sample else sample
+
+
+@runtime_checkable
+class ImageFiles(Protocol):
+    """Frames whose images are files."""
+
+    image_files: Sequence[Path]
+    image_range: tuple[float, float] | None
+
+
+def check_images(frames: Frames, *, lenient: bool) -> None:
+    """Raise ``DataError`` where an image cannot be read by its header, or has other bits than ``image_range`` says.
+
+    ``lenient``: what cannot be opened is left to whoever loads it. Of frames without files the first one is tried.
+    What was found right is known in :func:`hardpix.data.statistics.cache_dir` until a file changes.
+    """
+    if not isinstance(frames, ImageFiles):
+        if len(frames) and not lenient:
+            frames.load(0)
+        return
+    facts = f"{fingerprint(frames)} {stamp(frames)} {frames.image_range}"
+    passed = cache_dir() / "images" / f"{hashlib.sha256(facts.encode()).hexdigest()}.json"
+    if passed.is_file():
+        return
+
+    def check(path: Path) -> None:
+        with suppress(DataError) if lenient else nullcontext():
+            found = traits(path)
+            if found.odd or found.deep == (frames.image_range is None):
+                read_colour(path, frames.image_range)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(check, frames.image_files))
+    with suppress(OSError):
+        write_json(passed, {"images": len(frames)})
 
 
 def check_label(label: Tensor, info: DatasetInfo, name: str) -> None:

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from hardpix.atomic import replacing
 from hardpix.data.base import Frames, Sample
 from hardpix.data.fingerprint import fingerprint, stamp
-from hardpix.types import ClassCounts, DatasetInfo
+from hardpix.types import ClassCounts, DataError, DatasetInfo
 
 QUIET_SECONDS = 5.0  # a count that takes longer says how far it is, that often
 
@@ -46,19 +48,35 @@ def cache_dir() -> Path:
 
 
 def frame_counts(frames: Frames, info: DatasetInfo) -> NDArray[np.int32]:
-    """Pixels of each class in each frame, ``[frames, C]``; void is not counted.
+    """Pixels of each class in each frame, ``[frames, C]``; void is not counted."""
+    return label_counts(frames, info)[:, :-1]
 
-    Kept in :func:`cache_dir` for frames that can tell whether their files changed.
+
+def label_counts(frames: Frames, info: DatasetInfo, *, lenient: bool = False) -> NDArray[np.int32]:
+    """Pixels of each class, and last of none, in each frame: ``[frames, C + 1]``.
+
+    Kept in :func:`cache_dir` for frames that can tell whether their files changed. ``lenient``: labels that cannot be
+    read count as empty, and nothing is kept.
     """
     if not isinstance(frames, LabelFrames):
         return _counted(len(frames), lambda index: frames.load(index)["label"], info, threads=1)
     path = cache_dir() / "class_counts" / f"{frames.fingerprint()}.npy"
     stored = _stored(path)
-    if stored is not None and stored.shape == (len(frames), info.num_classes):
+    if stored is not None and stored.shape == (len(frames), info.num_classes + 1):
         return stored
-    counts = _counted(len(frames), frames.label, info, threads=min(8, os.cpu_count() or 1))
-    _write_array(path, counts)
+    label = frames.label if not lenient else partial(_label_or_none, frames)
+    counts = _counted(len(frames), label, info, threads=min(8, os.cpu_count() or 1))
+    if counts.sum(1).all():
+        with suppress(OSError):  # where nothing can be written it is counted again
+            _write_array(path, counts)
     return counts
+
+
+def _label_or_none(frames: LabelFrames, index: int) -> Tensor:
+    try:
+        return frames.label(index)
+    except DataError:
+        return torch.zeros(0, dtype=torch.uint8)
 
 
 def class_counts(frames: Frames, info: DatasetInfo) -> ClassCounts:
@@ -136,10 +154,11 @@ def _counted(
     frames: int, label: Callable[[int], Tensor], info: DatasetInfo, *, threads: int
 ) -> NDArray[np.int32]:
     def one(index: int) -> NDArray[np.int32]:
-        seen = torch.bincount(label(index).flatten(), minlength=info.num_classes)[: info.num_classes]
-        return seen.numpy().astype(np.int32)
+        values = label(index).flatten()
+        seen = torch.bincount(values, minlength=info.num_classes)[: info.num_classes].numpy()
+        return np.append(seen, len(values) - seen.sum()).astype(np.int32)
 
-    counts = np.zeros((frames, info.num_classes), dtype=np.int32)
+    counts = np.zeros((frames, info.num_classes + 1), dtype=np.int32)
     with ThreadPoolExecutor(threads) as pool:
         rows = pool.map(one, range(frames)) if threads > 1 else map(one, range(frames))
         for index, row in _told(enumerate(rows), frames, f"the classes of {info.name}"):

@@ -178,7 +178,8 @@ class Method(TrainingSteps):
     def _log_scores(self, split: str) -> None:
         metric: Any = self.metrics[split]
         scores = metric.compute()
-        self.confusion = scores["confusion"].cpu()  # over all processes; the run writes it to disk
+        # Over all processes; the run writes it to disk. Of one class torchmetrics makes it a scalar.
+        self.confusion = scores["confusion"].cpu().view(self.info.num_classes, -1)
         if scores["invalid"] > 0:
             raise DataError(
                 f"{int(scores['invalid'])} label pixels of the {split} split of {self.info.name} are neither one of "

@@ -59,6 +59,9 @@ class SegmentationMetrics(Metric):
         self.frames += len(label)
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores, and the states themselves: summed over processes only in here."""
+        """The scores, and the states themselves: summed over processes only in here.
+
+        A tensor of one element comes as a scalar: so do ``confusion``, ``iou`` and ``acc`` of a single class.
+        """
         states = {name: getattr(self, name).clone() for name in ("confusion", "invalid", "frames")}
         return scores(self.confusion) | states

@@ -55,6 +55,11 @@ def draw_thresholds(
     values, made = threshold_values(found, split, lines, ignore)
     printed = published_values({value.score for value in values}) if with_published else []
     seeds = sorted({value.cell.n for value in values if value.cell.n})
+    if not seeds:
+        raise HardpixError(
+            f"No score of errors on the {split} split is a number, since the segmenter made no error there; name runs "
+            "on data of two classes or more."
+        )
     data = sorted({run.record.dataset for run in found if run.record.dataset})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     how = f"mean ± std of {count} seeds" if seeds[-1] > 1 else "one seed"

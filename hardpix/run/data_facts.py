@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from hardpix import record
 from hardpix.data import (
     DataModule,
@@ -17,6 +19,9 @@ from hardpix.data import (
     told_without_depth,
     without_depth,
 )
+from hardpix.data.label_check import Verdict, judge
+from hardpix.data.sample_check import check_images
+from hardpix.data.statistics import LabelFrames, label_counts
 from hardpix.types import DataError
 
 ROLES = ("train", "val", "test")
@@ -36,6 +41,30 @@ def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
         "data": {f"{name}/{split}": fingerprint(frames) for split, frames in opened.items()},
         "stamps": {f"{name}/{split}": stamp(frames) for split, frames in opened.items()},
     }
+
+
+def checked(data: DataModule) -> dict[str, Any]:
+    """:func:`used`, of data whose images can be read and whose labels hold what is declared.
+
+    Else ``DataError``, before anything is trained.
+    """
+    for split in ROLES:
+        check_images(data.whole_split(split), lenient=split == "train" and data.skips.allowed > 0)
+    if refusal := label_verdict(data).refusal:
+        raise DataError(refusal)
+    return used(data)
+
+
+def label_verdict(data: DataModule, splits: Sequence[str] = ROLES) -> Verdict:
+    """What the labels of the splits hold, against what is declared; of data that are rendered nothing is said."""
+    opened = {split: data.evaluation_dataset(split).frames for split in splits}
+    lenient = {"train": data.skips.allowed > 0}
+    counts = {
+        split: label_counts(frames, data.info, lenient=lenient.get(split, False)).sum(0, dtype=np.int64)
+        for split, frames in opened.items()
+        if isinstance(frames, LabelFrames)
+    }
+    return judge(data.source, counts) if len(counts) == len(opened) else Verdict("", ())
 
 
 def check_unchanged(before: record.RunRecord, now: dict[str, Any], data: DataModule) -> None:

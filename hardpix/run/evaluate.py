@@ -120,7 +120,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     from hardpix.run.branch_time import BranchTime
     from hardpix.run.build import build
     from hardpix.run.checkpoint import load_weights
-    from hardpix.run.data_facts import told_left_out, told_of_depth, used
+    from hardpix.run.data_facts import label_verdict, told_left_out, told_of_depth, used
     from hardpix.run.panels import write_panels
     from hardpix.run.trainer import quiet
 
@@ -129,11 +129,15 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg, training=False)
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
-    for line in (
+    of_labels = label_verdict(data, [split])
+    told = (
         *data.source.remarks(),
         *told_left_out(data, [split]),
         *told_of_depth(data, [split]),
-    ):
+        *of_labels.lines,
+        of_labels.refusal,
+    )
+    for line in filter(None, told):
         print(line)
     load_weights(method, run_dir, weights)
     trainer = pl.Trainer(

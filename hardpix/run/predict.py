@@ -167,7 +167,7 @@ def predict(
     inputs = {path.resolve() for path in paths}
     for path in paths:
         try:
-            pixels = read_image(path)
+            pixels = read_image(path, data.source.image_range)
         except DataError as error:
             faults.append(str(error))
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hardpix.data import DataModule
 from hardpix.methods import Method
-from hardpix.run.data_facts import told_left_out, told_of_depth
+from hardpix.run.data_facts import label_verdict, told_left_out, told_of_depth
 
 _told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
 
@@ -22,6 +22,7 @@ def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
         *data.remarks(),
         *told_left_out(data),
         *told_of_depth(data),
+        *label_verdict(data).lines,
         *(line for module in speaking for line in module.remarks(data.info.classes)),  # type: ignore[operator]
         *_of_stages(method),
         *new,

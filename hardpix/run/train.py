@@ -85,7 +85,7 @@ def train(
     if further:
         return replace(started, metrics=_run(job))
     info = job.data.info
-    used = data_facts.used(job.data)
+    used = data_facts.checked(job.data)
     started = replace(started, dataset=info.name, main_metric=info.main_metric, **used)
     if before is not None and job.resume_path is not None:
         data_facts.check_unchanged(before, used, job.data)

@@ -1,9 +1,12 @@
 """Classes from a list or a file, what their values mean, and the sentence that says so."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from hardpix.data import Folder
@@ -51,6 +54,80 @@ def test_both_forms_of_json(tmp_path):
             (0, 4),
         )
     assert read_classes(written(tmp_path, "e.json", {"classes": ["a"]})) == (("a",), None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("c.txt", "building, edifice\nsky\nother (void)\nfloor-wood\n3d printer\nstop/yield sign", None),
+        ("c.names", "road\nsidewalk", ("road", "sidewalk")),
+        ("c", "0 void\n1 wall\n2 night stand\n", (("void", "wall", "night stand"), None, (0, 1, 2))),
+        ("c.txt", "64 128 64\tAnimal\n192 0 128\tArch", (("Animal", "Arch"), ((64, 128, 64), (192, 0, 128)), None)),
+        ("o.txt", "Idx\tRatio\tName\n1\t0.2\twall\n2\t0.1\tbuilding, edifice\n",
+         (("wall", "building, edifice"), None, (1, 2))),
+        ("o.csv", "Idx,Stuff,Name\n1,1,wall\n2,1,building;edifice\n", (("wall", "building;edifice"), None, (1, 2))),
+        ("s.csv", "name;r;g;b\nroad;1;2;3\n", (("road",), ((1, 2, 3),), None)),
+        ("c.dat", "name,id\nroad,7\n", (("road",), None, (7,))),
+        ("n.txt", "Name\nroad\n", ("road",)),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nthe car:9,8,7:door:\n",
+         (("background", "the car"), ((0, 0, 0), (9, 8, 7)), None)),
+        ("c.json", ["road", "tree"], ("road", "tree")),
+        ("c.txt", ["road", "tree"], ("road", "tree")),
+        ("c.json", {"0": "road", "5": "tree"}, (("road", "tree"), None, (0, 5))),
+        ("c.yaml", "names:\n  0: road\n  1: tree\nnc: 2\n", (("road", "tree"), None, (0, 1))),
+        ("c.yml", "names: [road, tree]", ("road", "tree")),
+        ("c.txt", "- road\n- tree\n", ("road", "tree")),
+    ],
+)  # fmt: skip
+def test_known_formats_are_known_by_their_content(tmp_path, name, content, wanted):
+    found = read_classes(written(tmp_path, name, content))
+    if wanted is None:
+        wanted = tuple(content.split("\n"))
+    assert found == (wanted if isinstance(wanted[0], tuple) else (wanted, None, None))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# Classes\nroad\ntree\n",
+        "The road is what cars drive on and people cross.\n",
+        "Permission is hereby granted to any person obtaining a copy\n",
+        "import os\nprint(os.name)\n",
+        "road: 0\ntree: 1\n",
+        "background,crack\n",
+        "road,1,2,3\ntree,4,5,6\n",
+        "road\t1\ntree\t2\n",
+        "road;tree\n",
+        "/SegNet/CamVid/train/1.png /SegNet/CamVid/trainannot/1.png\n",
+        "0001.png\n0002.png\n",
+        "a/b/c\n",
+        "0016E5_05070\n0016E5_05100\n0016E5_05130\n",
+        "1\n2\n3\n",
+        "0 0 0\n128 0 0\n",
+        "0 void\nwall\n",
+        "<html>\n<body>\n",
+        "[paths]\nroot = /data\n",
+        "road\n\x00\x01\n",
+        '"road"\n"tree"\n',
+    ],
+)
+def test_texts_that_list_no_classes_are_refused(tmp_path, content):
+    with pytest.raises(DataError, match=r"c\.txt: line \d.*(CVAT|JSON)|c\.txt: not valid JSON") as error:
+        read_classes(written(tmp_path, "c.txt", content))
+    assert "\n" not in str(error.value)
+
+
+def test_the_class_lists_of_real_sets_are_read(real_data):
+    counts = {
+        "CamVid/classes11.csv": 12, "iSAID/classes.csv": 16, "nyudv2/classes40.txt": 41, "nyudv2/classes13.txt": 14,
+        "SUNRGBD/classes37.txt": 37, "ADEChallengeData2016/objectInfo150.txt": 150,
+        "ADEChallengeData2016/objectInfo150.csv": 150,
+    }  # fmt: skip
+    assert {name: len(read_classes(str(real_data / name)).ids) for name in counts} == counts
+    for name in ("README.md", "CamVid/train.txt", "nyudv2/train.txt", "nyudv2/intrinsics_rgb.txt",
+                 "ADEChallengeData2016/sceneCategories.txt", "nyudv2_raw/dining_room/pose.txt"):  # fmt: skip
+        with pytest.raises(DataError, match=name):
+            read_classes(str(real_data / name))
 
 
 @pytest.mark.parametrize(
@@ -179,12 +256,96 @@ def test_colour_masks_are_read_by_the_palette(colours):
         ({"label_format": "colour", "palette": [[1, 1, 1], [2, 2, 2]], "label_map": {1: 0}}, "label_map maps numbers"),
         ({"ignore_colours": [[0, 0, 0]]}, "ignore_colours needs label_format=colour"),
         ({"label_map": {-1: 0}}, "label_map maps -1"),
+        ({"label_map": {65536: 0}}, r"data\.source\.label_map maps 65536; label files hold values from 0 to 65535"),
+        ({"label_map": {7.5: 0}}, r"data\.source\.label_map maps 7\.5"),
+        ({"label_map": {"7": 0}}, r"data\.source\.label_map maps '7'"),
+        ({"label_map": {True: 0}}, r"data\.source\.label_map maps True"),
+        ({"label_map": {7: 0.5}}, r"data\.source\.label_map leads to 0\.5"),
+        ({"label_map": {7: True}}, r"data\.source\.label_map leads to True"),
+        ({"label_map": {7: 256}}, r"data\.source\.label_map leads to 256"),
+        ({"label_map": {7: -1}}, r"data\.source\.label_map leads to -1"),
+        ({"ignore_index": 70000}, r"ignore_index=70000: must be at least 0 and at most 65535"),
+        ({"ignore_index": -1}, r"ignore_index=-1: must be at least 0"),
+        ({"ignore_index": 255.0}, r"ignore_index=255\.0: must be an int"),
+        ({"ignore_index": 0}, "ignore_index 0 is also a class index"),
+        ({"ignore_index": 1, "label_map": {7: 0}}, "ignore_index 1 is also a class index"),
+        ({"palette": [[1, 1, 1], [1, 1, -1]]}, r"the colour \[1, 1, -1\] must be"),
+        ({"palette": [[1, 1, 1], [1, 1, 1.5]]}, r"the colour \[1, 1, 1\.5\] must be"),
         ({"label_map": {1: 2}}, r"label_map leads to 2; it must lead to 0\.\.1 or to ignore_index 255"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be(tmp_path, options, said):
     with pytest.raises(ConfigError, match=said):
         Folder(tmp_path, classes=["a", "b"], **options)
+
+
+def test_ids_of_classes_and_their_number_fit_label_files(tmp_path):
+    with pytest.raises(ConfigError, match="class b has the id 70000; label files hold 0 to 65535"):
+        OwnLabels(classes=written(tmp_path, "c.csv", "name,id\na,1\nb,70000\n"), palette=None)
+    with pytest.raises(ConfigError, match=r"data\.source\.classes: 65536 classes; at most 65535"):
+        OwnLabels(classes=[str(i) for i in range(65536)], palette=None)
+
+
+def test_values_that_a_label_map_leaves_out_stay(tmp_path):
+    def mapping(classes=("a", "b", "c"), **options):
+        return OwnLabels(classes=classes, palette=None, **options).code.mapping
+
+    assert mapping(label_map={11: 255}) == {0: 0, 1: 1, 2: 2, 11: 255, 255: 255}
+    assert mapping(label_map={2: 255}) == {0: 0, 1: 1, 2: 255, 255: 255}
+    assert mapping(label_map={7: 1, 8: 1}) == {0: 0, 1: 1, 2: 2, 7: 1, 8: 1, 255: 255}
+    assert mapping(label_map={}) == mapping()
+    listed = written(tmp_path, "c.csv", "name,id\na,7\nb,8\n")
+    assert mapping(listed, label_map={9: 255}) == {7: 0, 8: 1, 9: 255, 255: 255}
+    # One that says the value of every class leaves nothing over: other numbers are no classes.
+    assert mapping(label_map={7: 0, 8: 1, 9: 2}) == {7: 0, 8: 1, 9: 2, 255: 255}
+    assert mapping(label_map={1: 0, 2: 1, 3: 2}, ignore_index=0) == {0: 255, 1: 0, 2: 1, 3: 2}
+
+
+def applied(said, **before):
+    """The settings after a user has typed the overrides of a sentence."""
+    parser = OverridesParser.create()
+    given = [parser.parse_override(word) for word in shlex.split(said)]
+    return before | {o.key_or_group.removeprefix("data.source."): o.value() for o in given}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"classes": ["a"]},
+        {"label_map": {11: 255}},
+        {"label_map": {7: 0, 8: 1, 9: 2, 3: 255}},
+        {"label_map": {1: 0, 2: 1, 3: 2}, "ignore_index": 0},
+        {"classes": [f"c{i}" for i in range(300)], "ignore_index": 65535},
+    ],
+)
+def test_an_unknown_value_is_told_with_the_overrides_that_ignore_and_map_it(options):
+    options = {"classes": ["a", "b", "c"]} | options
+    labels = OwnLabels(palette=None, **options)
+    with pytest.raises(DataError) as error:
+        labels.code.decode(np.full((2, 3), 1000, np.uint16), "x.png")
+    found = re.fullmatch(
+        r"x\.png: value 1000 \(6 pixels\) is no class; allowed are [^;]*; to ignore it: (.*); to read it as "
+        r"(?:a|c0): ([^(]*)( \(.*\))?",
+        str(error.value),
+    )
+    for said, target in ((found[1], labels.void), (found[2], 0)):
+        again = OwnLabels(palette=None, **applied(said, **options))
+        wanted = labels.code.mapping | {1000: target}
+        assert {v: again.code.mapping.get(v) for v in wanted} == wanted
+
+
+def test_an_unknown_colour_is_told_with_the_override_that_ignores_it():
+    given = {
+        "classes": ["a"],
+        "palette": [[1, 2, 3]],
+        "label_format": "colour",
+        "ignore_colours": [[9, 9, 9]],
+    }
+    with pytest.raises(DataError, match=r"colour \(7, 7, 7\) .*; to ignore it: ") as error:
+        OwnLabels(**given).code.decode(np.full((2, 3, 3), 7, np.uint8), "x.png")
+    said = re.search(r"to ignore it: (\S+);", str(error.value))[1]
+    assert OwnLabels(**applied(said, **given)).code.mapping == {(1, 2, 3): 0, (9, 9, 9): 255, (7, 7, 7): 255}
 
 
 def test_a_folder_says_what_it_maps(tmp_path):
