@@ -32,7 +32,7 @@ def build_trainer(
     accelerator: str,
     devices: int | str | list[int],
     num_nodes: Count,
-    strategy: str,
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"],
     precision: Literal[32, "32", "32-true", "16-mixed", "bf16-mixed"],
     accumulate: Count,
     clip_norm: Positive | None,
