@@ -8,12 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -22,9 +21,9 @@ from hardpix.atomic import remove_unfinished
 from hardpix.data import DataModule
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
-from hardpix.run import ailments, data_facts, results, resume, rundir, tracking, world
+from hardpix.run import ailments, data_facts, places, results, resume, rundir, tracking, world
 from hardpix.run.build import build
-from hardpix.run.callbacks import build_callbacks
+from hardpix.run.callbacks import build_callbacks, settle_best
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
@@ -37,7 +36,7 @@ from hardpix.run.fitting import fit_to_labels
 from hardpix.run.last_checkpoint import Signals, Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
-from hardpix.run.parent import factors, inherit, source_run, told
+from hardpix.run.parent import factors, inherit, known_below, only_recorded, source_run, told
 from hardpix.run.remarks import start_remarks
 from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError, Diverged
@@ -56,6 +55,7 @@ class Job(NamedTuple):
     loggers: list[Logger]
     trainer: pl.Trainer
     resume_path: Path | None
+    factors: dict[str, Any]  # of the record
 
 
 def train(
@@ -69,12 +69,13 @@ def train(
     besides its own.
     """
     validate(cfg)
-    given, cfg = cfg, inherit(cfg, overrides)
+    given, cfg = cfg, inherit(places.absolute(cfg), overrides)
     run_dir = rundir.choose(cfg, overrides)
     # torchrun and srun start all processes alike: the first one writes
     further = world.rank() > 0
     before = None if further else rundir.inspect(run_dir, cfg)
     if before is not None and resume.is_complete(before, cfg):
+        data_facts.check_moved(before, run_dir, cfg)
         print(f"{run_dir} is done: nothing to resume")
         return before
     started = new_record(cfg, run_dir, overrides, before)
@@ -85,8 +86,10 @@ def train(
         return replace(started, metrics=_run(job))
     info = job.data.info
     used = data_facts.used(job.data)
-    started = replace(started, dataset=info.name, main_metric=info.main_metric, **used)
+    used["data"] |= started.data
+    started = replace(started, factors=job.factors, dataset=info.name, main_metric=info.main_metric, **used)
     if before is not None and job.resume_path is not None:
+        resume.check_processes(before, job.trainer.world_size)
         data_facts.check_unchanged(before, used, job.data)
     if cfg.run is None and not rundir.claim(run_dir, new=True):
         return train(given, overrides, callbacks)  # another one has taken this very name at the same moment
@@ -150,21 +153,23 @@ def _assemble(
         print(f"parent: {cfg.parent}, {cfg.parent_weights} weights", flush=True)
     if cfg.init_from and resume_path is None:
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes, cfg)}", flush=True)
-    loggers = tracking.build_loggers(
-        run_dir=run_dir,
-        identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
-        config=started.factors | {f"code.{key}": value for key, value in started.code.items()},
-        resume_step=None if resume_path is None else read_checkpoint(resume_path)["global_step"],
-        **cfg.logger,
-    )
     monitor = f"val/{data.info.main_metric}"
     callbacks = [*build_callbacks(run_dir=run_dir, monitor=monitor, **cfg.callbacks), *further]
-    trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
+    trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=[], **cfg.trainer)
+    known = record.with_batch(started.factors | {record.WORLD_SIZE: trainer.world_size})
+    writes = world.rank() == 0  # rows of metrics.csv
+    loggers = trainer.loggers = tracking.build_loggers(
+        run_dir=run_dir,
+        identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
+        config=known | {f"code.{key}": value for key, value in started.code.items()},
+        resume_step=read_checkpoint(resume_path)["global_step"] if resume_path and writes else None,
+        **cfg.logger,
+    )
     on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu:
         convert_sync_batch_norm(method)
     compile_model(method, cfg.trainer.compile)
-    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path)
+    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path, known)
 
 
 def _run(job: Job) -> dict[str, float]:
@@ -238,7 +243,7 @@ def _test(
 ) -> dict[str, float]:
     """Scores of the validation and test splits with the last (or best) weights; files for the test split."""
     metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
-    _settle_best(run_dir, trainer, metrics[f"val/{data.info.main_metric}"])
+    settle_best(run_dir, trainer, metrics[f"val/{data.info.main_metric}"])
     if cfg.test_weights != "last":
         load_weights(method, run_dir, cfg.test_weights)
         metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
@@ -250,21 +255,14 @@ def _test(
     return metrics
 
 
-def _settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
-    """The last weights compete for ``best`` too: training rarely ends on a validation."""
-    callback = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), None)
-    if callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return
-    before = callback.best_model_score
-    if before is None or score > float(before) or not (run_dir / rundir.BEST).is_file():
-        trainer.save_checkpoint(run_dir / rundir.BEST, weights_only=True)
-
-
 def new_record(
     cfg: DictConfig, run_dir: Path, overrides: Sequence[str], before: record.RunRecord | None
 ) -> record.RunRecord:
-    # The run that this one started from may be gone by the time of a further leg.
-    known = {k: v for k, v in before.factors.items() if k == "init_from"} if before else {}
+    if before is None:
+        known, below = known_below(cfg)
+    else:  # the run that this one started from may be gone by now
+        known = {k: v for k, v in only_recorded(before).items() if k.startswith((record.BELOW, "init_from"))}
+        below = {k: v for k, v in before.data.items() if k.startswith(record.BELOW)}
     return record.RunRecord(
         schema=record.SCHEMA,
         run_id=before.run_id if before else rundir.new_id(),
@@ -279,6 +277,7 @@ def new_record(
         name=before.name if before else str(cfg.run or rundir.short_name(overrides)),
         study=cfg.study,
         overrides=before.overrides if before else list(overrides),
+        data=below | places.files(cfg),
     )
 
 
