@@ -74,7 +74,9 @@ def test_an_evaluation_of_one_split_tells_the_others_where_it_can():
 def test_a_run_that_is_scored_on_other_data_keeps_those_of_its_training():
     def scored(name, root, trained):
         data = {"rooms/train": trained, "folder/test": "x"}
-        return run(name, root, data, **{"trained.dataset": "rooms", "trained.data.source.root": f"{root}/rooms"})
+        return run(
+            name, root, data, **{"trained.dataset": "rooms", "trained.data.source.root": f"{root}/rooms"}
+        )
 
     assert rows(scored("a", "/a", "r"), scored("b", "/b", "r")) == [["a", "b"]]
     with pytest.raises(HardpixError, match=r"trained\.data\.fingerprint\.train"):
@@ -133,7 +135,9 @@ def test_records_of_earlier_versions_are_completed_as_they_are_read(tmp_path):
     write(old, tmp_path)
     assert read(tmp_path).factors == old.factors | {"trainer.world_size": 1, "trainer.effective_batch": 8}
     for device, known in (("NVIDIA A100", None), ("x86_64 CPU", 1)):
-        write(replace(old, factors=old.factors | {"trainer.devices": "auto"}, host={"device": device}), tmp_path)
+        write(
+            replace(old, factors=old.factors | {"trainer.devices": "auto"}, host={"device": device}), tmp_path
+        )
         assert read(tmp_path).factors.get("trainer.world_size") == known
 
 
@@ -145,16 +149,18 @@ def trained(name, size, **changes):
 
 def test_runs_of_other_processes_are_refused_or_stand_in_a_column():
     two = trained("a", 1), trained("b", 2)
-    with pytest.raises(HardpixError, match=r"trainer\.effective_batch \(4 in a, 8 in b\); trainer\.world_size"):
+    with pytest.raises(
+        HardpixError, match=r"trainer\.effective_batch \(4 in a, 8 in b\); trainer\.world_size"
+    ):
         rows(*two)
     assert rows(*two, by=("trainer.world_size",)) == [["a"], ["b"]]
     assert automatic_rows(two) == ["trainer.world_size"]
     halved = trained("c", 2, **{"data.batch_size": 2})
     with pytest.raises(HardpixError, match=r"data\.batch_size.*trainer\.world_size"):
         rows(two[0], halved)
-    assert rows(two[0], halved, by=("trainer.effective_batch",), ignore=["data.batch_size", "trainer.world_size"]) == [
-        ["a", "c"]
-    ]
+    assert rows(
+        two[0], halved, by=("trainer.effective_batch",), ignore=["data.batch_size", "trainer.world_size"]
+    ) == [["a", "c"]]
     assert "processes 2" in phrases(two[1].record.factors)
     assert not any("processes" in phrase for phrase in phrases(two[0].record.factors))
 
@@ -194,7 +200,11 @@ def unequal(*uses):
 
 def test_rows_of_a_published_table_are_scored_on_the_same_data():
     unequal(use("a"), use("b", root="/b"), use("c", data={}))
-    for key, told in (("folder/test", "scored data"), ("folder/test content", "scored data"), ("folder/train", "training")):
+    for key, told in (
+        ("folder/test", "scored data"),
+        ("folder/test content", "scored data"),
+        ("folder/train", "training"),
+    ):
         with pytest.raises(HardpixError, match=told):
             unequal(use("a"), use("b", data=DATA | {key: "other"}))
     unequal(use("a"), use("b", data=DATA | {"folder/val": "other"}))
