@@ -1,7 +1,8 @@
 """The run record: what a run leaves behind and all that a table reads. Standard library only.
 
 ``run.json`` lies in the run's directory. It is written at the start (``running``) and replaced atomically at
-the end (``done``, or ``failed`` with the error): a reader sees one whole record or the other, never a part.
+the end (``done``, ``interrupted`` by a signal, or ``failed`` with the error): a reader sees one whole record or the
+other, never a part.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +23,12 @@ SCHEMA = 1
 READABLE_SCHEMAS = (1,)
 FILE_NAME = "run.json"
 
-Status = Literal["running", "done", "failed"]
+Status = Literal["running", "done", "interrupted", "failed"]
+INTERRUPTED = "interrupted"
+BELOW = "parent_config."  # before the factors of the run that a run stands on, or starts from
+# Factors that no configuration holds: processes of the training, and frames of an optimiser step over all of them.
+WORLD_SIZE, EFFECTIVE_BATCH = "trainer.world_size", "trainer.effective_batch"
+BATCH_PARTS = ("data.batch_size", "trainer.accumulate", WORLD_SIZE)
 PRUNED = "Pruned: "  # how the error of a run begins that a search ended early
 DEV_RUN = "fast_dev_run: "  # and of one that only tried out whether it would run
 
@@ -41,7 +47,7 @@ class RunRecord:
     code: dict[str, str]  # commit, dirty flag, torch / lightning / timm versions
     host: dict[str, str]  # device, precision; never a factor
     started: str  # UTC, ISO 8601; duration is metrics["run/seconds"]
-    error: str | None = None  # one line, when failed
+    error: str | None = None  # one line, when failed or interrupted
     name: str = ""  # for people: the overrides, shortened
     study: str = ""  # runs of one sweep share it
     dataset: str = ""  # name of the data set that was scored
@@ -49,7 +55,9 @@ class RunRecord:
     frames: dict[str, int] = field(
         default_factory=dict
     )  # "nyuv2/train": 795; train, val and test as they were used
-    # "nyuv2/train": what tells the frames and files that were used from others, see hardpix.data.fingerprint
+    # What tells data from others, wherever they lie: "nyuv2/train" of the frames and files of a split, and
+    # "nyuv2/train content", see hardpix.data.fingerprint; "data.source.classes" of the file that this factor names;
+    # the same with "parent_config." before it of the run below.
     data: dict[str, str] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)  # when their files were written, and where they lie
     overrides: list[str] = field(default_factory=list)  # of its command line, "method=hardness"; for people
@@ -65,7 +73,9 @@ class RunRecord:
     @property
     def reason(self) -> str:
         """The first line of the error, without what the outcome says already; empty where there is none."""
-        return ((self.error or "").removeprefix(PRUNED).removeprefix(DEV_RUN).strip().splitlines() or [""])[0]
+        text = (self.error or "").removeprefix(PRUNED).removeprefix(DEV_RUN)
+        first = (text.strip().splitlines() or [""])[0]
+        return "" if first == self.outcome else first
 
 
 def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:
@@ -92,6 +102,8 @@ def read(run_dir: str | os.PathLike[str]) -> RunRecord:
         raise HardpixError(f"{path} has record schema {schema!r}, and this hardpix reads only {known}.")
     try:
         content["metrics"] = {key: _decode(value) for key, value in content["metrics"].items()}
+        if (content["status"], content.get("error")) == ("failed", INTERRUPTED):  # as older versions wrote it
+            content["status"] = INTERRUPTED
         record = RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HardpixError(f"{path} is not a complete run record ({error}); delete it or rerun.") from None
@@ -99,7 +111,29 @@ def read(run_dir: str | os.PathLike[str]) -> RunRecord:
         raise HardpixError(
             f"{path} is not a run record: status {record.status!r} is unknown or factors is no map."
         )
-    return record
+    on_cpu = str(record.host.get("device", "")).endswith(" CPU") if isinstance(record.host, dict) else False
+    return replace(record, factors=with_batch(record.factors, 1 if on_cpu else None))
+
+
+def with_batch(factors: Mapping[str, Any], auto: int | None = None) -> dict[str, Any]:
+    """``factors`` with WORLD_SIZE and EFFECTIVE_BATCH, of the run and of those below it, where they are not there yet.
+
+    They follow from ``trainer.devices``; ``auto``: how many processes ``trainer.devices=auto`` was, None: not known.
+    Then they stay absent, as in records of versions that did not keep them.
+    """
+    found, below = dict(factors), ""
+    while (devices := found.get(f"{below}trainer.devices")) is not None:
+        nodes = found.get(f"{below}trainer.num_nodes", 1)
+        count = len(devices) if isinstance(devices, list) else devices
+        if type(count) is int and count > 0 and type(nodes) is int:
+            found.setdefault(below + WORLD_SIZE, count * nodes)
+        elif auto is not None and not below:
+            found.setdefault(WORLD_SIZE, auto)
+        parts: list[Any] = [found.get(below + key) for key in BATCH_PARTS]
+        if all(type(part) is int for part in parts):
+            found.setdefault(below + EFFECTIVE_BATCH, math.prod(parts))
+        below += BELOW
+    return found
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hardpix.data.cifar100 import CIFAR100
 from hardpix.data.cityscapes import Cityscapes
 from hardpix.data.coco import Coco
 from hardpix.data.datamodule import DataModule
-from hardpix.data.fingerprint import changed_since, edited, fingerprint, stamp
+from hardpix.data.fingerprint import changed_since, content_sample, edited, fingerprint, stamp
 from hardpix.data.folder import Folder
 from hardpix.data.gtav import GTAV
 from hardpix.data.hn import HN
@@ -54,6 +54,7 @@ __all__ = [
     "TotalText",
     "TrainTransform",
     "changed_since",
+    "content_sample",
     "edited",
     "fingerprint",
     "pack",

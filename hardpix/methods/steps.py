@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from hardpix.methods.random_state import gathered, random_state, set_random_state
 from hardpix.types import Batch, DatasetInfo
 
 
@@ -21,11 +22,9 @@ class TrainingSteps(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self._resumed_rng: dict[str, Any] | None = None
+        self._resumed: list[dict[str, Any]] = []  # what each process has kept in the checkpoint
         self._epoch_loss, self._epoch_steps = torch.zeros(2), 0  # sums of the total and of what is watched
-        self.starts: dict[
-            str, float
-        ] = {}  # biases of regressed outputs before the first step, for the record
+        self.starts: dict[str, float] = {}  # biases of regressed outputs before the first step
         self._void_batches = torch.zeros((), dtype=torch.int64)  # without a labelled pixel, in this run
         self.last_losses: dict[str, Tensor] = {}  # of the newest batch
         self._kept: tuple[list[tuple[Tensor, Tensor]], Tensor, int] = ([], self._epoch_loss, 0)
@@ -82,26 +81,30 @@ class TrainingSteps(pl.LightningModule):
             logger.save()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
-        checkpoint["epoch_loss"] = [self._epoch_loss, self._epoch_steps]
+        own = {
+            "rng": random_state(self.device),
+            "epoch_loss": [self._epoch_loss.cpu(), self._epoch_steps],
+            "void_batches": self._void_batches.cpu(),
+        }
+        checkpoint["processes"] = gathered(own)
         checkpoint["starts"] = self.starts
-        checkpoint["void_batches"] = self._void_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._resumed_rng = checkpoint.get("rng")
-        total, self._epoch_steps = checkpoint.get("epoch_loss", [torch.zeros(2), 0])
-        self._epoch_loss = total.expand(2)  # older checkpoints have the total alone
+        # Earlier versions kept what the first process had.
+        self._resumed = checkpoint.get("processes") or [checkpoint]
         self.starts = checkpoint.get("starts", {})
-        self._void_batches = checkpoint.get("void_batches", torch.zeros((), dtype=torch.int64))
 
     def on_train_start(self) -> None:
-        """A resumed run drops out what the uninterrupted one would have."""
+        """A resumed run goes on as the uninterrupted one would have, in each of its processes."""
         self._log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._resumed_rng is not None:
-            torch.set_rng_state(self._resumed_rng["cpu"].cpu())
-            if len(self._resumed_rng["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in self._resumed_rng["cuda"]])
+        if not self._resumed:
+            return
+        own, self._resumed = self._resumed[min(self.trainer.global_rank, len(self._resumed) - 1)], []
+        total, self._epoch_steps = own.get("epoch_loss", [torch.zeros(2), 0])
+        self._epoch_loss = total.expand(2)  # older checkpoints have the total alone
+        self._void_batches = own.get("void_batches", torch.zeros((), dtype=torch.int64))
+        if "rng" in own:
+            set_random_state(own["rng"], self.device)
 
     def on_train_epoch_start(self) -> None:
         """Not called when a run is resumed in mid-epoch: the sum so far then came with the checkpoint."""

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hardpix.record import WORLD_SIZE
 from hardpix.report.collect import Run
+from hardpix.report.identity import by_content, follows, may_be_unknown
 from hardpix.report.partial import shortfalls
 from hardpix.types import HardpixError
 
@@ -21,6 +23,11 @@ IGNORED = (
     *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
     *("trainer.val_every_steps", "trainer.val_every_epochs"),  # see `ignored`
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
+    *(
+        "trainer.devices",
+        "trainer.num_nodes",
+        "trainer.strategy",
+    ),  # trainer.world_size tells what came of them
     # What came of these is told: see `warnings`.
     *("data.on_error", "data.max_skip", "data.accept_change", "data.source.depth_missing"),
 )
@@ -61,33 +68,36 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
     have different parameters, but not *within* a row; so does declaring the method for ``parent_config``.
     ``ignore`` adds to the keys that are never compared.
     """
+    seen, settled = by_content(runs)
+    given = {id(one): run for one, run in zip(seen, runs, strict=True)}
+    runs = seen
     keys = sorted({key for run in runs for key in run.record.factors})
     declared = [_keys_of(factor, keys) for factor in factors]
     groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         groups[tuple(_value(run, key) for part in declared for key in part)].append(run)
 
-    shown = {key for part in declared for key in part}
+    shown = settled | {key for part in declared for key in part}
     known = (*ignored(run.record.factors for run in runs), *WARNED, *ignore)
     silent = shown | {key for key in keys if silenced(known, key)}
     opened = tuple(factor.removesuffix("._target_") for factor in factors if factor.endswith("._target_"))
     if "method" in factors or "method._target_" in factors:
         opened += ("parent_config",)  # a method that stands on other runs brings theirs along
+    opened += follows(key for part in declared for key in part)
     compared = [key for key in keys if key not in silent]
     differences = _differences(runs, [key for key in compared if not covers(opened, key)])
     for members in groups.values():
         differences |= _differences(members, [key for key in compared if covers(opened, key)])
     if differences:
         raise HardpixError(_refusal(len(runs), differences))
-    return [
-        Group(tuple(_present(members[0], part) for part in declared), tuple(members))
-        for members in groups.values()
-    ]
+    rows = [tuple(given[id(run)] for run in members) for members in groups.values()]
+    return [Group(tuple(_present(row[0], part) for part in declared), row) for row in rows]
 
 
 def disagreements(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     """One phrase for each factor that may matter and in which ``runs``, seeds of one row, differ."""
-    silent = (*ignored(run.record.factors for run in runs), *WARNED, *ignore)
+    runs, settled = by_content(runs)
+    silent = (*ignored(run.record.factors for run in runs), *WARNED, *ignore, *settled)
     keys = sorted({key for run in runs for key in run.record.factors if not silenced(silent, key)})
     return [_told(*item) for item in _differences(runs, keys).items()]
 
@@ -111,9 +121,16 @@ def silenced(parts: Iterable[str], key: str) -> bool:
 
 def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     """One line for each fact outside the compared factors that the reader of a table should know."""
-    known = {key for run in runs for key in run.record.factors}
+    seen = by_content(runs)[0]
+    known = {key for run in seen for key in run.record.factors}
     asked = [key for key in sorted(known) if covers(ignore, key)]
-    lines = [f"Ignored as asked: {_told(*item)}." for item in _differences(runs, asked).items()]
+    lines = [f"Ignored as asked: {_told(*item)}." for item in _differences(seen, asked).items()]
+    asked_for = [run.record.factors for run in runs if "trainer.devices" in run.record.factors]
+    if unknown := sum(WORLD_SIZE not in own for own in asked_for):
+        lines.append(
+            f"{unknown} of {len(runs)} runs do not tell in how many processes they trained (trainer.devices=auto of an "
+            "earlier version), and so not how large their batch was."
+        )
     facts = [_facts(run) for run in runs]
     for key in sorted({key for known in facts for key in known}):
         counts = Counter(text(known.get(key, ABSENT)) for known in facts)
@@ -195,16 +212,22 @@ def _present(run: Run, keys: Sequence[str]) -> dict[str, Any]:
     return {key: run.record.factors[key] for key in keys if key in run.record.factors}
 
 
+def differs(runs: Sequence[Run], key: str) -> bool:
+    """Whether ``runs`` have more than one value of a factor."""
+    return bool(_differences(runs, [key]))
+
+
 def _differences(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, dict[str, str]]:
     """``{key: {value: directory of the first run that has it}}`` for the keys with more than one value."""
     found: dict[str, dict[str, str]] = {}
-    factors = [run.record.factors for run in runs]
+    unknown = may_be_unknown(keys)
     for key in keys:
-        every = [own.get(key, ABSENT) for own in factors]
+        telling = runs if key not in unknown else [run for run in runs if key in run.record.factors]
+        every = [run.record.factors.get(key, ABSENT) for run in telling]
         if every.count(every[0]) == len(every):  # nearly always, and much quicker than the below
             continue
         values: dict[Any, Run] = {}
-        for run in runs:
+        for run in telling:
             values.setdefault(_value(run, key), run)
         if len(values) > 1:
             found[key] = {text(run.record.factors.get(key, ABSENT)): run.directory for run in values.values()}

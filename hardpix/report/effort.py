@@ -6,27 +6,30 @@ misleads is a table whose rows were trained unequally.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hardpix.record import EFFECTIVE_BATCH
 from hardpix.report.collect import Run
 from hardpix.report.compare import ABSENT, WARNED, covers, folded, ignored, silenced, text
+from hardpix.report.identity import FRAMES as PLACES
+from hardpix.report.identity import TRAINED_ON, may_be_unknown
 from hardpix.report.published import matches
 from hardpix.types import HardpixError
 
-# Never told as a departure, besides what no table compares: where the data lies.
-SILENT = (*WARNED, "data.source.root")
+# Never told as a departure, besides what no table compares: where the data lies, and what follows from other keys.
+SILENT = (*WARNED, *PLACES, EFFECTIVE_BATCH)
 # What must be equal between runs that no experiment file describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
 # What a run that stands on another has from it. An experiment file that no chain sets upon another knows none of it.
 BELOW = "parent_config"
 FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
 
-# Factors of a run that was scored on another data set than it was trained on: those of its training.
-TRAINED_ON = "trained."
-
 TRAINED, SCORED, WITHOUT_LABELS = "training frames", "scored frames", "training frames without labels"
+
+# Which they are, by content; to be the same in all runs that read a data set alike.
+TRAINED_DATA, SCORED_DATA = "training data", "scored data"
 
 # Frames of whole data sets, by the split's name.
 FRAMES: dict[str, dict[str, int]] = {
@@ -91,6 +94,14 @@ class Use:
             if (key := f"{folded(self.dataset)}/{role}") in counts
         }
 
+    def data(self) -> dict[str, str]:
+        """What tells the frames of its training, and those that were scored, from others; where it is known."""
+        found = {folded(key): value for key, value in self.run.record.data.items()}
+        keys = {TRAINED_DATA: "train", SCORED_DATA: self.role}
+        known = {name: [found.get(folded(f"{self.dataset}/{role}{kind}")) for kind in ("", " content")]
+                 for name, role in keys.items()}  # fmt: skip
+        return {name: " ".join(filter(None, told)) for name, told in known.items() if told[0]}
+
 
 @dataclass
 class Departure:
@@ -152,7 +163,8 @@ def refuse_unequal(uses: Sequence[Use], departures: Sequence[Departure], ignore:
 
 
 def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) -> list[str]:
-    keys = {SCORED} | {key for use, departed in members for key in _watched(use, departed)}
+    keys = {SCORED, TRAINED_DATA, SCORED_DATA}
+    keys |= {key for use, departed in members for key in _watched(use, departed)}
     lines = []
     for key in sorted(key for key in keys if not covers(ignore, key)):
         for alike in _alike(members, key):
@@ -167,20 +179,39 @@ def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) ->
 
 
 def _alike(members: Sequence[tuple[Use, Departure]], key: str) -> list[list[tuple[Use, Departure]]]:
-    """Below ``parent_config`` only runs of one method and data set are to be compared: others are different stages."""
+    """Below ``parent_config`` only runs of one method and data set are to be compared: others are different stages.
+
+    What a data set holds depends on how it is read.
+    """
+    if key in (TRAINED_DATA, SCORED_DATA):
+        return list(_by(members, _reading).values())
     depth = key.split(".").count(BELOW)
     if not depth:
         return [list(members)]
-    groups: dict[str, list[tuple[Use, Departure]]] = {}
-    for member in members:
-        factors = member[0].factors
-        stages = [
-            factors.get(f"{f'{BELOW}.' * (level + 1)}{kind}")
+
+    def stages(use: Use) -> list[Any]:
+        return [
+            use.factors.get(f"{f'{BELOW}.' * (level + 1)}{kind}")
             for level in range(depth)
             for kind in ("method._target_", "data.source._target_")
         ]
-        groups.setdefault(text(stages), []).append(member)
-    return list(groups.values())
+
+    return list(_by(members, stages).values())
+
+
+def _by(
+    members: Sequence[tuple[Use, Departure]], what: Callable[[Use], Any]
+) -> dict[str, list[tuple[Use, Departure]]]:
+    groups: dict[str, list[tuple[Use, Departure]]] = {}
+    for member in members:
+        groups.setdefault(text(what(member[0])), []).append(member)
+    return groups
+
+
+def _reading(use: Use) -> dict[str, Any]:
+    """How a run's data set is read, apart from where it lies."""
+    own = use.factors
+    return {k: own[k] for k in sorted(own) if covers(["data.source"], k) and not covers(PLACES, k)}
 
 
 def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
@@ -189,6 +220,8 @@ def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
         return None
     if key in (TRAINED, SCORED, WITHOUT_LABELS):
         return use.frames()[key][:1] if key in use.frames() else None
+    if key in (TRAINED_DATA, SCORED_DATA):
+        return (use.data()[key],) if key in use.data() else None
     if key in departed.keys:  # possibly absent: something was switched off
         return departed.keys[key][:1]
     return (use.factors[key],) if key in use.factors else None
@@ -216,7 +249,10 @@ def _differing(
         for key in own.keys() | wanted.keys()
         if not silenced(silent, key)
     }
-    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    unknown = may_be_unknown(pairs)
+    pairs = {
+        k: pair for k, pair in pairs.items() if pair[0] != pair[1] and not (k in unknown and k not in own)
+    }
     # Another class has other parameters: its name says it all.
     replaced = [key.removesuffix("._target_") for key in pairs if key.endswith("._target_")]
     return {

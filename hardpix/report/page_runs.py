@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from hardpix.record import read
+from hardpix.record import EFFECTIVE_BATCH, read
 from hardpix.report import compare
 from hardpix.report.collect import Run, directories_of
+from hardpix.report.identity import by_content
 from hardpix.report.labels import brief, labels, titles
 from hardpix.report.table import DEFAULT_ROWS, Table, natural, table
 from hardpix.types import DataError, HardpixError
@@ -97,13 +98,9 @@ def parts(runs: Sequence[Run], split: str, rows: Sequence[str] = ()) -> list[Par
 def varied(runs: Sequence[Run]) -> list[str]:
     """The keys that may matter and of which the runs have more than one value, sorted."""
     keys = sorted({key for run in runs for key in run.record.factors})
-    silent = (*compare.IGNORED, *compare.WARNED)
-    return [
-        key
-        for key in keys
-        if not compare.silenced(silent, key)
-        and len({compare.text(run.record.factors.get(key, compare.ABSENT)) for run in runs}) > 1
-    ]
+    silent = (*compare.IGNORED, *compare.WARNED, EFFECTIVE_BATCH)  # which follows from its parts
+    seen = by_content(runs)[0]
+    return [key for key in keys if not compare.silenced(silent, key) and compare.differs(seen, key)]
 
 
 def automatic_rows(runs: Sequence[Run]) -> list[str]:

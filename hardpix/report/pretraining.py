@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hardpix.record import BELOW
 from hardpix.report.collect import Run
 from hardpix.report.compare import covers, group
+from hardpix.report.identity import FINGERPRINT
 from hardpix.types import HardpixError
 
 FACTOR = "pretraining.frames"
 START = ("init_from", "parent_config")  # how the start was trained, and which of its weights were taken
 # What decides how many frames there are; the start may not differ in anything else.
-AMOUNT = ("parent_config.data.source.root", "parent_config.data.source.train_frames")
+AMOUNT = (
+    "parent_config.data.source.root",
+    "parent_config.data.source.train_frames",
+    f"{BELOW}{FINGERPRINT}",
+)
 
 
 def with_pretraining(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[Run]:
@@ -50,4 +56,5 @@ def _with_factor(run: Run, by_id: dict[str, Run]) -> Run:
             raise HardpixError(f"{start.directory}/run.json does not tell how many frames {key} has.")
         frames = start.record.frames[key]
     own = {key: value for key, value in run.record.factors.items() if not covers(START, key)}
-    return Run(run.directory, replace(run.record, factors=own | {FACTOR: frames}))
+    data = {key: value for key, value in run.record.data.items() if not key.startswith(BELOW)}
+    return Run(run.directory, replace(run.record, factors=own | {FACTOR: frames}, data=data))

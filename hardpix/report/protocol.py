@@ -48,13 +48,14 @@ SETTINGS: tuple[tuple[str, Callable[[Factors], str], tuple[str, ...]], ...] = (
     ("images", _key("data.test_transform.resize", _size), ("data.test_transform.resize",)),
     ("batch", _key("data.batch_size"), ("data.batch_size",)),
     ("accumulated", _key("trainer.accumulate"), ("trainer.accumulate",)),
+    ("processes", _key("trainer.world_size"), ("trainer.world_size",)),
     ("", _length, ("trainer.max_steps", "trainer.max_epochs")),
     ("backbone", _backbone, ("backbone",)),
     ("", _start, ("init_from", "backbone.pretrained", "backbone.name")),
     ("inference", _key("inference._target_", lambda name: name.rpartition(".")[2]), ("inference",)),
 )
 # What changes nothing by itself: it follows from another setting that is told.
-SIMPLE = {"accumulated": "1", "images": "", "inference": "WholeImage"}
+SIMPLE = {"accumulated": "1", "processes": "1", "images": "", "inference": "WholeImage"}
 
 
 def phrases(own: Factors) -> list[str]:

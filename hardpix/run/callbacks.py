@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from hardpix.ranges import Count, Whole, checked
+from hardpix.run import rundir
 from hardpix.run.branch_time import BranchTime
 from hardpix.run.cost import Cost
 from hardpix.run.last_checkpoint import Finish, LastCheckpoint
@@ -60,6 +61,18 @@ def build_callbacks(
         ModelScalars(),
         *_progress(progress, refresh_every, monitor),
     ]
+
+
+def settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
+    """The last weights compete for ``best`` too: training rarely ends on a validation."""
+    callback = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), None)
+    if callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    before, path = callback.best_model_score, run_dir / rundir.BEST
+    better = before is None or score > float(before) or not path.is_file()
+    # All processes save or none, whatever each sees of a shared disk: the first one decides.
+    if trainer.strategy.broadcast(better):
+        trainer.save_checkpoint(path, weights_only=True)
 
 
 def _progress(kind: str, refresh_every: int, monitor: str) -> list[Callback]:

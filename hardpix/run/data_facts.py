@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from hardpix import record
 from hardpix.data import (
     DataModule,
     Frames,
     changed_since,
+    content_sample,
     edited,
     fingerprint,
     stamp,
@@ -22,13 +25,17 @@ from hardpix.data import (
 from hardpix.data.label_check import Verdict, judge
 from hardpix.data.sample_check import check_images
 from hardpix.data.statistics import LabelFrames, label_counts
+from hardpix.report.identity import FRAMES
+from hardpix.run import places, rundir
+from hardpix.run.build import make
 from hardpix.types import DataError
 
 ROLES = ("train", "val", "test")
+CONTENT = " content"  # after a split: the key of a sample of what its files hold
 
 
 def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
-    """For a record: ``frames`` (``{"nyuv2/train": 795}``), ``data`` (their fingerprints) and ``stamps`` of the splits.
+    """For a record: ``frames`` (``{"nyuv2/train": 795}``), ``data`` (what tells them apart) and ``stamps``.
 
     A partial copy of a data set, or a changed one, must show in what is made of the record.
     """
@@ -36,9 +43,11 @@ def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
     counts = {split: len(frames) for split, frames in opened.items()} | data.labeled_frames()
     counts = {kind: count for kind, count in counts.items() if kind in (*splits, "unlabeled")}
     name = data.info.name
+    samples = {f"{name}/{split}{CONTENT}": content_sample(frames) for split, frames in opened.items()}
     return {
         "frames": {f"{name}/{kind}": count for kind, count in counts.items()},
-        "data": {f"{name}/{split}": fingerprint(frames) for split, frames in opened.items()},
+        "data": {f"{name}/{split}": fingerprint(frames) for split, frames in opened.items()}
+        | {key: sample for key, sample in samples.items() if sample},
         "stamps": {f"{name}/{split}": stamp(frames) for split, frames in opened.items()},
     }
 
@@ -76,10 +85,13 @@ def check_unchanged(before: record.RunRecord, now: dict[str, Any], data: DataMod
     if data.accept_change:
         return
     changed = [key for key, found in now["data"].items() if before.data.get(key, found) != found]
+    changed = [
+        key for key in changed if key.removesuffix(CONTENT) == key or key.removesuffix(CONTENT) not in changed
+    ]
     touched = [
         key
         for key, found in now["stamps"].items()
-        if key not in changed
+        if not {key, key + CONTENT} & {*changed}
         and before.stamps.get(key, found) != found
         and edited(_frames(key, data), before.stamps[key], _began(before))
     ]
@@ -92,18 +104,33 @@ def check_unchanged(before: record.RunRecord, now: dict[str, Any], data: DataMod
     )
 
 
+def check_moved(before: record.RunRecord, run_dir: Path, cfg: DictConfig) -> None:
+    """As :func:`check_unchanged`, of a finished run whose configuration names its data by another path than ``cfg``.
+
+    Data at the same path are not opened.
+    """
+    old, new = (record.flatten(rundir.plain(one)) for one in (rundir.read_config(run_dir), cfg))
+    if any(key in FRAMES for key in places.moved(old, new)):
+        data: DataModule = make(cfg.data)
+        check_unchanged(before, used(data), data)
+
+
 def _told(key: str, before: record.RunRecord, data: DataModule, *, touched: bool) -> str:
-    frames = _frames(key, data)
-    old, new = before.frames.get(key), used(data, [key.rpartition("/")[2]])["frames"][key]
+    if "/" not in key:
+        return f"{key}: the content of the file is another"
+    frames, split = _frames(key, data), key.removesuffix(CONTENT)
+    old, new = before.frames.get(split), used(data, [split.rpartition("/")[2]])["frames"][split]
     number = f"{old} -> {new} frames" if old not in (None, new) else "other file names or sizes"
     if touched:
         number = "files of the same size were written or touched, so that their content may be another"
+    elif key != split:
+        number = "files of the same names and sizes have another content"
     files = changed_since(frames, _began(before))
-    return f"{key}: {number}" + (f", newer are {', '.join(map(str, files))}" if files else "")
+    return f"{split}: {number}" + (f", newer are {', '.join(map(str, files))}" if files else "")
 
 
 def _frames(key: str, data: DataModule) -> Frames:
-    return data.whole_split(key.rpartition("/")[2])
+    return data.whole_split(key.removesuffix(CONTENT).rpartition("/")[2])
 
 
 def _began(before: record.RunRecord) -> float:

@@ -10,8 +10,12 @@ class EMA(EMAWeightAveraging):
     """Lightning's averaging, which ends with the training.
 
     Lightning swaps the average in for every later validation too, also when other weights (``best``) have been
-    loaded by then.
+    loaded by then. And it makes the average before the strategy moves the network, on the device of that time.
     """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

@@ -13,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from hardpix import record
 from hardpix.arguments import Parser
 from hardpix.report.compare import IGNORED, covers
-from hardpix.report.effort import TRAINED_ON as TRAINED
+from hardpix.report.identity import TRAINED_ON as TRAINED
 from hardpix.report.partial import TRAINING
-from hardpix.run import own_files, rundir, writable
+from hardpix.run import own_files, places, rundir, writable
 from hardpix.run.config import compose_group, nearest, validate
+from hardpix.run.parent import only_recorded
 from hardpix.run.targets import check_trust, named_trust
 from hardpix.types import ConfigError, HardpixError
 
@@ -44,6 +45,8 @@ def main(arguments: list[str]) -> int:
     record.read(given.run)  # says in one sentence if this is no run
     cfg = override(rundir.read_config(given.run), given.overrides)
     validate(cfg)
+    cfg = places.absolute(cfg)
+    places.check(cfg, given.run)
     named = [o for o in given.overrides if not o.startswith(("reproduces=", "trusted="))]
     out = given.out or given.run / "evaluations" / _name(given.split, given.weights, named)
     writable.check("--out", out, folder=True)
@@ -159,14 +162,15 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     )
     rundir.write_config(out, cfg)
     factors = record.flatten(rundir.plain(cfg)) | {"evaluation.split": split, "evaluation.weights": weights}
-    factors["init_from"] = trained.factors.get("init_from")  # of which only the run knows what it was
+    factors |= only_recorded(trained)
     factors |= trained_on(trained, data.info.name)
     metrics |= {key: value for key, value in trained.metrics.items() if key in TRAINING}
     seen = used(data, [split])
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(), overrides=[],
-        dataset=data.info.name, frames=trained.frames | seen["frames"], data=trained.data | seen["data"],
+        dataset=data.info.name, frames=trained.frames | seen["frames"],
+        data=trained.data | seen["data"] | places.files(cfg),
     )  # fmt: skip
     record.write(done, out)
     write_panels(method, data, out / "panels", split=split, count=cfg.panels)
@@ -191,6 +195,7 @@ def loaded(run_dir: Path, weights: str, overrides: list[str]):
         raise HardpixError(f"{run_dir} is not a run directory: it has no {rundir.CONFIG}")
     cfg = override(rundir.read_config(run_dir), overrides)
     validate(cfg)
+    places.check(cfg, run_dir)
     data, method = build(cfg, training=False)
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
     load_weights(method, run_dir, weights)

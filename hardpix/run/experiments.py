@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hardpix import plain_yaml
-from hardpix.record import flatten
+from hardpix.record import flatten, with_batch
 from hardpix.report.effort import Experiment
 from hardpix.report.published import matches
 from hardpix.run.chain_command import Stage, read_chain
@@ -55,7 +55,7 @@ def _factors(name: str) -> list[dict[str, Any]]:
             factors = _stage_factors(replace(stage, overrides=overrides), chain)
             if factors not in found:
                 found.append(factors)
-    return found or [flatten(plain(compose([own])))]
+    return found or [with_batch(flatten(plain(compose([own]))))]
 
 
 def _built_on(name: str) -> list[str]:
@@ -68,7 +68,7 @@ def _built_on(name: str) -> list[str]:
 
 def _stage_factors(stage: Stage, chain: Sequence[Stage]) -> dict[str, Any]:
     """What the record of a chain's run holds: with the stage that it stands on, or starts from, below."""
-    factors = flatten(plain(_stage_config(stage, chain)))
+    factors = with_batch(flatten(plain(_stage_config(stage, chain))))
     return factors | {"init_from": "RUN"} if stage.link == "init_from" else factors
 
 

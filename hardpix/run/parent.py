@@ -20,6 +20,7 @@ from hardpix.run.targets import check_trust
 from hardpix.types import ConfigError, HardpixError
 
 INHERITED = ("backbone", "head", "model")
+ONLY_RECORDED = (record.WORLD_SIZE, record.EFFECTIVE_BATCH)  # of the factors: no configuration holds them
 
 
 def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
@@ -72,6 +73,22 @@ def factors(cfg: DictConfig) -> dict[str, Any]:
     if started is not None:
         found["init_from"] = (Path("RUN") / Path(cfg.init_from).relative_to(started)).as_posix()
     return found
+
+
+def known_below(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """What only the record tells of the run that ``cfg`` stands on or starts from: factors, and which data it used."""
+    started = source_run(cfg.parent or cfg.init_from)
+    if started is None:
+        return {}, {}
+    found = record.read(started)
+    own = {k: v for k, v in found.factors.items() if k.endswith(ONLY_RECORDED)}
+    return {record.BELOW + k: v for k, v in own.items()}, {record.BELOW + k: v for k, v in found.data.items()}
+
+
+def only_recorded(trained: record.RunRecord) -> dict[str, Any]:
+    """Factors of a run that its configuration does not tell."""
+    found = {k: v for k, v in trained.factors.items() if k.endswith(ONLY_RECORDED)}
+    return found | {"init_from": trained.factors.get("init_from")}
 
 
 def _with(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:

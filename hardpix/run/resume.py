@@ -22,8 +22,11 @@ def checkpoint(run_dir: Path, cfg: DictConfig) -> Path | None:
     """
     if not cfg.resume or not rundir.resumable(run_dir):
         return None
-    found, last = newest(run_dir), run_dir / rundir.LAST
-    if found == last or world.rank() > 0:
+    last = run_dir / rundir.LAST
+    if world.rank() > 0:
+        return last  # by the time that it is read, when all processes have met
+    found = newest(run_dir)
+    if found == last:
         return found
     print(f"going on from {found.name}, the one before", flush=True)
     listed = manifest(last.parent)
@@ -62,6 +65,16 @@ def check_length(before: record.RunRecord, cfg: DictConfig, method: Method) -> N
                 f"trainer.{key}: {old} -> {new}, but {method.length_setting} was made for the old length; "
                 "start a new run"
             )
+
+
+def check_processes(before: record.RunRecord, now: int) -> None:
+    """Refuse other processes than the run began with: each has its share of the frames and its own random state."""
+    began = before.factors.get(record.WORLD_SIZE, now)
+    if began != now:
+        raise ConfigError(
+            f"{record.WORLD_SIZE}: {began} -> {now}, the run began in {began} processes; continue it with "
+            f"trainer.devices={began}, or start a new run with another run="
+        )
 
 
 def seconds(before: record.RunRecord | None) -> float:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardpix import record
 from hardpix.atomic import obstacle, write_text
-from hardpix.run import own_files, saved_config, world
+from hardpix.run import own_files, places, saved_config, world
 from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
@@ -133,7 +133,7 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
             f"{run_dir}: process {before.host['pid']} on {before.host['hostname']} is training this run; "
             "wait for it or stop it"
         )
-    unfinished = before.status == "failed" and not resumable(run_dir)
+    unfinished = before.status in ("failed", "interrupted") and not resumable(run_dir)
     if not cfg.resume:
         if unfinished:
             return None
@@ -141,14 +141,15 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
             f"{run_dir} already holds a run ({before.status}): resume=auto continues it, another run= starts a new one"
         )
     free = FREE_ON_RESUME if cfg.resume is True else NO_FACTOR
-    differing = differences(run_dir, cfg, free)
+    elsewhere = places.excused(before, read_config(run_dir), cfg)
+    differing = differences(run_dir, cfg, free, elsewhere)
     if not differing:
         return before
     if unfinished and cfg.resume is not True:
         return None
     more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
     found = f"{'; '.join(differing[:SHOWN])}{more}"
-    if cfg.resume is not True and not differences(run_dir, cfg, FREE_ON_RESUME):
+    if cfg.resume is not True and not differences(run_dir, cfg, FREE_ON_RESUME, elsewhere):
         raise ConfigError(
             f"{run_dir} already holds a run ({before.status}), {found}: resume=true continues it that way, "
             "another run= starts a new one"
@@ -215,13 +216,15 @@ def claim(run_dir: Path, *, new: bool = False) -> bool:
     return True
 
 
-def differences(run_dir: Path, cfg: DictConfig, free: tuple[str, ...]) -> list[str]:
-    """``key: old -> new`` for what is set otherwise than in the directory; keys that begin like ``free`` may be."""
+def differences(
+    run_dir: Path, cfg: DictConfig, free: tuple[str, ...], excused: Collection[str] = ()
+) -> list[str]:
+    """``key: old -> new`` for what is set otherwise; keys in ``excused``, or that begin like ``free``, may be."""
     old, new = record.flatten(plain(read_config(run_dir))), record.flatten(plain(cfg))
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if not key.startswith(free) and old.get(key) != new.get(key)
+        if not key.startswith(free) and key not in excused and old.get(key) != new.get(key)
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hardpix import record
 from hardpix.report.compare import IGNORED, covers
 from hardpix.run import rundir
+from hardpix.run.parent import only_recorded
 from hardpix.types import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def write(
         "evaluation.weights": given.weights,
         "reproduces": given.reproduces,
     }
-    factors["init_from"] = first.factors.get("init_from")
+    factors |= only_recorded(first)
     factors |= {f"{OTHER}.{key}": value for key, value in second.factors.items() if not covers(IGNORED, key)}
     done = replace(
         first, run_id=rundir.new_id(), parent=first.run_id, status="done", error=None, factors=factors,

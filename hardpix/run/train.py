@@ -6,25 +6,25 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hardpix import record
 from hardpix.atomic import remove_unfinished
 from hardpix.data import DataModule
+from hardpix.data.workers import end_with_parent
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
-from hardpix.run import ailments, data_facts, results, resume, rundir, tracking, world
+from hardpix.run import ailments, attempts, data_facts, places, results, resume, rundir, tracking, world
 from hardpix.run.batches import Plan, check_batches
 from hardpix.run.build import build
-from hardpix.run.callbacks import build_callbacks
+from hardpix.run.callbacks import build_callbacks, settle_best
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.run.config import validate
 from hardpix.run.cost import Cost
@@ -34,11 +34,11 @@ from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
 from hardpix.run.fitting import fit_to_labels, start_regressions
-from hardpix.run.last_checkpoint import Signals, Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
-from hardpix.run.parent import factors, inherit, source_run, told
+from hardpix.run.parent import factors, inherit, known_below, only_recorded, source_run, told
 from hardpix.run.remarks import start_remarks
+from hardpix.run.signals import GRACE, LAST_WORDS, Signals, Stopped, status_of
 from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError
 
@@ -57,6 +57,7 @@ class Job(NamedTuple):
     trainer: pl.Trainer
     resume_path: Path | None
     plan: Plan
+    factors: dict[str, Any]  # of the record
 
 
 def train(
@@ -65,17 +66,18 @@ def train(
     """Train, test and record; the directory is ``runs_dir/study/run``.
 
     What cannot work is refused before anything is written. The record then says ``running`` until the end,
-    ``done``, or ``failed`` with the error; whatever is raised is raised on, a signal as ``SystemExit`` with its
-    status (130, 143). ``overrides`` (the command line) name the run and stand in its record; ``callbacks`` watch it
-    besides its own.
+    ``done``, ``interrupted`` by a signal, or ``failed`` with the error; whatever is raised is raised on, a signal as
+    ``SystemExit`` with its status (130, 143, 138). ``overrides`` (the command line) name the run and stand in its
+    record; ``callbacks`` watch it besides its own.
     """
     validate(cfg)
-    given, cfg = cfg, inherit(cfg, overrides)
+    given, cfg = cfg, inherit(places.absolute(cfg), overrides)
     run_dir = rundir.choose(cfg, overrides)
     # torchrun and srun start all processes alike: the first one writes
     further = world.rank() > 0
     before = None if further else rundir.inspect(run_dir, cfg)
     if before is not None and resume.is_complete(before, cfg):
+        data_facts.check_moved(before, run_dir, cfg)
         print(f"{run_dir} is done: nothing to resume")
         return before
     started = new_record(cfg, run_dir, overrides, before)
@@ -83,11 +85,14 @@ def train(
     if before is not None:
         resume.check_length(before, cfg, job.method)
     if further:
-        return replace(started, metrics=_run(job))
+        with Signals() as signals, signals.raising():
+            return replace(started, metrics=_run(job))
     info = job.data.info
     used = data_facts.checked(job.data)
-    started = replace(started, dataset=info.name, main_metric=info.main_metric, **used)
+    used["data"] |= started.data
+    started = replace(started, factors=job.factors, dataset=info.name, main_metric=info.main_metric, **used)
     if before is not None and job.resume_path is not None:
+        resume.check_processes(before, job.trainer.world_size)
         data_facts.check_unchanged(before, used, job.data)
     if cfg.run is None and not rundir.claim(run_dir, new=True):
         return train(given, overrides, callbacks)  # another one has taken this very name at the same moment
@@ -97,6 +102,8 @@ def train(
                 f"{run_dir}: another process has begun this run in the meantime; see what it does"
             )
         remove_unfinished(run_dir)
+        if before is None and (run_dir / record.FILE_NAME).is_file():  # of an attempt that failed
+            attempts.set_aside(run_dir)
         rundir.write_config(run_dir, cfg)
         rundir.write_classes(run_dir, job.data.info.classes)
         record.write(started, run_dir)
@@ -107,16 +114,19 @@ def _recorded(
     job: Job, started: record.RunRecord, before: record.RunRecord | None, signals: Signals
 ) -> record.RunRecord:
     """Train, and write what became of it."""
+    interrupted = replace(started, status="interrupted", error=record.INTERRUPTED)
+    signals.last_words = lambda: record.write(interrupted, job.run_dir)
     os.environ[JOB_VARIABLE] = str(job.run_dir)
     begin = time.perf_counter()
     try:
         with signals.raising():
             metrics = _run(job)
     except BaseException as error:
-        failed = replace(started, status="failed", error=_described(error))
-        record.write(failed, job.run_dir)
-        tracking.close(job.loggers, failed)
-        status = _signal_status(error)
+        status = signals.status(error)
+        line = record.INTERRUPTED if status_of(error) else ailments.one_line(error)
+        ended = replace(started, status="interrupted" if status else "failed", error=line)
+        _write(ended, job.run_dir, signals)
+        tracking.close(job.loggers, ended)
         if status:
             raise SystemExit(status) from error
         raise
@@ -127,14 +137,25 @@ def _recorded(
         k: v for k, v in resume.costs(before).items() if metrics[k] != metrics[k]
     }  # too short a leg to measure
     done = replace(started, status="done", metrics=metrics)
-    record.write(done, job.run_dir)
+    _write(done, job.run_dir, signals)
     tracking.close(job.loggers, done)
     return done
 
 
+def _write(found: record.RunRecord, run_dir: Path, signals: Signals) -> None:
+    with signals.writing:
+        signals.last_words = None
+        record.write(found, run_dir)
+
+
 def join(run_dir: Path) -> None:
-    """What a further DDP process does: the same run, without claiming the directory or recording."""
-    _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
+    """What a further DDP process does: the same run, without claiming the directory or recording.
+
+    It ends with the first one, which Lightning would kill while it records a signal, were this one's status not 0.
+    """
+    end_with_parent()
+    with suppress(Stopped), Signals(grace=GRACE + LAST_WORDS) as signals, signals.raising():
+        _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
 
 
 def _assemble(
@@ -152,23 +173,25 @@ def _assemble(
         start_regressions(method, data, cfg)
     if cfg.init_from and resume_path is None:
         print(f"init_from: {init_from(method, cfg.init_from, data.info.classes, cfg)}", flush=True)
-    loggers = tracking.build_loggers(
-        run_dir=run_dir,
-        identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
-        config=started.factors | {f"code.{key}": value for key, value in started.code.items()},
-        resume_step=None if resume_path is None else read_checkpoint(resume_path)["global_step"],
-        **cfg.logger,
-    )
     monitor = f"val/{data.info.main_metric}"
     callbacks = [*build_callbacks(run_dir=run_dir, monitor=monitor, **cfg.callbacks), *further]
-    trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=loggers, **cfg.trainer)
+    trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=[], **cfg.trainer)
+    known = record.with_batch(started.factors | {record.WORLD_SIZE: trainer.world_size})
+    writes = world.rank() == 0  # rows of metrics.csv
+    loggers = trainer.loggers = tracking.build_loggers(
+        run_dir=run_dir,
+        identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
+        config=known | {f"code.{key}": value for key, value in started.code.items()},
+        resume_step=read_checkpoint(resume_path)["global_step"] if resume_path and writes else None,
+        **cfg.logger,
+    )
     on_gpu = trainer.strategy.root_device.type == "cuda"  # torch has no synchronised norm on the CPU
     synchronised = cfg.trainer.sync_batchnorm and trainer.world_size > 1 and on_gpu
     plan = check_batches(cfg, data, method, trainer, synchronised=synchronised)
     if synchronised:
         convert_sync_batch_norm(method)
     compile_model(method, cfg.trainer.compile)
-    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path, plan)
+    return Job(cfg, run_dir, data, method, callbacks, loggers, trainer, resume_path, plan, known)
 
 
 def _run(job: Job) -> dict[str, float]:
@@ -224,28 +247,12 @@ def _settle_counters(trainer: pl.Trainer) -> None:
     )
 
 
-def _described(error: BaseException) -> str:
-    if _signal_status(error):
-        return "interrupted"
-    line = ailments.sentence(error) or (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line}"[:500]
-
-
-def _signal_status(error: BaseException) -> int:
-    """Exit status of a process that ends by a signal; 0 for any other error."""
-    if isinstance(error, Stopped):
-        return 128 + error.number
-    if isinstance(error, SIGTERMException):
-        return 143
-    return 130 if isinstance(error, KeyboardInterrupt | SystemExit) else 0
-
-
 def _test(
     cfg: DictConfig, run_dir: Path, trainer: pl.Trainer, method: Method, data: DataModule
 ) -> dict[str, float]:
     """Scores of the validation and test splits with the last (or best) weights; files for the test split."""
     metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
-    _settle_best(run_dir, trainer, metrics[f"val/{data.info.main_metric}"])
+    settle_best(run_dir, trainer, metrics[f"val/{data.info.main_metric}"])
     if cfg.test_weights != "last":
         load_weights(method, run_dir, cfg.test_weights)
         metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
@@ -257,21 +264,14 @@ def _test(
     return metrics
 
 
-def _settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
-    """The last weights compete for ``best`` too: training rarely ends on a validation."""
-    callback = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), None)
-    if callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return
-    before = callback.best_model_score
-    if before is None or score > float(before) or not (run_dir / rundir.BEST).is_file():
-        trainer.save_checkpoint(run_dir / rundir.BEST, weights_only=True)
-
-
 def new_record(
     cfg: DictConfig, run_dir: Path, overrides: Sequence[str], before: record.RunRecord | None
 ) -> record.RunRecord:
-    # The run that this one started from may be gone by the time of a further leg.
-    known = {k: v for k, v in before.factors.items() if k == "init_from"} if before else {}
+    if before is None:
+        known, below = known_below(cfg)
+    else:  # the run that this one started from may be gone by now
+        known = {k: v for k, v in only_recorded(before).items() if k.startswith((record.BELOW, "init_from"))}
+        below = {k: v for k, v in before.data.items() if k.startswith(record.BELOW)}
     return record.RunRecord(
         schema=record.SCHEMA,
         run_id=before.run_id if before else rundir.new_id(),
@@ -286,6 +286,7 @@ def new_record(
         name=before.name if before else str(cfg.run or rundir.short_name(overrides)),
         study=cfg.study,
         overrides=before.overrides if before else list(overrides),
+        data=below | places.files(cfg),
     )
 
 

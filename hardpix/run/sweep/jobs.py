@@ -18,9 +18,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix import record
 from hardpix.record import flatten
+from hardpix.report.identity import without_below
 from hardpix.run.config import GROUPS, Root, compose, explain, validate
 from hardpix.run.parent import INHERITED
+from hardpix.run.places import PLACES, absolute, moved, present, recorded, same
 from hardpix.run.rundir import NO_FACTOR, choose, plain, read_config, short_name
 from hardpix.run.sweep.state import look
 from hardpix.run.sweep.study import Study, key_of
@@ -71,6 +74,7 @@ def jobs_of(
         try:
             cfg = composed(overrides)
             validate(cfg)
+            cfg = absolute(cfg)
             cfg.run = "run"  # a name that is right, for the check of the others
             folder = choose(cfg, overrides).parent
         except ConfigError as error:
@@ -78,6 +82,9 @@ def jobs_of(
             continue
         mark = fingerprint(cfg)
         key = (str(folder), mark)
+        if key in jobs and not _alike(jobs[key].config(), cfg):
+            mark = marked_by_content(mark, cfg)
+            key = (str(folder), mark)
         if key in jobs:
             twice.append(f"job {number} ({name}) is job {jobs[key].number} once more: run once")
             continue
@@ -91,12 +98,35 @@ def jobs_of(
 def fingerprint(cfg: DictConfig, without: Sequence[str] = ()) -> str:
     """The same for configurations that train and score the same, however they were written; 64 hex digits.
 
-    ``without``: what besides is left out, by how its keys begin.
+    Paths are left out: two configurations that differ in these alone may name the same files. ``without``: what besides
+    is left out, by how its keys begin.
     """
     left_out = (*NO_FACTOR, *without)
-    flat = {key: value for key, value in flatten(plain(cfg)).items() if not key.startswith(left_out)}
+    flat = {
+        key: value
+        for key, value in flatten(plain(cfg)).items()
+        if not key.startswith(left_out) and not (isinstance(value, str) and without_below(key) in PLACES)
+    }
     text = json.dumps(_numbers(flat), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def marked_by_content(mark: str, cfg: DictConfig) -> str:
+    """Another fingerprint, for a job that differs from the one with ``mark`` in what lies at its paths alone.
+
+    The paths themselves count where nothing can be read there.
+    """
+    paths = {
+        key: value for key, value in flatten(plain(cfg)).items() if key in PLACES and isinstance(value, str)
+    }
+    told = json.dumps([mark, paths | present(cfg, paths)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _alike(one: DictConfig, other: DictConfig) -> bool:
+    """Whether the paths of two jobs lead to the same files; what lies there is read where they differ."""
+    keys = moved(flatten(plain(one)), flatten(plain(other)))
+    return not keys or same(present(one, keys), present(other, keys), keys)
 
 
 def _numbers(value: Any) -> Any:
@@ -153,18 +183,36 @@ def _placed(jobs: Sequence[Job]) -> list[Job]:
     another name: runs whose mark is no job's are known by the configuration in them.
     """
     marks = {job.fingerprint[:8] for job in jobs}
-    present = {folder: _present(folder) for folder in {job.run_dir.parent for job in jobs}}
-    read: dict[Path, dict[str, str]] = {}
+    there = {folder: _present(folder) for folder in {job.run_dir.parent for job in jobs}}
+    read: dict[Path, dict[str, list[str]]] = {}
     placed: list[Job] = []
     for job in jobs:
-        folder = job.run_dir.parent
-        directory = present[folder].get(job.fingerprint[:8])
-        if directory is None:
+        folder, own = job.run_dir.parent, job.fingerprint[:8]
+        names = [there[folder][own]] if own in there[folder] else []
+        if not names:
             if folder not in read:
-                read[folder] = _read([folder / n for mark, n in present[folder].items() if mark not in marks])
-            directory = read[folder].get(_own(job.config())) if read[folder] else None
+                read[folder] = _read([folder / n for mark, n in there[folder].items() if mark not in marks])
+            names = read[folder].get(_own(job.config()), []) if read[folder] else []
+        directory = next((name for name in names if _belongs(job, folder / name)), None)
+        if directory is None and own in there[folder]:  # the same settings on other data
+            mark = marked_by_content(job.fingerprint, job.config())
+            job = replace(
+                job, fingerprint=mark, run_dir=folder / MARKED.sub(f"-{mark[:8]}", job.run_dir.name)
+            )
+            directory = there[folder].get(mark[:8])
         placed.append(job if directory is None else replace(job, run_dir=folder / directory))
     return placed
+
+
+def _belongs(job: Job, run_dir: Path) -> bool:
+    """Whether a run of the job's settings was trained on what lies at the job's paths now."""
+    cfg = job.config()
+    try:
+        stored, before = read_config(run_dir), record.read(run_dir)
+    except (HardpixError, OmegaConfBaseException):
+        return True  # nothing is known of it, or another part of the program will tell
+    keys = moved(flatten(plain(stored)), flatten(plain(cfg)))
+    return not keys or same(recorded(before, keys), present(cfg, keys), keys)
 
 
 def _present(folder: Path) -> dict[str, str]:
@@ -175,12 +223,12 @@ def _present(folder: Path) -> dict[str, str]:
     return {name[-8:] if MARKED.search(name) else name: name for name in names}
 
 
-def _read(run_dirs: Sequence[Path]) -> dict[str, str]:
-    """The names of runs by what they have trained; of several alike the one that is done.
+def _read(run_dirs: Sequence[Path]) -> dict[str, list[str]]:
+    """The names of runs by what they have trained; of several alike those that are done first.
 
     Others count only where a sweep has named them: what failed is cleared, and not all is a sweep's to clear.
     """
-    found: dict[str, tuple[bool, str]] = {}
+    found: dict[str, list[tuple[bool, str]]] = {}
     for path in run_dirs:
         state = look(path)
         if state.record is None or (state.kind != "done" and not MARKED.search(path.name)):
@@ -189,8 +237,8 @@ def _read(run_dirs: Sequence[Path]) -> dict[str, str]:
             own = _own(read_config(path))
         except (HardpixError, OmegaConfBaseException):
             continue
-        found[own] = max(found.get(own, (False, "")), (state.kind == "done", path.name))
-    return {own: name for own, (_, name) in found.items()}
+        found.setdefault(own, []).append((state.kind == "done", path.name))
+    return {own: [name for _, name in sorted(alike, reverse=True)] for own, alike in found.items()}
 
 
 def _own(cfg: DictConfig) -> str:

@@ -16,6 +16,7 @@ from hardpix.run import own_files
 from hardpix.run.config import nearest
 from hardpix.run.lock import held
 from hardpix.run.overrides import override
+from hardpix.run.places import PLACES, present
 from hardpix.run.rundir import NO_FACTOR, check_writable, plain, short_name
 from hardpix.run.sweep.execute import attempt, command
 from hardpix.run.sweep.jobs import Composer, Job, composer, counted, jobs_of
@@ -63,11 +64,13 @@ def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False
     runs from their last checkpoints.
     """
     search, begin = _search(study), time.perf_counter()
-    folder, settings, _ = prepare(study, config_dir)
+    folder, settings, jobs = prepare(study, config_dir)
     check_writable(folder)
     own_files.check(folder, deep=False)
     from hardpix.run.sweep import trials
 
+    named = [key for key in PLACES if isinstance(settings.get(key), str)]
+    settings[trials.CONTENT] = present(jobs[0].config(), named)
     store = trials.opened(folder, study.name or folder.name, search, settings)
     worker = _Worker(study, search, config_dir, take_over)
     with terminable() as stopped, thawed():
@@ -88,7 +91,7 @@ def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False
 
     print("\n" + "\n".join(footer(trials.found(folder, store.study_name), search, over=True)), end="")
     print(f"; {time.perf_counter() - begin:.0f} s", flush=True)
-    status = 143 if stopped else worker.status
+    status = 128 + stopped[0] if stopped else worker.status
     return status or (1 if worker.failures else 0)
 
 

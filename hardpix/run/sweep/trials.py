@@ -25,6 +25,7 @@ FILE = "optuna.db"
 LOCK = ".optuna.lock"
 WAIT = 60  # seconds that a process waits for another one to finish writing
 OWNER, SETTINGS = "owner", "settings"
+CONTENT = "content"  # among the settings: what lies at the paths of others
 SHOWN = 5  # differing settings that an error names
 
 COMPLETE, PRUNED, FAILED, RUNNING = (
@@ -56,6 +57,7 @@ def opened(folder: Path, name: str, search: Search, settings: Mapping[str, Any])
         begun = any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         if not begun:
             study.set_user_attr(SETTINGS, dict(settings))
+    before, settings = _by_content(before, settings), _by_content(settings, before)
     if begun and before != settings:
         keys = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         told = "; ".join(f"{key}: {before.get(key)} -> {settings.get(key)}" for key in keys[:SHOWN])
@@ -64,6 +66,15 @@ def opened(folder: Path, name: str, search: Search, settings: Mapping[str, Any])
             "only trials, sampler and pruner may change"
         )
     return study
+
+
+def _by_content(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what lies at their paths in place of the paths, where that is known of both sides."""
+    contents = own.get(CONTENT, {})
+    known = contents.keys() & other.get(CONTENT, {}).keys()
+    return {key: value for key, value in own.items() if key != CONTENT} | {
+        key: contents[key] for key in known
+    }
 
 
 def found(folder: Path, name: str) -> list[FrozenTrial]:
