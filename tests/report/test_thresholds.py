@@ -47,6 +47,13 @@ def numbers(path):
         return list(csv.DictReader(file))
 
 
+def test_a_segmenter_without_errors_is_told(tmp_path):
+    nothing = {key: math.nan for key in scores(0, repairs=False) if "@" in key}
+    write(tmp_path, "e0", 0, "ErrorPrediction", nothing)
+    with pytest.raises(HardpixError, match="the segmenter made no error"):
+        draw_thresholds([str(tmp_path)], "test", "method", False, [], [tmp_path / "f.png"])
+
+
 def test_numbers_are_means_over_seeds_in_the_order_of_thresholds(runs, tmp_path):
     out = tmp_path / "out/f.png"
     notes = draw_thresholds([str(runs)], "test", "method", False, [], [out])
