@@ -75,7 +75,7 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; a fault of the user becomes its own sentence, a traceback only with HYDRA_FULL_ERROR=1."""
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
-        return command(arguments)
+        return _quitting(command, arguments) if command in TRAINING else command(arguments)
     except BrokenPipeError:
         return 1
     except Exception as error:
@@ -95,6 +95,13 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("hardpix: interrupted", file=sys.stderr)
         return 130
+
+
+def _quitting(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    from hardpix.run.signals import quitting
+
+    with quitting():
+        return command(arguments)
 
 
 def _unwritten(error: OSError) -> str:
@@ -227,6 +234,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "completion": _completion,
     "demo": _demo,
 }
+
+TRAINING = (_train, _sweep, _chain, _join)  # a signal ends them with its status, from the first moment on
 
 if __name__ == "__main__":
     sys.exit(main())

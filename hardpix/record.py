@@ -1,7 +1,8 @@
 """The run record: what a run leaves behind and all that a table reads. Standard library only.
 
 ``run.json`` lies in the run's directory. It is written at the start (``running``) and replaced atomically at
-the end (``done``, or ``failed`` with the error): a reader sees one whole record or the other, never a part.
+the end (``done``, ``interrupted`` by a signal, or ``failed`` with the error): a reader sees one whole record or the
+other, never a part.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ SCHEMA = 1
 READABLE_SCHEMAS = (1,)
 FILE_NAME = "run.json"
 
-Status = Literal["running", "done", "failed"]
+Status = Literal["running", "done", "interrupted", "failed"]
+INTERRUPTED = "interrupted"
 PRUNED = "Pruned: "  # how the error of a run begins that a search ended early
 
 
@@ -40,7 +42,7 @@ class RunRecord:
     code: dict[str, str]  # commit, dirty flag, torch / lightning / timm versions
     host: dict[str, str]  # device, precision; never a factor
     started: str  # UTC, ISO 8601; duration is metrics["run/seconds"]
-    error: str | None = None  # one line, when failed
+    error: str | None = None  # one line, when failed or interrupted
     name: str = ""  # for people: the overrides, shortened
     study: str = ""  # runs of one sweep share it
     dataset: str = ""  # name of the data set that was scored
@@ -61,7 +63,8 @@ class RunRecord:
     @property
     def reason(self) -> str:
         """The first line of the error, without what the outcome says already; empty where there is none."""
-        return ((self.error or "").removeprefix(PRUNED).strip().splitlines() or [""])[0]
+        first = ((self.error or "").removeprefix(PRUNED).strip().splitlines() or [""])[0]
+        return "" if first == self.outcome else first
 
 
 def write(record: RunRecord, run_dir: str | os.PathLike[str]) -> Path:
@@ -88,6 +91,8 @@ def read(run_dir: str | os.PathLike[str]) -> RunRecord:
         raise HardpixError(f"{path} has record schema {schema!r}, and this hardpix reads only {known}.")
     try:
         content["metrics"] = {key: _decode(value) for key, value in content["metrics"].items()}
+        if (content["status"], content.get("error")) == ("failed", INTERRUPTED):  # as older versions wrote it
+            content["status"] = INTERRUPTED
         record = RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HardpixError(f"{path} is not a complete run record ({error}); delete it or rerun.") from None

@@ -14,6 +14,7 @@ from hardpix.data.sample_check import checked
 from hardpix.data.sampling import Draw, TrainSampler, generator
 from hardpix.data.skipping import SKIPPED, Skips, too_many
 from hardpix.data.transforms import Transformed
+from hardpix.data.workers import killable, shielded
 from hardpix.types import Batch, DataError, DatasetInfo
 
 Finish = Callable[[dict[str, Any]], Batch]
@@ -154,6 +155,14 @@ class Loader(DataLoader):
             if self._skips is not None:
                 batch = self._skips.take(batch)
             yield self._finish(batch) if self._finish else batch
+
+    def _get_iterator(self) -> Any:
+        if self.num_workers == 0:
+            return super()._get_iterator()
+        with shielded(self):
+            iterator = super()._get_iterator()
+        killable(getattr(iterator, "_workers", []))
+        return iterator
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._epoch, "batches": self._yielded}

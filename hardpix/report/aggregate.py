@@ -38,7 +38,7 @@ Outcome = dict[str, float] | str
 def by_seed(runs: Sequence[Run], notes: list[str]) -> dict[int, Run]:
     """One run per seed: an unfinished attempt gives way to a finished one; two finished are refused."""
     found: dict[int, Run] = {}
-    rank = {"done": 2, "running": 1}
+    rank = {"done": 3, "running": 2, "interrupted": 1}
     for run in sorted(runs, key=lambda run: run.directory):
         other = found.setdefault(run.record.seed, run)
         if other is run:

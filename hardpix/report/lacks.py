@@ -80,6 +80,8 @@ def reason(run: Run) -> str:
     """``failed: OutOfMemoryError: ... (runs/a)``: the first line of what a run ended with."""
     if run.record.status == "running":
         return f"running since {run.record.started or 'an unknown time'}"
+    if run.record.status == "interrupted":
+        return "interrupted by a signal" + (f": {run.record.reason}" if run.record.reason else "")
     return f"{run.record.outcome}: {run.record.reason or 'its record gives no reason'}"
 
 

@@ -26,7 +26,8 @@ SHOWN = 12  # values in a line of the summary
 def summary(part: Part) -> str:
     """What was compared, as a list of facts."""
     records = [run.record for run in part.runs]
-    status = {s: sum(r.outcome == s for r in records) for s in ("done", "running", "failed", "pruned")}
+    kinds = ("done", "running", "interrupted", "failed", "pruned")
+    status = {s: sum(r.outcome == s for r in records) for s in kinds}
     frames = {key: value for r in records for key, value in sorted(r.frames.items())}
     code = sorted({_version(r.code) for r in records})
     facts = {

@@ -20,6 +20,12 @@ def sentence(error: BaseException) -> str | None:
     return None
 
 
+def one_line(error: BaseException) -> str:
+    """``OSError: ...``: what a record says of a run that an error has ended."""
+    line = sentence(error) or (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line}"[:500]
+
+
 def _chain(error: BaseException | None) -> list[BaseException]:
     found: list[BaseException] = []
     while error is not None and error not in found:

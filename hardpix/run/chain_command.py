@@ -213,7 +213,7 @@ def _train(
     run_dir = Path(cfg.runs_dir) / str(cfg.study) / run
     if (run_dir / record.FILE_NAME).is_file():
         before = record.read(run_dir)
-        if before.status != "failed" or (run_dir / rundir.LAST).is_file():  # else it starts over
+        if before.status not in ("failed", "interrupted") or (run_dir / rundir.LAST).is_file():  # else it starts over
             _check_source(stage, run_dir, before, directories)
             cfg = compose([*overrides, *own, "resume=true"], config_dir=config_dir)
     _train_one(cfg, [*overrides, *own])

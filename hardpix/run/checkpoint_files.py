@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from hardpix import atomic
 from hardpix.run import rundir
+from hardpix.run.signals import held
 from hardpix.types import HardpixError
 
 MANIFEST = "manifest.json"
@@ -30,7 +31,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        save(checkpoint, Path(path))
+        with held():
+            save(checkpoint, Path(path))
 
     def load_checkpoint(
         self,

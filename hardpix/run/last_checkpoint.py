@@ -3,72 +3,17 @@
 from __future__ import annotations
 
 import copy
-import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
+from hardpix.run import signals
+from hardpix.run.signals import Stopped
 from hardpix.types import ConfigError
-
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-
-
-class Stopped(SystemExit):
-    """A signal has ended the training; the exit status is 128 and the signal's number, as in a shell."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.number = number
-
-
-class Signals:
-    """SIGINT, SIGTERM and SIGUSR1 while a run is recorded, wherever Lightning's loops do not see to them.
-
-    Inside :meth:`raising` they raise ``Stopped`` at once; around it (a record is being written) at the end of the
-    block. A second one is not waited with. Only the main thread can have handlers; others change nothing.
-    """
-
-    def __init__(self) -> None:
-        self.received, self.at_once = 0, False
-        self.process = os.getpid()
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._receive) for number in STOPPING}
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        if self.received and kind is None:
-            raise Stopped(self.received)
-
-    @contextmanager
-    def raising(self) -> Iterator[None]:
-        self.at_once = True
-        try:
-            if self.received:
-                raise Stopped(self.received)
-            yield
-        finally:
-            self.at_once = False
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.process:  # a data worker, which has inherited this
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        again, self.received = self.received, number
-        if self.at_once or again:
-            raise Stopped(number)
 
 
 class Finish(Callback):
@@ -89,8 +34,9 @@ class LastCheckpoint(Checkpoint):
     counters are those after the last batch, all else is what it is when the next step begins, and a checkpoint from
     before a validation says that it is still to come. (A ``Checkpoint`` runs after all other callbacks.)
 
-    SIGINT, SIGTERM and SIGUSR1 end the training after the current step, with a checkpoint, by ``Stopped``; a second
-    signal ends it at once.
+    SIGINT, SIGTERM and SIGUSR1 end the training after the current step, with a checkpoint, by ``Stopped``. Of several
+    processes each step asks all whether one has had a signal; in validations and tests, of which they may have unequal
+    numbers of batches, the end of the epoch does.
     """
 
     def __init__(self, path: Path, every_steps: int | None) -> None:
@@ -99,14 +45,19 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every_steps, self.saved = path, every_steps, -1
         self.counters: dict[str, Any] | None = None  # instead of those at the time of saving
         self.waits = False  # with saving, until the next epoch begins or the training ends
-        self.received = 0  # a signal
+        self.began = time.monotonic()  # a step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._listen()
+        signals.steps(True)
+        self._raise(trainer)
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        self.began = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        signals.step_ended(time.monotonic() - self.began)
         # else Lightning takes the schedule that follows a score for one that a resumed epoch has had already
         trainer.fit_loop._restarting = False
         step, loop = trainer.global_step, trainer.fit_loop.epoch_loop
@@ -135,7 +86,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
-            self._listen()
+            signals.steps(True)
         if trainer.state.fn != "fit" or trainer.sanity_checking or self.waits:
             return
         self.counters = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
@@ -148,14 +99,30 @@ class LastCheckpoint(Checkpoint):
         self._raise(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        signals.step_ended()
+        if trainer.world_size == 1:
+            self._raise_in_validation(trainer)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._raise_in_validation(trainer)
+
+    def _raise_in_validation(self, trainer: pl.Trainer) -> None:
         if not trainer.sanity_checking and not (trainer.state.fn == "fit" and self.waits):
             self._raise(trainer)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._listen()
+        signals.steps(True)
 
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        signals.step_ended()
+        if trainer.world_size == 1:
+            self._raise(trainer)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._raise(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        signals.steps(False, alone=trainer.world_size == 1)
 
     def finish(self, trainer: pl.Trainer) -> None:
         """After the last validation: who resumes from here finds all rows of the training."""
@@ -176,24 +143,12 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path)
         self.saved, self.counters = trainer.global_step, None
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            raise Stopped(number)
-        self.received = number
-        print(f"{signal.Signals(number).name}: saving after this step (once more: stop at once)", flush=True)
-
     def _told_to_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether any process of the run has had a signal."""
+        """Whether any process of the run has had a signal; to be asked by all of them alike."""
         if trainer.world_size == 1:
-            return bool(self.received)
-        return trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
+            return bool(signals.received())
+        return trainer.strategy.reduce_boolean_decision(bool(signals.received()), all=False)
 
     def _raise(self, trainer: pl.Trainer) -> None:
         if self._told_to_stop(trainer):
-            raise Stopped(self.received or signal.SIGTERM)
-
-    def _listen(self) -> None:
-        """Lightning has set handlers of its own by now, and puts the former ones back at the end of its loops."""
-        if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                signal.signal(number, self._receive)
+            raise Stopped(signals.received() or signal.SIGTERM)

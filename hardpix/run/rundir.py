@@ -130,7 +130,7 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
             f"{run_dir}: process {before.host['pid']} on {before.host['hostname']} is training this run; "
             "wait for it or stop it"
         )
-    unfinished = before.status == "failed" and not resumable(run_dir)
+    unfinished = before.status in ("failed", "interrupted") and not resumable(run_dir)
     if not cfg.resume:
         if unfinished:
             return None

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +16,14 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hardpix import record
 from hardpix.atomic import remove_unfinished
 from hardpix.data import DataModule
+from hardpix.data.workers import end_with_parent
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
-from hardpix.run import ailments, data_facts, results, resume, rundir, tracking, world
+from hardpix.run import ailments, attempts, data_facts, results, resume, rundir, tracking, world
 from hardpix.run.build import build
 from hardpix.run.callbacks import build_callbacks
 from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
@@ -34,11 +35,11 @@ from hardpix.run.ema import settle
 from hardpix.run.environment import code_versions, host_facts
 from hardpix.run.evaluate import TESTED
 from hardpix.run.fitting import fit_to_labels
-from hardpix.run.last_checkpoint import Signals, Stopped
 from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run, told
 from hardpix.run.remarks import start_remarks
+from hardpix.run.signals import GRACE, LAST_WORDS, Signals, Stopped, status_of
 from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError, Diverged
 
@@ -64,9 +65,9 @@ def train(
     """Train, test and record; the directory is ``runs_dir/study/run``.
 
     What cannot work is refused before anything is written. The record then says ``running`` until the end,
-    ``done``, or ``failed`` with the error; whatever is raised is raised on, a signal as ``SystemExit`` with its
-    status (130, 143). ``overrides`` (the command line) name the run and stand in its record; ``callbacks`` watch it
-    besides its own.
+    ``done``, ``interrupted`` by a signal, or ``failed`` with the error; whatever is raised is raised on, a signal as
+    ``SystemExit`` with its status (130, 143, 138). ``overrides`` (the command line) name the run and stand in its
+    record; ``callbacks`` watch it besides its own.
     """
     validate(cfg)
     given, cfg = cfg, inherit(cfg, overrides)
@@ -82,7 +83,8 @@ def train(
     if before is not None:
         resume.check_length(before, cfg, job.method)
     if further:
-        return replace(started, metrics=_run(job))
+        with Signals() as signals, signals.raising():
+            return replace(started, metrics=_run(job))
     info = job.data.info
     used = data_facts.used(job.data)
     started = replace(started, dataset=info.name, main_metric=info.main_metric, **used)
@@ -96,6 +98,8 @@ def train(
                 f"{run_dir}: another process has begun this run in the meantime; see what it does"
             )
         remove_unfinished(run_dir)
+        if before is None and (run_dir / record.FILE_NAME).is_file():  # of an attempt that failed
+            attempts.set_aside(run_dir)
         rundir.write_config(run_dir, cfg)
         rundir.write_classes(run_dir, job.data.info.classes)
         record.write(started, run_dir)
@@ -106,16 +110,19 @@ def _recorded(
     job: Job, started: record.RunRecord, before: record.RunRecord | None, signals: Signals
 ) -> record.RunRecord:
     """Train, and write what became of it."""
+    interrupted = replace(started, status="interrupted", error=record.INTERRUPTED)
+    signals.last_words = lambda: record.write(interrupted, job.run_dir)
     os.environ[JOB_VARIABLE] = str(job.run_dir)
     begin = time.perf_counter()
     try:
         with signals.raising():
             metrics = _run(job)
     except BaseException as error:
-        failed = replace(started, status="failed", error=_described(error))
-        record.write(failed, job.run_dir)
-        tracking.close(job.loggers, failed)
-        status = _signal_status(error)
+        status = signals.status(error)
+        line = record.INTERRUPTED if status_of(error) else ailments.one_line(error)
+        ended = replace(started, status="interrupted" if status else "failed", error=line)
+        _write(ended, job.run_dir, signals)
+        tracking.close(job.loggers, ended)
         if status:
             raise SystemExit(status) from error
         raise
@@ -126,14 +133,25 @@ def _recorded(
         k: v for k, v in resume.costs(before).items() if metrics[k] != metrics[k]
     }  # too short a leg to measure
     done = replace(started, status="done", metrics=metrics)
-    record.write(done, job.run_dir)
+    _write(done, job.run_dir, signals)
     tracking.close(job.loggers, done)
     return done
 
 
+def _write(found: record.RunRecord, run_dir: Path, signals: Signals) -> None:
+    with signals.writing:
+        signals.last_words = None
+        record.write(found, run_dir)
+
+
 def join(run_dir: Path) -> None:
-    """What a further DDP process does: the same run, without claiming the directory or recording."""
-    _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
+    """What a further DDP process does: the same run, without claiming the directory or recording.
+
+    It ends with the first one, which Lightning would kill while it records a signal, were this one's status not 0.
+    """
+    end_with_parent()
+    with suppress(Stopped), Signals(grace=GRACE + LAST_WORDS) as signals, signals.raising():
+        _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
 
 
 def _assemble(
@@ -215,22 +233,6 @@ def _settle_counters(trainer: pl.Trainer) -> None:
     loop.epoch_progress.current.completed = math.ceil(
         loop.epoch_loop.batch_progress.total.ready / trainer.num_training_batches
     )
-
-
-def _described(error: BaseException) -> str:
-    if _signal_status(error):
-        return "interrupted"
-    line = ailments.sentence(error) or (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line}"[:500]
-
-
-def _signal_status(error: BaseException) -> int:
-    """Exit status of a process that ends by a signal; 0 for any other error."""
-    if isinstance(error, Stopped):
-        return 128 + error.number
-    if isinstance(error, SIGTERMException):
-        return 143
-    return 130 if isinstance(error, KeyboardInterrupt | SystemExit) else 0
 
 
 def _test(

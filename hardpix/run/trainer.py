@@ -106,9 +106,12 @@ def build_trainer(
 def _made(factory: Callable[..., pl.Trainer], **settings: Any) -> pl.Trainer:
     """What Lightning refuses (a strategy, a device) becomes one sentence."""
     try:
-        return factory(**settings)
+        trainer = factory(**settings)
     except (ValueError, TypeError, KeyError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+    # those of hardpix.run.signals stay: Lightning's handler would wait for all processes wherever the signal finds it
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def check_length(max_steps: int | None, max_epochs: int | None) -> None:

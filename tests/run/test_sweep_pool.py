@@ -317,7 +317,7 @@ def test_a_second_signal_ends_them_at_once(started):
     assert process.returncode == 143
     assert "2 interrupted, 1 waiting" in said
     assert gone(workers)
-    assert statuses() == {1: "failed", 2: "failed"}
+    assert statuses() == {1: "interrupted", 2: "interrupted"}
     assert {look(path).kind for path, _ in runs().values()} == {"interrupted"}
 
 

@@ -223,7 +223,7 @@ def test_a_signal_ends_in_its_status_and_in_the_record(tiny, tmp_path, monkeypat
         train(tiny("run=a"), [])
     assert raised.value.code == status
     found = record.read(tmp_path / "runs/default/a")
-    assert (found.status, found.error) == ("failed", said)
+    assert (found.status, found.error) == ("interrupted", said)
 
 
 @pytest.mark.slow

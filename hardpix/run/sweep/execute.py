@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.run import ailments, console, rundir
+from hardpix.run import ailments, attempts, console, rundir
 from hardpix.run.lock import held
 from hardpix.run.overrides import quoted
 from hardpix.run.sweep import process, queue
 from hardpix.run.sweep.crew import Crew, Elsewhere, follow
 from hardpix.run.sweep.jobs import Job, counted
-from hardpix.run.sweep.state import ACTION, ERROR, INTERRUPTED, State, clear, leftovers, look, scores
+from hardpix.run.sweep.state import ACTION, ERROR, INTERRUPTED, State, look, scores
 from hardpix.run.sweep.study import Study
 from hardpix.secrets import masked
 from hardpix.types import HardpixError, Pruned
@@ -40,7 +40,7 @@ class Ended(NamedTuple):
 
     kind: str  # done | failed | running | interrupted
     text: str = ""  # its scores, or its error in one line
-    status: int = 0  # 130, 143: ended by a signal
+    status: int = 0  # 130, 143, 138: ended by a signal
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Outcome:
     total: int
     ends: dict[int, str] = field(default_factory=dict)  # job number -> done | failed | running | interrupted
     errors: dict[int, str] = field(default_factory=dict)  # one line each
-    status: int = 0  # 130, 143: ended by a signal
+    status: int = 0  # 130, 143, 138: ended by a signal
 
     def begun(self, job: Job, state: State, where: str = "") -> None:
         self._tell(job, f"({ACTION[state.kind]}: {state.why}{where})")
@@ -85,7 +85,7 @@ def run_here(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> O
                 if ended.kind != "failed" or stopped:
                     break
             if stopped or ended.status:
-                outcome.status = 143 if stopped else ended.status
+                outcome.status = 128 + stopped[0] if stopped else ended.status
                 break
             if ended.kind == "failed" and study.on_error == "stop":
                 break
@@ -125,8 +125,8 @@ def work(
 def attempt(job: Job, state: State, crew: Crew | None = None, callbacks: Sequence[pl.Callback] = ()) -> Ended:
     """Train; what a job raises ends it alone, a signal is told by a status."""
     crew = crew or Crew()
-    if state.kind == "failed" and not state.resume:
-        clear(job.run_dir)
+    if state.kind == "failed" and not state.resume and (kept := attempts.set_aside(job.run_dir)):
+        print(f"{job.name} starts afresh; what it had saved is kept in {kept}", flush=True)
     cfg = job.config(resume=state.resume)
     crew.say(f"train {job.number} {'resume' if cfg.resume else 'fresh'}")
     try:
@@ -141,7 +141,7 @@ def attempt(job: Job, state: State, crew: Crew | None = None, callbacks: Sequenc
         text = "".join(traceback.format_exception(error))
         if not isinstance(error, HardpixError):
             print(masked(text), file=sys.stderr, flush=True)
-        line = _one_line(error)
+        line = masked(ailments.one_line(error))
         _leave_traces(job, line, text, again=isinstance(error, Elsewhere))
         return Ended("failed", line)
     (job.run_dir / ERROR).unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def lost(job: Job, why: str) -> Ended:
             return Ended(state.kind if free else "running", found)
         if why == INTERRUPTED:
             if state.record is not None:
-                record.write(replace(state.record, status="failed", error=why), job.run_dir)
+                record.write(replace(state.record, status="interrupted", error=why), job.run_dir)
             return Ended("interrupted")
         if state.kind == "failed" and state.record is not None and not state.resume:
             return Ended("failed", state.record.error or why)
@@ -213,11 +213,6 @@ def _unbegun(job: Job) -> record.RunRecord:
     )
 
 
-def _one_line(error: Exception) -> str:
-    line = ailments.sentence(error) or (str(error).strip().splitlines() or [""])[0]
-    return masked(f"{type(error).__name__}: {line}")[:500]
-
-
 def command(job: Job, state: State, config_dir: Path | None = None) -> str:
     """The command line that does with this job alone what the sweep would do."""
     own = [o for o in job.overrides if not o.startswith("study=")]
@@ -226,7 +221,9 @@ def command(job: Job, state: State, config_dir: Path | None = None) -> str:
     folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
     line = shlex.join(["hardpix", "train", *folder, *words])
     if state.kind == "failed" and not state.resume:  # `train` keeps what a failed run has left
-        return shlex.join(["rm", "-rf", *map(str, leftovers(job.run_dir))]) + " && " + line
+        target = str(attempts.place(job.run_dir))
+        moved = ["mv", *map(str, attempts.leftovers(job.run_dir)), target]
+        return f"{shlex.join(['mkdir', '-p', target])} && {shlex.join(moved)} && {line}"
     return line
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from hardpix.run.signals import SETTLE, STOPPING
 from hardpix.run.sweep.execute import Ended, Outcome, lost
 from hardpix.run.sweep.jobs import Job
 from hardpix.run.sweep.launchers import Launcher
@@ -244,15 +246,22 @@ def gpus() -> tuple[str, ...]:
 
 @contextmanager
 def _noted() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM fill instead of ending the process."""
+    """A list that Ctrl-C, SIGTERM and SIGUSR1 fill instead of ending the process."""
     signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda number, _: signals.append(number)) for kind in kinds]
+    since = 0.0
+
+    def note(number: int, _: object) -> None:
+        nonlocal since
+        if not signals or time.monotonic() - since >= SETTLE:
+            since = time.monotonic()
+            signals.append(number)
+
+    before = [signal.signal(kind, note) for kind in STOPPING]
     try:
         yield signals
     finally:
-        for kind, handler in zip(kinds, before, strict=True):
+        for kind, handler in zip(STOPPING, before, strict=True):
             signal.signal(kind, handler)

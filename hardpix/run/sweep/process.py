@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hardpix.run import world
+from hardpix.run.signals import STOPPING
 
 # What Lightning sets for the processes that it starts, and takes for the user's own at the next job.
 OF_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -84,22 +85,23 @@ def thawed() -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[list[int]]:
-    """A list that SIGTERM fills.
+    """A list that SIGINT, SIGTERM and SIGUSR1 fill.
 
-    Outside Lightning the signal raises; while it trains, its own handler ends the run after the current step.
+    Outside of a training the signal raises; in it, handlers of its own end the run after the current step.
     """
     stopped: list[int] = []
 
     def handler(number: int, _: object) -> None:
         stopped.append(number)
-        if signal.getsignal(signal.SIGTERM) is handler:
-            raise SystemExit(143)
+        if signal.getsignal(number) is handler:
+            raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = {number: signal.signal(number, handler) for number in STOPPING}
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)

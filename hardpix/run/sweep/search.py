@@ -88,7 +88,7 @@ def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False
 
     print("\n" + "\n".join(footer(trials.found(folder, store.study_name), search, over=True)), end="")
     print(f"; {time.perf_counter() - begin:.0f} s", flush=True)
-    status = 143 if stopped else worker.status
+    status = 128 + stopped[0] if stopped else worker.status
     return status or (1 if worker.failures else 0)
 
 

@@ -65,7 +65,8 @@ class OnNode:
         signal.signal(number, warn)
         outcome = run_here(self.study, [job])
         end = outcome.ends.get(job.number, "interrupted")
-        if outcome.status == 143 and first and (warned or _makes_room()):
+        asked = warned or outcome.status == 128 + number  # in a training SIGUSR1 does not come to `warn`
+        if outcome.status in (143, 128 + number) and first and (asked or _makes_room()):
             again(number, None)
         if end == "failed" or outcome.status:  # as the queue's own books should have it
             raise SystemExit(outcome.status or 1)

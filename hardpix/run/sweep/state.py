@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,7 +14,7 @@ from hardpix.run.sweep import queue
 from hardpix.types import HardpixError
 
 ERROR = "error.txt"  # the traceback of a run that failed
-INTERRUPTED = "interrupted"  # what a record says of a run that a signal ended
+INTERRUPTED = record.INTERRUPTED
 LOST = "worker "  # how the error of a run begins whose process was killed; what it raises begins with a type
 CSV = "metrics.csv"
 
@@ -65,7 +64,7 @@ def _recorded(run_dir: Path, *, take_over: bool) -> State:
     checkpoint = rundir.resumable(run_dir)
     if found.outcome == "pruned":
         return State("pruned", f"pruned {found.reason}", found, True)
-    if found.status == "failed" and found.error != INTERRUPTED:
+    if found.status == "failed":
         goes_on = checkpoint and str(found.error).startswith(LOST)
         how = "; goes on from its last checkpoint" if goes_on else ""
         return State("failed", f"failed: {found.error}{how}", found, goes_on)
@@ -75,19 +74,9 @@ def _recorded(run_dir: Path, *, take_over: bool) -> State:
             return State("running", f"running: {where}", found)
         if found.host.get("hostname") != platform.node() and not take_over:
             return State("running", f"running, as its record says: {where} (if not, --take-over)", found)
-    ended = "interrupted" if found.status == "failed" else "killed"
+    ended = "killed" if found.status == "running" else found.status
     how = "goes on from its last checkpoint" if checkpoint else "starts over: no checkpoint yet"
     return State("interrupted", f"{ended} at step {steps_done(run_dir)}, {how}", found, True)
-
-
-def clear(run_dir: Path) -> None:
-    """Make a failed run's directory ready for a fresh one: without record and checkpoints, which `train` would keep."""
-    for path in leftovers(run_dir):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def leftovers(run_dir: Path) -> list[Path]:
-    return [run_dir / name for name in (record.FILE_NAME, ERROR, Path(rundir.LAST).parent)]
 
 
 def scores(found: record.RunRecord) -> str:

@@ -17,9 +17,9 @@ from hardpix.run.sweep.jobs import Job, counted
 from hardpix.run.sweep.state import ERROR, State, look, scores, steps_done
 
 PAUSE = 2.0  # seconds between two looks
-SHOWN_AS = {"new": "waiting", "interrupted": "waiting"}
 STYLES = {
     "done": "green", "running": "cyan", "failed": "red", "submitted": "blue", "pruned": "yellow", "waiting": "dim",
+    "interrupted": "yellow",
 }  # fmt: skip
 
 
@@ -44,13 +44,19 @@ def _rank(state: State) -> int:
     return ("running", "failed", "submitted", "interrupted", "pruned", "new", "done").index(state.kind)
 
 
+def _shown(state: State) -> str:
+    """``interrupted`` is what a signal has ended; a run that was killed waits like one that has not begun."""
+    killed = state.kind == "interrupted" and state.record is not None and state.record.status != "interrupted"
+    return "waiting" if killed or state.kind == "new" else state.kind
+
+
 def rendered(title: str, jobs: Sequence[Job], states: Sequence[State]) -> Group:
     """The table and, below it, what failed, counts, the best run so far and the time left."""
     table = Table(title=escape(title), title_justify="left")
     for column in ("job", "settings", "state", "score", ""):
         table.add_column(column, overflow="fold", justify="right" if column in ("job", "score") else "left")
     for job, state in zip(jobs, states, strict=True):
-        kind = SHOWN_AS.get(state.kind, state.kind)
+        kind = _shown(state)
         score = _score(state.record) if state.kind == "done" else None
         table.add_row(
             str(job.number),
@@ -63,10 +69,10 @@ def rendered(title: str, jobs: Sequence[Job], states: Sequence[State]) -> Group:
 
 
 def footer(jobs: Sequence[Job], states: Sequence[State]) -> list[str]:
-    counts = Counter(SHOWN_AS.get(state.kind, state.kind) for state in states)
+    counts = Counter(map(_shown, states))
     failed = [(job, s.why) for job, s in zip(jobs, states, strict=True) if s.kind == "failed"]
     lines = [f"job {job.number} {why}" for job, why in failed]
-    kinds = ("done", "running", "failed", "pruned", "submitted", "waiting")
+    kinds = ("done", "running", "failed", "interrupted", "pruned", "submitted", "waiting")
     lines += [counted({kind: counts[kind] for kind in kinds})]
     done = [
         (job, s.record)

@@ -38,7 +38,7 @@ def main(descriptor: int) -> int:
             )
             channel.send(ended)
             if stopped or ended.status:
-                return 143 if stopped else ended.status
+                return 128 + stopped[0] if stopped else ended.status
     return 0
 
 

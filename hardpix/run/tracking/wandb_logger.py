@@ -27,6 +27,7 @@ from hardpix.run.tracking.errands import Errands
 from hardpix.secrets import masked
 from hardpix.types import ConfigError
 
+EXIT = {"done": 0, "interrupted": 255}  # W&B shows the runs as finished, killed, and with any other code failed
 PATIENCE = 4.5  # seconds that a run waits for W&B in all; the promise is five
 START = 1.5  # of these, before its first step
 PROBE, INIT = 1.5, 2.0  # what the server has for its first word, and for a run's beginning
@@ -203,7 +204,7 @@ class WandbRun(Logger):
             if record.error:
                 self.run.summary["error"] = masked(record.error)
             with contextlib.suppress(TimeoutError):
-                self.run.finish(exit_code=0 if record.status == "done" else 1)
+                self.run.finish(exit_code=EXIT.get(record.status, 1))
                 return
             self.faults.append(f"{_server()} did not take everything within {FINISH} s")
 

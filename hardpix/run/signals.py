@@ -1,0 +1,254 @@
+"""SIGINT, SIGTERM and SIGUSR1 in a process that trains: it saves and ends; a second one ends it at once.
+
+Handlers of Python run in the main thread between two of its instructions, so not while it is in a collective or in
+another call that does not return. A thread of its own hears of every signal as it arrives, through
+``signal.set_wakeup_fd``, and ends the process where the main thread cannot.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import CodeType, FrameType
+from typing import Any
+
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+SETTLE = 0.3  # seconds in which a signal counts as the same: `timeout` and others send it to a process and its group
+GRACE = 30.0  # seconds that the main thread may spend in one and the same call after a signal
+LAST_WORDS = 5.0  # seconds for writing the record of a process that is ended
+PAUSE = 0.5  # seconds between two looks at the main thread
+OVER, AGAIN = 0, 255  # what the main thread says to the watching one, among the numbers of signals
+
+_current: Signals | None = None
+
+
+class Stopped(SystemExit):
+    """A signal has ended the training; the exit status is 128 and the signal's number, as in a shell."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+class Signals:
+    """What SIGINT, SIGTERM and SIGUSR1 do while the block runs; outside of the main thread it changes nothing.
+
+    The first one raises ``Stopped`` at once inside :meth:`raising`, except in :meth:`steps`, whose caller asks
+    :func:`received` after each step, and in :func:`held`; outside of :meth:`raising` it does so at the end of the
+    block. A second one, or ``grace`` seconds (or twice the longest step so far, if that is more) of the main thread in
+    one call, calls ``last_words`` (which may be set) and ends the process.
+    """
+
+    def __init__(self, *, grace: float = GRACE) -> None:
+        self.last_words: Callable[[], object] | None = None
+        self.grace = grace
+        self.received, self.since = 0, 0.0  # the first signal, and when the main thread heard of it
+        self.at_once, self.stepping, self.holding = False, False, 0
+        self.ended, self.longest = 0, 0.0  # steps that have ended, and seconds of the longest one
+        self.writing = threading.Lock()  # the record
+        self.process, self.main = os.getpid(), threading.get_ident()
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        global _current
+        self.outer, _current = _current, self
+        if threading.current_thread() is threading.main_thread():
+            self.ear, self.mouth = socket.socketpair()
+            self.mouth.setblocking(False)
+            self.wakeup = signal.set_wakeup_fd(self.mouth.fileno(), warn_on_full_buffer=False)
+            self.watch = threading.Thread(target=self._watch, name="hardpix-signals", daemon=True)
+            self.watch.start()
+            self.before = {number: signal.signal(number, self._receive) for number in STOPPING}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        global _current
+        if self.before:
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self.wakeup)
+            self._tell(OVER)
+            self.watch.join()
+            self.ear.close()
+            self.mouth.close()
+        _current = self.outer
+        if self.received and kind is None:
+            raise Stopped(self.received)
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        self.at_once = True
+        try:
+            self._raise()
+            yield
+        finally:
+            self.at_once = False
+
+    def status(self, error: BaseException) -> int:
+        """Exit status of a process that ends by ``error``, or by a signal that came before it; else 0."""
+        return status_of(error) or (128 + self.received if self.received else 0)
+
+    def _raise(self) -> None:
+        if self.received and self.at_once and not self.stepping and not self.holding:
+            raise Stopped(self.received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:  # a process that was forked from this one
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if self.received:
+            if time.monotonic() - self.since >= SETTLE:
+                self._tell(AGAIN)
+                time.sleep(2 * LAST_WORDS)  # the other thread ends the process meanwhile
+            return
+        self.since, self.received = time.monotonic(), number
+        self._raise()
+        if self.stepping:
+            time.sleep(SETTLE)
+            print(
+                f"{signal.Signals(number).name}: saving after this step (once more: stop at once)", flush=True
+            )
+
+    def _tell(self, word: int) -> None:
+        with suppress(OSError):
+            self.mouth.send(bytes([word]))
+
+    def _watch(self) -> None:
+        first, since = 0, 0.0
+        place, there = self._place(), 0.0
+        while True:
+            self.ear.settimeout(PAUSE if first else None)
+            try:
+                said = self.ear.recv(4096)
+            except TimeoutError:
+                said = b""
+            now = time.monotonic()
+            for number in said:
+                if number == OVER:
+                    return
+                if number == AGAIN or (first and number in STOPPING and now - since >= SETTLE):
+                    self._end(self.received if number == AGAIN else number)
+                if number in STOPPING and not first:
+                    first, since = number, now
+            before, place = place, self._place()
+            if not first or place != before or self.holding:
+                there = now
+            elif now - there >= max(self.grace, 2 * self.longest):
+                name, lasted = signal.Signals(first).name, now - there
+                where = ", ".join(f"{code.co_name} ({code.co_filename})" for code, _ in place[1][:1])
+                self._end(first, f"{name}: ended without saving, after {lasted:.0f} s in one call of {where}")
+
+    def _place(self) -> tuple[int, list[tuple[CodeType, int]]]:
+        """How many steps have ended, and where the main thread is, to the instruction of each of its frames."""
+        frame, found = sys._current_frames().get(self.main), []
+        while frame is not None:
+            found.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back
+        return self.ended, found
+
+    def _end(self, number: int, why: str = "") -> None:
+        words = threading.Thread(target=self._say_last_words, daemon=True)
+        words.start()
+        words.join(LAST_WORDS)  # the disk may be what hangs
+        quit_at_once(number, why)
+
+    def _say_last_words(self) -> None:
+        with suppress(Exception):
+            if self.writing.acquire(timeout=LAST_WORDS) and self.last_words is not None:
+                self.last_words()
+
+
+def status_of(error: BaseException) -> int:
+    """Exit status of a process that a signal has ended by raising ``error``; 0 for any other error."""
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    if isinstance(error, Stopped):
+        return 128 + error.number
+    if isinstance(error, SIGTERMException):
+        return 143
+    return 130 if isinstance(error, KeyboardInterrupt | SystemExit) else 0
+
+
+def received() -> int:
+    """The signal that asks the training of this process to end; 0 while there is none."""
+    return 0 if _current is None else _current.received
+
+
+def steps(begin: bool, *, alone: bool = True) -> None:
+    """From here on (or from here on no more) the caller asks for signals after each step.
+
+    ``alone``: where the block ends, one that nobody has asked for raises ``Stopped``. Of several processes the others
+    may not know of it.
+    """
+    if _current is not None:
+        _current.stepping = begin
+        if alone and not begin:
+            _current._raise()
+
+
+def step_ended(seconds: float = 0.0) -> None:
+    """A main thread that ends steps, or is in one call for less than twice the longest one, does not count as stuck."""
+    if _current is not None:
+        _current.ended += 1
+        _current.longest = max(_current.longest, seconds)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A signal does not raise in the block but at its end, and the block may take as long as it takes."""
+    signals = _current
+    if signals is None:
+        yield
+        return
+    signals.holding += 1
+    try:
+        yield
+    finally:
+        signals.holding -= 1
+    signals._raise()
+
+
+@contextmanager
+def quitting() -> Iterator[None]:
+    """In the block, before anything of a run is written, a signal ends the process with its status."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def quit(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        with suppress(Exception):
+            sys.stdout.flush()
+        quit_at_once(number, "interrupted")
+
+    numbers = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, quit) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def quit_at_once(number: int, why: str) -> None:
+    """End the process with the status of a signal, without waiting for a terminal or pipe that takes no more."""
+    text = f"hardpix: {why}\n" if why else ""
+    if hasattr(select, "poll"):
+        with suppress(OSError, ValueError):
+            ready = select.poll()
+            ready.register(2, select.POLLOUT)
+            if text and any(event & select.POLLOUT for _, event in ready.poll(0)):
+                os.write(2, text.encode())
+    os._exit(128 + number)
