@@ -9,15 +9,17 @@ import pty
 import re
 import select
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
+import torch
 
 from hardpix import record
 from hardpix.run.checkpoint_files import newest
+from tests.faults.harness import command, in_child
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 240  # seconds, on a loaded machine
@@ -28,14 +30,11 @@ TINY = (
     "trainer.devices=1", "trainer.max_steps=6", "logger=csv", "panels=1",
 )  # fmt: skip
 
-# sys.argv: PLACE TIMES HOW ARGUMENTS...; at the TIMESth call of PLACE it says "here" and waits, or blocks.
+# At the TIMESth call of PLACE the command says "here" and waits, or blocks.
 DRIVER = """
-import builtins, os, pkgutil, sys, time
+import os, pkgutil, sys, time
 
-place, times, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-sys.argv = ["hardpix", *sys.argv[4:]]
-owner = os.getpid()
-left = times
+place, left, how = os.environ["PLACE"], int(os.environ["TIMES"]), os.environ["HOW"]
 
 
 def arrived():
@@ -80,14 +79,35 @@ sys.exit(main())
 
 
 class Terminal:
-    """A command at a pseudo-terminal of its own, with all that it has printed in ``said``."""
+    """A command at a pseudo-terminal of its own, with all that it has printed in ``said``.
 
-    def __init__(self, folder, words, env):
+    ``fresh``: in a new program; else in a fork of this one, which has all imports already.
+    """
+
+    def __init__(self, folder, words, env, fresh):
         self.folder, self.said, self.status = folder, "", None
         self.pid, self.handle = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
-            os.execve(words[0], words, env)
+            os.environ.update(env)
+            sys.argv = ["driver.py", *words]
+            if fresh:
+                os.execv(sys.executable, [sys.executable, *sys.argv])
+            self._run()
+
+    def _run(self):
+        status = 99
+        try:
+            sys.stdin, sys.stdout, sys.stderr = (open(n, mode, closefd=False) for n, mode in enumerate("rww"))  # noqa: SIM115
+            exec(compile(DRIVER, "driver.py", "exec"), {})
+        except SystemExit as error:
+            status = error.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
 
     def until(self, pattern=None):
         """Read until ``pattern`` is there, or the command has ended."""
@@ -126,13 +146,12 @@ class Terminal:
 def begun(tmp_path):
     """``begun("place", 1, "wait", *words)``: a command at a terminal under the driver, waiting at the place."""
     (tmp_path / "driver.py").write_text(DRIVER)
-    given = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "RANK", "WORLD_SIZE"))}
-    given |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
     terminals = []
 
-    def begin(place, times, how, *words):
-        command = [sys.executable, "driver.py", place, str(times), how, *words]
-        terminals.append(Terminal(tmp_path, command, given))
+    def begin(place, times, how, *words, fresh=False):
+        driven = env | {"PLACE": place, "TIMES": str(times), "HOW": how}
+        terminals.append(Terminal(tmp_path, words, driven, fresh))
         return terminals[-1]
 
     yield begin
@@ -140,15 +159,24 @@ def begun(tmp_path):
         if terminal.status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(terminal.pid, signal.SIGKILL)
+            terminal.end()
 
 
-def again(folder, *words):
-    """The same command, without a driver or terminal: (exit status, output)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hardpix.cli", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=LIMIT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return done.returncode, done.stdout
+@pytest.fixture
+def again(tmp_path):
+    """``again(*words)``: the command without a driver or terminal; (exit status, output)."""
+
+    def run(*words):
+        log = tmp_path / "log.txt"
+        log.unlink(missing_ok=True)
+
+        def work():
+            os.chdir(tmp_path)
+            return command(words)()
+
+        return in_child(work, log, LIMIT), log.read_text()
+
+    return run
 
 
 def living(folder):
@@ -184,9 +212,9 @@ SENT = {
     ("workers", "how"),
     [(0, "ctrl-c"), (2, "ctrl-c"), (4, "ctrl-c"), (2, "timeout"), (4, "slurm"), (2, "kill")],
 )
-def test_a_signal_for_all_processes_of_a_run_saves_after_the_step(begun, tmp_path, workers, how):
+def test_a_signal_for_all_processes_of_a_run_saves_after_the_step(begun, again, tmp_path, workers, how):
     words = ("train", *TINY, "run=a", f"data.num_workers={workers}")
-    terminal = begun(STEP, 3, "wait", *words)
+    terminal = begun(STEP, 3, "wait", *words, fresh=workers == 2)
     terminal.until("here")
     sent, status = SENT[how]
     terminal.send(sent)
@@ -198,13 +226,11 @@ def test_a_signal_for_all_processes_of_a_run_saves_after_the_step(begun, tmp_pat
     assert (found.status, found.reason) == ("interrupted", "")
     assert _step(run_dir) == 3
     until_gone(tmp_path)
-    status, said = again(tmp_path, *words)
+    status, said = again(*words)
     assert (status, record.read(run_dir).status) == (0, "done"), said[-3000:]
 
 
 def _step(run_dir):
-    import torch
-
     return torch.load(newest(run_dir), weights_only=True)["global_step"]
 
 
@@ -223,9 +249,9 @@ PLACES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-def test_a_signal_at_any_time_is_an_interruption(begun, tmp_path, place):
+def test_a_signal_at_any_time_is_an_interruption(begun, again, tmp_path, place):
     words = ("train", *TINY, "run=a", "data.num_workers=2")
-    terminal = begun(*PLACES[place], "wait", *words)
+    terminal = begun(*PLACES[place], "wait", *words, fresh=place == "imports")
     terminal.until("here")
     terminal.send(b"\x03")
     assert terminal.end() == 130, terminal.said[-3000:]
@@ -237,13 +263,15 @@ def test_a_signal_at_any_time_is_an_interruption(begun, tmp_path, place):
     if place not in ("imports", "data", "sanity check"):
         newest(run_dir)
     until_gone(tmp_path)
-    status, said = again(tmp_path, *words)
+    status, said = again(*words)
     assert (status, record.read(run_dir).status) == (0, "done"), said[-3000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_run_that_hangs_ends_by_a_second_signal_or_after_a_while(begun, tmp_path, monkeypatch, times):
+def test_a_run_that_hangs_ends_by_a_second_signal_or_after_a_while(
+    begun, again, tmp_path, monkeypatch, times
+):
     terminal = begun(STEP, 5, "block", "train", *TINY, "run=a", "data.num_workers=2")
     terminal.until("here")
     for _ in range(times):
@@ -258,7 +286,7 @@ def test_a_run_that_hangs_ends_by_a_second_signal_or_after_a_while(begun, tmp_pa
 
 
 @pytest.mark.slow
-def test_data_workers_end_with_a_run_that_is_killed(begun, tmp_path):
+def test_data_workers_end_with_a_run_that_is_killed(begun, again, tmp_path):
     terminal = begun(STEP, 2, "wait", "train", *TINY, "run=a", "data.num_workers=2")
     terminal.until("here")
     assert len(living(tmp_path)) > 2
@@ -271,11 +299,11 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp", "data.num_workers=0")
 
 
 @pytest.mark.slow
-def test_unequal_numbers_of_evaluation_batches_do_not_wait_for_each_other(tmp_path):
+def test_unequal_numbers_of_evaluation_batches_do_not_wait_for_each_other(begun, again, tmp_path):
     """Three frames for two processes; the scores are those that one process finds."""
-    status, said = again(tmp_path, "train", *TINY, *TWO, "run=a")
-    assert status == 0, said[-3000:]
-    status, said = again(tmp_path, "evaluate", "runs/default/a", "--split", "test")
+    terminal = begun(STEP, 999, "wait", "train", *TINY, *TWO, "run=a", fresh=True)
+    assert terminal.end() == 0, terminal.said[-3000:]
+    status, said = again("evaluate", "runs/default/a", "--split", "test")
     assert status == 0, said[-3000:]
     found = {
         path: record.read(path.parent).metrics for path in (tmp_path / "runs/default/a").rglob("run.json")
@@ -289,27 +317,27 @@ def test_unequal_numbers_of_evaluation_batches_do_not_wait_for_each_other(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["step", "validation", "test"])
-def test_two_processes_end_together(begun, tmp_path, place):
+def test_two_processes_end_together(begun, again, tmp_path, place):
     where = {
         "step": (STEP, 3),
         "validation": PLACES["validation"],
         "test": ("hardpix.methods.Method.test_step", 1),
     }
     words = ("train", *TINY, *TWO, "run=a")
-    terminal = begun(*where[place], "wait", *words)
+    terminal = begun(*where[place], "wait", *words, fresh=True)
     terminal.until("here")
     terminal.send((signal.SIGTERM,))
     assert terminal.end() == 143, terminal.said[-3000:]
     assert record.read(tmp_path / "runs/default/a").status == "interrupted"
     newest(tmp_path / "runs/default/a")
     until_gone(tmp_path)
-    status, said = again(tmp_path, *words)
-    assert status == 0, said[-3000:]
+    terminal = begun(STEP, 999, "wait", *words, fresh=True)
+    assert terminal.end() == 0, terminal.said[-3000:]
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_hangs_end_by_a_second_signal(begun, tmp_path):
-    terminal = begun(STEP, 3, "rank", "train", *TINY, *TWO, "run=a")
+def test_two_processes_of_which_one_hangs_end_by_a_second_signal(begun, again, tmp_path):
+    terminal = begun(STEP, 3, "rank", "train", *TINY, *TWO, "run=a", fresh=True)
     terminal.until("here")
     for _ in range(2):
         time.sleep(2)
@@ -321,7 +349,7 @@ def test_two_processes_of_which_one_hangs_end_by_a_second_signal(begun, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ctrl-c", "timeout"])
-def test_one_signal_ends_a_sweep_and_the_next_start_goes_on(begun, tmp_path, how):
+def test_one_signal_ends_a_sweep_and_the_next_start_goes_on(begun, again, tmp_path, how):
     words = ("sweep", *TINY, "data.num_workers=2", "study=s", "seed=0,1")
     terminal = begun(STEP, 3, "wait", *words)
     terminal.until("here")
@@ -332,9 +360,9 @@ def test_one_signal_ends_a_sweep_and_the_next_start_goes_on(begun, tmp_path, how
     (path,) = (path.parent for path in tmp_path.glob("runs/s/*/run.json"))
     before = record.read(path)
     assert (before.status, _step(path)) == ("interrupted", 3)
-    status, said = again(tmp_path, "sweep", "status", *words[1:])
+    status, said = again("sweep", "status", *words[1:])
     assert "1 interrupted, 1 waiting" in said
-    status, said = again(tmp_path, *words)
+    status, said = again(*words)
     assert status == 0, said[-3000:]
     assert "interrupted at step 3, goes on from its last checkpoint" in said
     assert "2 jobs: 2 done" in said
