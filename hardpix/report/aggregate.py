@@ -17,9 +17,9 @@ from hardpix.types import HardpixError
 class Cell:
     """Mean and sample standard deviation (n - 1; NaN below two values) in the metric's own unit.
 
-    ``states`` counts the seeds that gave no value: ``failed``, ``pruned``, ``running``, ``missing`` (no run for a seed
-    that other rows have, or a run without the metric), ``nan``, and ``no reference`` where the reference row
-    has none. One NaN leaves no mean: averaging the seeds that did not diverge would flatter the method.
+    ``states`` counts the seeds that gave no value: ``failed``, ``interrupted``, ``pruned``, ``running``, ``missing``
+    (no run for a seed that other rows have, or a run without the metric), ``nan``, and ``no reference`` where the
+    reference row has none. One NaN leaves no mean: averaging the seeds that did not diverge would flatter the method.
     Runs that are not done never enter a mean. ``test``: of the difference from the row that is tested against.
     """
 

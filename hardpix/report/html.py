@@ -34,7 +34,7 @@ sup { color: var(--faint); padding-left: .15em; } .unrun { color: var(--faint); 
 .number { text-align: right; }
 td.words { min-width: 16rem; white-space: normal; } th.rows { vertical-align: top; }
 .second { text-decoration: underline; } code { font-size: .85em; background: var(--soft); padding: 0 .2em; }
-.best { font-weight: 700; color: var(--best); } .lacking, .failed { color: var(--lacking); }
+.best { font-weight: 700; color: var(--best); } .lacking, .failed, .interrupted { color: var(--lacking); }
 .note { color: var(--faint); margin: .4rem 0; font-size: .9rem; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: .3rem; }
 figure { margin: 0 0 1.5rem; }

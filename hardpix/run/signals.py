@@ -113,9 +113,7 @@ class Signals:
         self._raise()
         if self.stepping:
             time.sleep(SETTLE)
-            print(
-                f"{signal.Signals(number).name}: saving after this step (once more: stop at once)", flush=True
-            )
+            _print(1, f"{signal.Signals(number).name}: saving after this step (once more: stop at once)\n")
 
     def _tell(self, word: int) -> None:
         with suppress(OSError):
@@ -243,12 +241,19 @@ def quitting() -> Iterator[None]:
 
 
 def quit_at_once(number: int, why: str) -> None:
-    """End the process with the status of a signal, without waiting for a terminal or pipe that takes no more."""
-    text = f"hardpix: {why}\n" if why else ""
-    if hasattr(select, "poll"):
-        with suppress(OSError, ValueError):
-            ready = select.poll()
-            ready.register(2, select.POLLOUT)
-            if text and any(event & select.POLLOUT for _, event in ready.poll(0)):
-                os.write(2, text.encode())
+    """End the process with the status of a signal."""
+    if why:
+        shown = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which a progress display may have hidden
+        _print(2, f"{shown}hardpix: {why}\n")
     os._exit(128 + number)
+
+
+def _print(handle: int, text: str) -> None:
+    """Past Python's streams, of which the interrupted code may hold a lock, unless a pipe or terminal takes no more."""
+    with suppress(OSError, ValueError):
+        if hasattr(select, "poll"):
+            ready = select.poll()
+            ready.register(handle, select.POLLOUT)
+            if not any(event & select.POLLOUT for _, event in ready.poll(0)):
+                return
+        os.write(handle, text.encode())
