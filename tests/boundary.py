@@ -28,7 +28,7 @@ def percent_near(values, wanted: float, within: float = 0.02) -> float:
 def clear(scores: Tensor, lead: float = 1e-4) -> Tensor:
     """Where the largest of the scores along dimension 1 exceeds all others by more than ``lead``; bool.
 
-    Nearly everywhere, or the comparison would be of little.
+    Raise unless that is nearly everywhere: a comparison of the rest would say little.
     """
     best = scores.detach().float().topk(2, 1).values
     found = best.select(1, 0) - best.select(1, 1) > lead

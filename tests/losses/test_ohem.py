@@ -89,7 +89,7 @@ def test_a_probability_of_exactly_the_threshold_is_not_below_it(prob, least, the
 
 @pytest.mark.parametrize("min_kept", [0, 1, 2])
 def test_a_perfect_pixel_is_never_kept(min_kept):
-    """Its probability is exactly 1, the largest threshold; without a pixel below it nothing is kept."""
+    """Its probability is exactly 1, which is the largest threshold there is."""
     loss = OHEM(ignore_index=VOID, thresh=1.0, min_kept=min_kept, reduction="kept")
     error = torch.tensor([[[0.0, 2.0, 0.0, 1.0]], [[0.0, 0.0, 0.0, 0.0]]])
     assert loss.keep(error, torch.ones(2, 1, 4, dtype=torch.bool)).nonzero().tolist() == [

@@ -34,11 +34,8 @@ def made(tiny):
         batch["label"][0, :9] = 255
         batch["unlabeled"] = torch.cat([data.evaluation_batch("test", i)["image"] for i in range(2)])
         for model in (method.model, method.teacher):
-            for (
-                name,
-                p,
-            ) in model.named_parameters():  # the two differ, and no classifier says the same everywhere
-                if p.ndim == 4:
+            for name, p in model.named_parameters():
+                if p.ndim == 4:  # the two differ, and no classifier says the same everywhere
                     nn.init.normal_(p, std=1 if "classifier" in name else 0.1)
         return method.train(), batch
 
