@@ -23,7 +23,10 @@ SCHEMA = 2
 
 
 def of_runs(table: Table) -> str:
-    """``kind: runs``. Rows have ``labels`` by factor, ``runs``, ``protocol``, ``lacking`` and ``cells``."""
+    """``kind: runs``. Rows have ``labels`` by factor, ``runs``, ``protocol``, ``lacking`` and ``cells``.
+
+    ``lacking`` also has the values that tell little: state ``uneven``, a time per step whose steps spread widely.
+    """
     from hardpix.report.render import best_rows
 
     best = [best_rows(table, i) for i in range(len(table.columns))]
