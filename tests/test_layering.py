@@ -19,7 +19,7 @@ ALLOWED = {
     "losses": {"types", "ranges", "ops"},
     "metrics": {"types", "ops"},
     "models": {"types", "ranges", "ops"},
-    "data": {"types", "ranges", "atomic", "ops"},
+    "data": {"types", "ranges", "atomic", "ops", "plain_yaml"},
     "optim": {"types", "ranges"},
     "methods": {"types", "ranges", "ops", "losses", "metrics", "models"},
     "report": {"types", "atomic", "arguments", "record", "plain_yaml"},
