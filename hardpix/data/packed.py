@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardpix.data.base import Frames, Sample, Source
+from hardpix.data.pixels import checked_range
 from hardpix.data.statistics import cache_dir, write_json
 from hardpix.data.transforms import plain, sides, typed
 from hardpix.data.union import split_frames
@@ -71,6 +72,7 @@ def pack(
         "remarks": list(source.remarks()),
         "own_val": source.own_val,
         "submission_values": None if own_values is None else sorted(own_values.items()),
+        "image_range": source.image_range,  # for the images that a run on it predicts
         "splits": packed,
     }
     write_json(out / MANIFEST, manifest)
@@ -93,9 +95,10 @@ class Packed(Source):
             # Absent from folders that were packed before these were kept.
             self._remarks = tuple(manifest.get("remarks", ()))
             self.own_val = bool(manifest.get("own_val", True))
+            self.image_range = checked_range(manifest.get("image_range"))
             values = manifest.get("submission_values")
             self._values = None if values is None else [(int(index), int(own)) for index, own in values]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise DataError(
                 f"{self.root / MANIFEST}: not what hardpix data pack writes ({error}); pack the data set again"
             ) from None

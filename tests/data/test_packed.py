@@ -66,6 +66,8 @@ def packed(tmp_path):
 
 def test_what_became_of_label_values_is_kept(tmp_path):
     class Told(Mixed):
+        image_range = (0, 4095)
+
         def remarks(self):
             return ("labels of mixed: 7 -> c0",)
 
@@ -75,13 +77,18 @@ def test_what_became_of_label_values_is_kept(tmp_path):
     source = Packed(pack(Told(), tmp_path / "told", size=None, splits=("train",)))
     assert source.remarks() == ("labels of mixed: 7 -> c0",)
     assert source.submission_values() == {0: 7, 1: 11, 2: 8}
+    assert source.image_range == (0, 4095)
     plain = Packed(pack(Mixed(), tmp_path / "plain", size=None, splits=("train",)))
     assert (plain.remarks(), plain.submission_values()) == ((), None)
     manifest = json.loads((tmp_path / "plain" / "manifest.json").read_text())
-    del manifest["remarks"], manifest["submission_values"]  # as an earlier version wrote it
+    del (
+        manifest["remarks"],
+        manifest["submission_values"],
+        manifest["image_range"],
+    )  # as an earlier version wrote it
     (tmp_path / "plain" / "manifest.json").write_text(json.dumps(manifest))
     old = Packed(tmp_path / "plain")
-    assert (old.remarks(), old.submission_values()) == ((), None)
+    assert (old.remarks(), old.submission_values(), old.image_range) == ((), None, None)
 
 
 def test_the_pixels_are_the_sources(packed):
