@@ -132,6 +132,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, method = build(cfg, training=False)
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
+    data.evaluation_dataset(split)  # raises where there is none; only an opened one knows what is left out
     of_labels = label_verdict(data, [split])
     told = (
         *data.source.remarks(),
