@@ -32,14 +32,13 @@ def judge(source: Source, counts: Mapping[str, NDArray[np.int64]]) -> Verdict:
     void = {split: float(pixels[-1] / max(pixels.sum(), 1)) for split, pixels in counts.items()}
     way_out = "; ".join(filter(None, (_if_void_is(source, never, everywhere), _alone(source, everywhere))))
     begin, where = f"labels of {info.name}: ", _listed(list(counts), len(counts))
-    if not everywhere or not found.get("train", everywhere):
-        return Verdict(
-            f"{begin}no pixel of {where if not everywhere else 'train'} has a class{_so(way_out)}", ()
-        )
+    missing = f"{_names(source, never)} never occur{'s' if len(never) == 1 else ''} in {where}"
+    if not everywhere:
+        return Verdict(f"{begin}no pixel of {where} has a class{_so(way_out)}", ())
     if len(everywhere) == 1 < info.num_classes:
         shares = _shares(void, 0)
         return Verdict(
-            f"{begin}{_names(source, never)} never occurs in {where}; {info.classes[everywhere[0]]} alone does"
+            f"{begin}{missing}; {info.classes[everywhere[0]]} alone does"
             f"{f' ({shares})' if shares else ''}, so that every score would be 100 %{_so(way_out)}",
             (),
         )
@@ -48,19 +47,21 @@ def judge(source: Source, counts: Mapping[str, NDArray[np.int64]]) -> Verdict:
             f"{info.classes[0]} is the only class, so that every score is 100 %{_so(_two_classes(source))}"
         )
     if never:
-        lines.append(f"{_names(source, never)} never occurs in {where}{_so(way_out)}")
+        lines.append(f"{missing}{_so(way_out)}")
     if shares := _shares(void, MUCH_VOID):
         values = source.ignored_values()
         lines.append(f"{shares}{f' ({values} in the files)' if values else ''}")
     for split, indices in found.items():
         if not indices:
-            lines.append(f"no pixel of {split} has a class, so that there is no score of it")
+            lines.append(
+                f"no pixel of {split} has a class: {'nothing is learned' if split == 'train' else 'no score'}"
+            )
         elif len(indices) == 1 < info.num_classes:
             lines.append(f"{split} holds {info.classes[indices[0]]} alone: a score of it tells little")
     if "train" in found:
         unseen = [index for index in everywhere if index not in found["train"]]
-        if unseen:
-            lines.append(f"{_names(source, unseen)} is not in train and cannot be learned")
+        if unseen and found["train"]:
+            lines.append(f"{_names(source, unseen)}: not in train, so that it cannot be learned")
     return Verdict("", tuple(begin + line for line in lines))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -64,14 +64,18 @@ def check_images(frames: Frames, *, lenient: bool) -> None:
     if passed.is_file():
         return
 
-    def check(path: Path) -> None:
-        with suppress(DataError) if lenient else nullcontext():
+    def check(index: int) -> None:
+        path = frames.image_files[index]
+        try:
             found = traits(path)
             if found.odd or found.deep == (frames.image_range is None):
                 read_colour(path, frames.image_range)
+        except DataError as error:
+            if not lenient:
+                raise DataError(f"{error} (frame {index} of {len(frames)})") from None
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(check, frames.image_files))
+        list(pool.map(check, range(len(frames))))
     with suppress(OSError):
         write_json(passed, {"images": len(frames)})
 

@@ -154,7 +154,10 @@ def _counted(
     frames: int, label: Callable[[int], Tensor], info: DatasetInfo, *, threads: int
 ) -> NDArray[np.int32]:
     def one(index: int) -> NDArray[np.int32]:
-        values = label(index).flatten()
+        try:
+            values = label(index).flatten()
+        except DataError as error:
+            raise DataError(f"{error} (frame {index} of {frames})") from None
         seen = torch.bincount(values, minlength=info.num_classes)[: info.num_classes].numpy()
         return np.append(seen, len(values) - seen.sum()).astype(np.int32)
 

@@ -89,7 +89,8 @@ def smaller(path):
 
 
 def coloured(path):
-    Image.open(path).convert("RGB").save(path)
+    grey = np.array(Image.open(path))
+    Image.fromarray(np.dstack([grey, grey + 1, grey])).save(path)
 
 
 # what is done to a training frame's file, and what the one line says besides the file
@@ -103,7 +104,7 @@ FAULTS = {
         r"value 200 \(4 pixels\) is no class; allowed are 0\.\.2, 255",
     ),
     "label one too many": ("labels", paint(3), r"value 3 \(4 pixels\) is no class; allowed are 0\.\.2, 255"),
-    "label in colours": ("labels", coloured, r"class numbers, but this one is RGB"),
+    "label in colours": ("labels", coloured, r"class numbers, but this one is RGB with colours"),
     "label of another size": ("labels", smaller, r"measures 40x32 pixels but .*images/3\.png 48x32"),
     "image of another size": ("images", smaller, r"labels/3\.png measures 48x32 pixels but .*3\.png 40x32"),
 }
@@ -119,7 +120,11 @@ def test_a_file_that_cannot_be_used_is_one_line(of, root, name, workers):
     assert f"{root}/train/{kind}/3.png" in str(caught.value)
     assert "(frame 3 of 8)" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert record.read(root.parent / "runs/default/a").status == "failed"
+    run = root.parent / "runs/default/a"
+    if name in ("image cut", "label of another size", "image of another size"):
+        assert record.read(run).status == "failed"
+    else:  # labels are counted, and images opened, before anything is written
+        assert not run.exists()
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
