@@ -31,7 +31,7 @@ from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
 from hardpix.data.skipping import Skips
 from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels, target_mean
 from hardpix.data.subset import IMAGE, LabeledSplit
-from hardpix.data.union import split_frames, told_of_overlap
+from hardpix.data.union import overlap_remarks, split_frames
 from hardpix.ranges import Count, InnerShare, PositiveShare, Seed, Whole, checked
 from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
 
@@ -130,7 +130,7 @@ class DataModule(pl.LightningDataModule):
 
     def remarks(self) -> tuple[str, ...]:
         """What a run's start prints, a line each: what becomes of label values, and how often frames repeat."""
-        overlap = told_of_overlap(self.source, *self._splits.values())
+        overlap = overlap_remarks(self.source, *self._splits.values())
         lines = (*self.source.remarks(), *self._train.remarks(), *overlap)
         if self._repeats is None:
             return lines

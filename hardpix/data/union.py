@@ -109,7 +109,7 @@ class _WithBoth(_WithLabels, _WithCameras):
     pass
 
 
-def told_of_overlap(source: Source, train: str, *others: str) -> tuple[str, ...]:
+def overlap_remarks(source: Source, train: str, *others: str) -> tuple[str, ...]:
     """A line for each split of ``others`` whose frames are among those of a union that is trained on."""
     parts = parts_of(source, train)
     if len(parts) == 1:

@@ -33,7 +33,7 @@ from hardpix.ops.resize import resize_nearest
 from hardpix.ranges import Count, NonNegative, checked
 from hardpix.types import Batch, ConfigError
 
-CONSTANT = "constant"  # a hardness beside those that fuse two maps pixel by pixel
+CONSTANT = "constant"  # one weight per image; the other kinds weigh pixel by pixel
 
 
 class DepthTruth:

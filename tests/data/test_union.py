@@ -105,7 +105,7 @@ def test_trainval_is_train_and_then_val(tmp_path):
         union.load(5)
 
 
-def test_equal_names_are_told_apart_by_their_split(tmp_path):
+def test_equal_names_get_their_split_before_them(tmp_path):
     union = split_frames(folder(tmp_path, {"train": ["1", "2"], "val": ["2"]}), "trainval", BOTH)
     assert names_of(union) == ["train__1", "train__2", "val__2"]
     assert union.load(2)["name"] == "val__2"
@@ -206,8 +206,8 @@ def test_training_on_it_says_what_its_scores_are(tmp_path):
     seen = {name for batch in data.train_dataloader() for name in batch["name"]}
     assert len(seen) == 4  # of five, two a batch
     assert len(data.whole_split("train")) == 5
-    (told,) = (line for line in data.remarks() if "trainval" in line)
-    assert told == ("data.train_split=trainval: the frames of val are trained on, so scores on the split val are "
+    (remark,) = (line for line in data.remarks() if "trainval" in line)
+    assert remark == ("data.train_split=trainval: the frames of val are trained on, so scores on the split val are "
                     "those of training frames")  # fmt: skip
     assert not any(
         "trained on" in line for line in module(folder(tmp_path / "b"), val_split="test").remarks()
@@ -217,7 +217,7 @@ def test_training_on_it_says_what_its_scores_are(tmp_path):
     )
 
 
-def test_a_test_split_of_the_same_files_is_told_of_too(tmp_path):
+def test_a_test_split_of_the_same_files_gets_the_remark_too(tmp_path):
     """ADE20K's test is its validation split under another name."""
     for part in ("training", "validation"):
         for kind, suffix in (("images", "jpg"), ("annotations", "png")):
