@@ -145,7 +145,7 @@ class Method(TrainingSteps):
 
     def on_train_start(self) -> None:
         """A resumed run has the starts of its first leg."""
-        if self._resumed_rng is None:
+        if not self._resumed:
             biases = {name: self.model.output_biases(name)[0] for name in self.regressions()}
             self.starts = {name: float(bias[0].detach()) for name, bias in biases.items()}
         super().on_train_start()
