@@ -60,9 +60,7 @@ def _uneven(found: Mapping[int, Run]) -> list[Lack]:
     if not spreads:
         return []
     shares = ", ".join(f"{100 * wide:.0f} %" for wide in spreads.values())
-    words = (
-        f"{_seeds(list(spreads))}: the middle half of the steps spreads over {shares} of the median step's time"
-    )
+    words = f"{_seeds(list(spreads))}: the middle half of the steps spreads over {shares} of the median step's time"
     return [Lack(UNEVEN, tuple(spreads), words, metric=STEP_SECONDS)]
 
 
