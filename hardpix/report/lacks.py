@@ -59,10 +59,8 @@ def _uneven(found: Mapping[int, Run]) -> list[Lack]:
     spreads = {seed: wide for seed, run in sorted(found.items()) if (wide := spread(run.record)) is not None}
     if not spreads:
         return []
-    told = ", ".join(f"{100 * wide:.0f} %" for wide in spreads.values())
-    words = (
-        f"{_seeds(list(spreads))}: the middle half of the steps spreads over {told} of the median step's time"
-    )
+    shares = ", ".join(f"{100 * wide:.0f} %" for wide in spreads.values())
+    words = f"{_seeds(list(spreads))}: the middle half of the steps spreads over {shares} of the median step's time"
     return [Lack(UNEVEN, tuple(spreads), words, metric=STEP_SECONDS)]
 
 

@@ -417,7 +417,7 @@ def test_a_part_of_a_data_set_is_told_and_must_be_the_same_part(compared):
         compared("lwm/II", [made("a", "lwm/II/ls/miou", **few), made("b", "lwm/II/ls_ld/miou")])
 
 
-def test_frames_that_were_not_scored_and_steps_that_were_not_made_are_told(compared):
+def test_frames_that_were_not_scored_and_steps_that_were_not_made_are_named(compared):
     few = {"test/miou": 0.4, "test/frames": 10.0, "run/steps": 3.0, "run/planned_steps": 40.0}
     table = compared("lwm/II", [made("a", "lwm/II/ls/miou", metrics=few)])
     assert table.our_notes == (("a", "10 of 654 scored frames"),)

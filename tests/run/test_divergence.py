@@ -136,7 +136,7 @@ def half(monkeypatch):
     monkeypatch.setattr(
         _AcceleratorConnector, "_check_and_init_precision", lambda self: MixedPrecision("16-mixed", "cpu")
     )
-    return ("trainer.precision=16-mixed", *FIXED[:2])
+    return ("trainer.precision=16-mixed", "trainer.val_every_epochs=99", "panels=0", *FIXED[:2])
 
 
 def test_a_scaler_that_skips_every_step_ends_the_run(tiny, tmp_path, spoil, half):
@@ -148,9 +148,9 @@ def test_a_scaler_that_skips_every_step_ends_the_run(tiny, tmp_path, spoil, half
     found = record.read(run_dir)
     assert found.status == "failed"
     assert "trainer.precision=bf16-mixed" in found.error
-    told = json.loads((run_dir / "diverged.json").read_text())
-    assert told["gradients"]
-    assert told["images"]
+    written = json.loads((run_dir / "diverged.json").read_text())
+    assert written["gradients"]
+    assert written["images"]
     assert state(run_dir)["global_step"] == 16
     with pytest.raises(Diverged, match="all 4 steps were skipped"):
         train(tiny("run=short", *half, "trainer.max_steps=4"), [])

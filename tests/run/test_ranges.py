@@ -141,7 +141,7 @@ DECODED = "is a text, as every environment variable is: write"
         ("data.batch_size='4'", "must be an int; '4' is a text: write data.batch_size=4 without quotes"),
     ],
 )  # fmt: skip
-def test_a_text_in_the_place_of_a_number_is_told_as_such(override, said, monkeypatch):
+def test_a_text_in_the_place_of_a_number_is_named(override, said, monkeypatch):
     for name, value in {"N": "3", "SHARE": "0.5", "ON": "true", "QUOTED": "'0.1'"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as error:

@@ -94,7 +94,7 @@ def test_numbers_made_for_other_classes_are_refused(tiny, settings, said):
     ("high", "ranks", "advice"),
     [(20, "3 to 17 of 0 to 17", False), (10, "3 to 9 of 0 to 17", True)],
 )
-def test_ranks_of_a_contrast_are_told_for_other_numbers_of_classes(tiny, high, ranks, advice):
+def test_ranks_of_a_contrast_are_printed_for_other_numbers_of_classes(tiny, high, ranks, advice):
     contrast = (
         "method=u2pl",
         "method.contrastive=true",
