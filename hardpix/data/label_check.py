@@ -44,13 +44,14 @@ def judge(source: Source, counts: Mapping[str, NDArray[np.int64]]) -> Verdict:
         )
     if info.num_classes == 1:
         lines.append(
-            f"{info.classes[0]} is the only class, so that every score is 100 %{_so(_two_classes(source))}"
+            f"{info.classes[0]} is the only class, so that every score is 100 %{_so(source.void_as(None, [0]))}"
         )
     if never:
         lines.append(f"{missing}{_so(way_out)}")
     if shares := _shares(void, MUCH_VOID):
         values = source.ignored_values()
-        lines.append(f"{shares}{f' ({values} in the files)' if values else ''}")
+        advice = "" if never or info.num_classes == 1 else source.void_as(None, everywhere)
+        lines.append(f"{shares}{f' ({values} in the files)' if values else ''}{_so(advice)}")
     for split, indices in found.items():
         if not indices:
             lines.append(
@@ -92,7 +93,3 @@ def _alone(source: Source, everywhere: list[int]) -> str:
     if len(everywhere) != 1 or not source.ignored_values():
         return ""
     return f"if there is no other class: {spelled_names([source.info.classes[everywhere[0]]])}"
-
-
-def _two_classes(source: Source) -> str:
-    return source.void_as(None, [0])

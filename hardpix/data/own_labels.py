@@ -150,14 +150,14 @@ class Numbers(LabelCode):
         return ranges(v for v, i in self.mapping.items() if i == self.ignore_index)
 
     def void_as(self, index: int | None, occurring: Collection[int]) -> str:
-        """For :meth:`Source.void_as`; a new class comes first, as ``background``."""
+        """For :meth:`Source.void_as`; a new class comes first."""
         if self._ignore_value not in self.mapping:
             return ""
         new = index is None
         others = {value: None for value in self._given if self.mapping[value] == self.ignore_index}
         classes = {value: target + new for value, target in self.mapping.items() if target in occurring}
         given = {**others, **classes, self._ignore_value: index or 0}
-        names = ("background", *self._names) if new else self._names
+        names = with_new(self._names) if new else self._names
         fix = " ".join(([spelled_names(names)] if new else []) + [self._spelled(given, len(names))])
         return f"if {self._ignore_value} marks {names[index or 0]}: {fix}"
 
@@ -195,14 +195,14 @@ class Colours(ColourCode):
         return ", ".join(map(str, colours))
 
     def void_as(self, index: int | None, occurring: Collection[int]) -> str:
-        """For :meth:`Source.void_as`, where one colour is ignored; a new class comes first, as ``background``."""
+        """For :meth:`Source.void_as`, where one colour is ignored; a new class comes first."""
         ignored = [c for c, i in self.mapping.items() if i == self.ignore_index]
         if len(ignored) != 1:
             return ""
         palette = {i: c for c, i in self.mapping.items() if i != self.ignore_index}
         colours = [palette[i] for i in range(len(self._names))]
         if index is None:
-            names, colours = ("background", *self._names), [*ignored, *colours]
+            names, colours = with_new(self._names), [*ignored, *colours]
         else:
             names, colours[index] = self._names, ignored[0]
         told = ",".join("[{},{},{}]".format(*c) for c in colours)
@@ -213,6 +213,11 @@ class Colours(ColourCode):
         ignored = [c for c, index in self.mapping.items() if index == self.ignore_index] + [colour]
         told = ",".join("[{},{},{}]".format(*c) for c in ignored)
         return f"; to ignore it: 'data.source.ignore_colours=[{told}]'; a class's colour belongs in data.source.palette"
+
+
+def with_new(names: Sequence[str]) -> tuple[str, ...]:
+    """The classes after one that would have the pixels which are ignored now."""
+    return next((new for new in ("background", "foreground", "other") if new not in names), "new"), *names
 
 
 def spelled_names(names: Sequence[str]) -> str:

@@ -114,6 +114,18 @@ def test_one_class_is_told_with_the_override_that_gives_it_a_background(tmp_path
     assert source.frames("train", frozenset({"label"})).load(0)["label"][0, :2].tolist() == [1, 0]
 
 
+def test_much_void_is_told_with_the_override_that_makes_it_a_class(tmp_path):
+    root = folder(tmp_path, [0, 1, 255, 255, 255])
+    refusal, (line,) = verdict(own(root, ["background", "b"]))
+    assert refusal == ""
+    said = re.search(r"60 % of test is ignored \(255 in the files\); if 255 marks foreground: (.*)", line)[1]
+    again = applied(said)
+    assert again["classes"] == ["foreground", "background", "b"]
+    source = own(root, **again)
+    assert verdict(source) == ("", ())
+    assert source.frames("train", frozenset({"label"})).load(0)["label"][0, :4].tolist() == [1, 2, 0, 0]
+
+
 def test_labels_without_any_class_are_refused(tmp_path):
     everywhere = own(folder(tmp_path / "a", [255]))
     assert "no pixel of train, val, test has a class; if 255 marks background" in verdict(everywhere).refusal
