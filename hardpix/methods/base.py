@@ -143,12 +143,10 @@ class Method(TrainingSteps):
         """:meth:`dense` by the configured inference, at the image's size."""
         return self.parts.infer(self.dense, image, groups=self.groups)
 
-    def on_train_start(self) -> None:
-        """A resumed run has the starts of its first leg."""
-        if not self._resumed:
-            biases = {name: self.model.output_biases(name)[0] for name in self.regressions()}
-            self.starts = {name: float(bias[0].detach()) for name, bias in biases.items()}
-        super().on_train_start()
+    def output_starts(self) -> dict[str, float]:
+        """The present bias of each regressed output."""
+        biases = {name: self.model.output_biases(name)[0] for name in self.regressions()}
+        return {name: float(bias[0].detach()) for name, bias in biases.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, "val")

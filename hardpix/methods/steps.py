@@ -94,10 +94,15 @@ class TrainingSteps(pl.LightningModule):
         self._resumed = checkpoint.get("processes") or [checkpoint]
         self.starts = checkpoint.get("starts", {})
 
+    def output_starts(self) -> dict[str, float]:
+        """The bias of each regressed output before the first step, for the record; none here."""
+        return {}
+
     def on_train_start(self) -> None:
         """A resumed run goes on as the uninterrupted one would have, in each of its processes."""
         self._log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not self._resumed:
+            self.starts = self.output_starts()
             return
         own, self._resumed = self._resumed[min(self.trainer.global_rank, len(self._resumed) - 1)], []
         total, self._epoch_steps = own.get("epoch_loss", [torch.zeros(2), 0])
