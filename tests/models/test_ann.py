@@ -179,7 +179,7 @@ def test_training_in_bfloat16() -> None:
 
 def test_one_pixel_of_one_image_cannot_train() -> None:
     model = head()
-    with pytest.raises(HardpixError, match=r"data\.batch_size=1"):
+    with pytest.raises(HardpixError, match=r"batch of one image"):
         model([torch.randn(1, s.channels, 1, 1) for s in SPECS])
     assert torch.isfinite(model([torch.randn(2, s.channels, 1, 1) for s in SPECS]).outputs["label"]).all()
 

@@ -238,7 +238,7 @@ def test_training_in_bfloat16(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_one_pixel_of_one_image_cannot_train(name: str) -> None:
     head = head_of(name)
-    with pytest.raises(HardpixError, match=r"data\.batch_size=1"):
+    with pytest.raises(HardpixError, match=r"batch of one image"):
         head([torch.randn(1, 6, 1, 1)] * 4)
     assert torch.isfinite(head([torch.randn(2, 6, 1, 1)] * 4).outputs["label"]).all()
     assert torch.isfinite(head.eval()([torch.randn(1, 6, 1, 1)] * 4).outputs["label"]).all()

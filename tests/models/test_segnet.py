@@ -298,8 +298,8 @@ def test_hub_weights_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(timm, "create_model", create)
     net = encoder(pretrained=True)
-    assert asked["vgg16_bn"]["pretrained"] is True
-    assert asked["vgg16_bn"]["in_chans"] == 3
+    assert asked["vgg16_bn.tv_in1k"]["pretrained"] is True
+    assert asked["vgg16_bn.tv_in1k"]["in_chans"] == 3
     assert torch.equal(net.blocks["conv5"][2][0].weight, model.state_dict()["features.40.weight"])
 
 
