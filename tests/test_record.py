@@ -100,6 +100,14 @@ def test_unknown_keys_are_passed_over(tmp_path):
     assert read(tmp_path) == example()
 
 
+def test_interrupted_is_a_status_of_its_own_also_in_records_of_before(tmp_path):
+    for status in ("interrupted", "failed"):
+        text = json.dumps(vars(example()) | {"status": status, "error": "interrupted"})
+        (tmp_path / "run.json").write_text(text)
+        found = read(tmp_path)
+        assert (found.status, found.outcome, found.reason) == ("interrupted", "interrupted", "")
+
+
 def test_flatten():
     config = {
         "seed": 1,

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGUSR1 in a process that trains: it saves and ends; a second one ends it at once.
 
-Handlers of Python run in the main thread between two of its instructions, so not while it is in a collective or in
-another call that does not return. A thread of its own hears of every signal as it arrives, through
+Python runs handlers in the main thread, between two of its instructions: not while that is in a collective or in
+another call that does not return. A watcher thread is notified of every signal as it arrives, by
 ``signal.set_wakeup_fd``, and ends the process where the main thread cannot.
 """
 
@@ -22,9 +22,9 @@ from typing import Any
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 SETTLE = 0.3  # seconds in which a signal counts as the same: `timeout` and others send it to a process and its group
 GRACE = 30.0  # seconds that the main thread may spend in one and the same call after a signal
-LAST_WORDS = 5.0  # seconds for writing the record of a process that is ended
+EXIT_TIMEOUT = 5.0  # seconds for writing the record of a process that is ended at once
 PAUSE = 0.5  # seconds between two looks at the main thread
-OVER, AGAIN = 0, 255  # what the main thread says to the watching one, among the numbers of signals
+OVER, AGAIN = 0, 255  # sent to the watcher by the main thread, among the numbers of signals
 
 _current: Signals | None = None
 
@@ -43,16 +43,16 @@ class Signals:
     The first one raises ``Stopped`` at once inside :meth:`raising`, except in :meth:`steps`, whose caller asks
     :func:`received` after each step, and in :func:`held`; outside of :meth:`raising` it does so at the end of the
     block. A second one, or ``grace`` seconds (or twice the longest step so far, if that is more) of the main thread in
-    one call, calls ``last_words`` (which may be set) and ends the process.
+    one call, calls ``before_exit`` (which may be set) and ends the process.
     """
 
     def __init__(self, *, grace: float = GRACE) -> None:
-        self.last_words: Callable[[], object] | None = None
+        self.before_exit: Callable[[], object] | None = None
         self.grace = grace
-        self.received, self.since = 0, 0.0  # the first signal, and when the main thread heard of it
+        self.received, self.since = 0, 0.0  # the first signal, and when its handler ran
         self.at_once, self.stepping, self.holding = False, False, 0
         self.ended, self.longest = 0, 0.0  # steps that have ended, and seconds of the longest one
-        self.writing = threading.Lock()  # the record
+        self.record_lock = threading.Lock()  # for writing the record
         self.process, self.main = os.getpid(), threading.get_ident()
         self.before: dict[int, Any] = {}
 
@@ -60,9 +60,9 @@ class Signals:
         global _current
         self.outer, _current = _current, self
         if threading.current_thread() is threading.main_thread():
-            self.ear, self.mouth = socket.socketpair()
-            self.mouth.setblocking(False)
-            self.wakeup = signal.set_wakeup_fd(self.mouth.fileno(), warn_on_full_buffer=False)
+            self.reader, self.writer = socket.socketpair()
+            self.writer.setblocking(False)
+            self.wakeup = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
             self.watch = threading.Thread(target=self._watch, name="hardpix-signals", daemon=True)
             self.watch.start()
             self.before = {number: signal.signal(number, self._receive) for number in STOPPING}
@@ -76,8 +76,8 @@ class Signals:
             signal.set_wakeup_fd(self.wakeup)
             self._tell(OVER)
             self.watch.join()
-            self.ear.close()
-            self.mouth.close()
+            self.reader.close()
+            self.writer.close()
         _current = self.outer
         if self.received and kind is None:
             raise Stopped(self.received)
@@ -107,7 +107,7 @@ class Signals:
         if self.received:
             if time.monotonic() - self.since >= SETTLE:
                 self._tell(AGAIN)
-                time.sleep(2 * LAST_WORDS)  # the other thread ends the process meanwhile
+                time.sleep(2 * EXIT_TIMEOUT)  # the watcher ends the process meanwhile
             return
         self.since, self.received = time.monotonic(), number
         self._raise()
@@ -117,15 +117,15 @@ class Signals:
 
     def _tell(self, word: int) -> None:
         with suppress(OSError):
-            self.mouth.send(bytes([word]))
+            self.writer.send(bytes([word]))
 
     def _watch(self) -> None:
         first, since = 0, 0.0
         place, there = self._place(), 0.0
         while True:
-            self.ear.settimeout(PAUSE if first else None)
+            self.reader.settimeout(PAUSE if first else None)
             try:
-                said = self.ear.recv(4096)
+                said = self.reader.recv(4096)
             except TimeoutError:
                 said = b""
             now = time.monotonic()
@@ -142,7 +142,7 @@ class Signals:
             elif now - there >= max(self.grace, 2 * self.longest):
                 name, lasted = signal.Signals(first).name, now - there
                 where = ", ".join(f"{code.co_name} ({code.co_filename})" for code, _ in place[1][:1])
-                self._end(first, f"{name}: ended without saving, after {lasted:.0f} s in one call of {where}")
+                self._end(first, f"{name}: ended without saving, {lasted:.0f} s in one call of {where}")
 
     def _place(self) -> tuple[int, list[tuple[CodeType, int]]]:
         """How many steps have ended, and where the main thread is, to the instruction of each of its frames."""
@@ -153,15 +153,15 @@ class Signals:
         return self.ended, found
 
     def _end(self, number: int, why: str = "") -> None:
-        words = threading.Thread(target=self._say_last_words, daemon=True)
+        words = threading.Thread(target=self._call_before_exit, daemon=True)
         words.start()
-        words.join(LAST_WORDS)  # the disk may be what hangs
+        words.join(EXIT_TIMEOUT)  # the disk may be what hangs
         quit_at_once(number, why)
 
-    def _say_last_words(self) -> None:
+    def _call_before_exit(self) -> None:
         with suppress(Exception):
-            if self.writing.acquire(timeout=LAST_WORDS) and self.last_words is not None:
-                self.last_words()
+            if self.record_lock.acquire(timeout=EXIT_TIMEOUT) and self.before_exit is not None:
+                self.before_exit()
 
 
 def status_of(error: BaseException) -> int:

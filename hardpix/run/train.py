@@ -38,7 +38,7 @@ from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, known_below, only_recorded, source_run, told
 from hardpix.run.remarks import start_remarks
-from hardpix.run.signals import GRACE, LAST_WORDS, Signals, Stopped, status_of
+from hardpix.run.signals import GRACE, EXIT_TIMEOUT, Signals, Stopped, status_of
 from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError
 
@@ -115,7 +115,7 @@ def _recorded(
 ) -> record.RunRecord:
     """Train, and write what became of it."""
     interrupted = replace(started, status="interrupted", error=record.INTERRUPTED)
-    signals.last_words = lambda: record.write(interrupted, job.run_dir)
+    signals.before_exit = lambda: record.write(interrupted, job.run_dir)
     os.environ[JOB_VARIABLE] = str(job.run_dir)
     begin = time.perf_counter()
     try:
@@ -143,8 +143,8 @@ def _recorded(
 
 
 def _write(found: record.RunRecord, run_dir: Path, signals: Signals) -> None:
-    with signals.writing:
-        signals.last_words = None
+    with signals.record_lock:
+        signals.before_exit = None
         record.write(found, run_dir)
 
 
@@ -154,7 +154,7 @@ def join(run_dir: Path) -> None:
     It ends with the first one, which Lightning would kill while it records a signal, were this one's status not 0.
     """
     end_with_parent()
-    with suppress(Stopped), Signals(grace=GRACE + LAST_WORDS) as signals, signals.raising():
+    with suppress(Stopped), Signals(grace=GRACE + EXIT_TIMEOUT) as signals, signals.raising():
         _run(_assemble(rundir.read_config(run_dir), run_dir, record.read(run_dir)))
 
 

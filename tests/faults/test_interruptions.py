@@ -364,6 +364,6 @@ def test_one_signal_ends_a_sweep_and_the_next_start_goes_on(begun, again, tmp_pa
     assert "1 interrupted, 1 waiting" in said
     status, said = again(*words)
     assert status == 0, said[-3000:]
-    assert "interrupted at step 3, goes on from its last checkpoint" in said
+    assert re.search(r"seed=0 \(resume: interrupted .*goes on from its last checkpoint", said)
     assert "2 jobs: 2 done" in said
     assert record.read(path).run_id == before.run_id

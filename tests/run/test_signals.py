@@ -28,7 +28,7 @@ def block():  # in a call of C that no signal interrupts, as a collective does
     libc.pthread_mutex_lock(lock)
 
 with Signals(grace={grace}) as own:
-    own.last_words = lambda: print("last words", flush=True)
+    own.before_exit = lambda: print("last words", flush=True)
     with own.raising():
 {work}
 """

@@ -384,6 +384,25 @@ def test_a_failed_run_leaves_its_trace_and_is_tried_afresh(sweep, trained, capsy
     assert statuses()[2] == "done"
 
 
+def test_what_a_failed_run_had_saved_is_kept_at_every_retry(sweep, trained, written, capsys):
+    folder = written("overrides: [method=hardness]\naxes: {method.alpha: [2]}\non_error: retry\nretries: 2")
+    trained.fail(2, *[ValueError("no")] * 3, stage="checkpoint")
+    assert main(["sweep", "s", "--config-dir", str(folder)]) == 1
+    path = next(Path("runs/s").glob("*"))
+    capsys.readouterr()
+    assert main(["sweep", "s", "--config-dir", str(folder), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert f"mkdir -p {path}/failed/3 && mv " in shown
+    assert " rm " not in shown
+    assert main(["sweep", "s", "--config-dir", str(folder)]) == 0
+    assert f"what it had saved is kept in {path}/failed/3" in capsys.readouterr().out
+    kept = [path / "failed" / str(number) for number in (1, 2, 3)]
+    assert [(folder / LAST).exists() for folder in (path, *kept)] == [False, True, True, True]
+    assert {record.read(folder).status for folder in kept} == {"failed"}
+    assert all("Traceback" in (folder / "error.txt").read_text() for folder in kept)
+    assert record.read(path).status == "done"
+
+
 def test_a_run_that_fails_before_it_has_a_record_gets_one(sweep, trained):
     trained.fail(1, DataError("x.png: broken"), stage="early")
     assert sweep() == 1
@@ -567,6 +586,21 @@ def test_the_status_shows_where_a_study_stands(sweep, trained):
                  "time left: about 52 s"):  # fmt: skip
         assert line in text
     assert footer(jobs[4:], states[4:]) == ["1 waiting"]
+
+
+def test_the_status_tells_interrupted_from_killed(sweep, trained):
+    sweep()
+    for alpha, changed in (
+        (1, {"status": "interrupted", "error": "interrupted"}),
+        (2, {"status": "running"}),
+    ):
+        path, found = runs()[alpha]
+        record.write(replace(found, **changed, host=found.host | {"pid": "999999999"}), path)
+    jobs, _ = jobs_of(read_study(["method=hardness", "method.alpha=1,2,3"]))
+    states = [look(job.run_dir) for job in jobs]
+    assert [state.kind for state in states] == ["interrupted", "interrupted", "done"]
+    assert states[0].why.startswith("interrupted at step")
+    assert footer(jobs, states)[0] == "1 done, 1 interrupted, 1 waiting"
 
 
 def test_durations():

@@ -134,7 +134,10 @@ def attempt(job: Job, state: State, crew: Crew | None = None, callbacks: Sequenc
             _train(cfg, job, callbacks)
     except (KeyboardInterrupt, SystemExit) as error:
         code = error.code if isinstance(error, SystemExit) else 130
-        return Ended("interrupted", status=code if isinstance(code, int) and code else 130)
+        status = code if isinstance(code, int) and code else 130
+        after = look(job.run_dir)  # the signal may have come when all was done
+        found = scores(after.record) if after.kind == "done" and after.record else ""
+        return Ended("done" if after.kind == "done" else "interrupted", found, status)
     except Pruned:
         return Ended("pruned")
     except Exception as error:

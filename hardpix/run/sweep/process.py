@@ -46,8 +46,9 @@ def _end_children() -> None:
         dist.destroy_process_group()
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
-            thread._finished = True  # type: ignore[attr-defined]
-            for child in thread._child_processes:  # type: ignore[attr-defined]
+            children = thread._child_processes  # type: ignore[attr-defined]
+            thread._child_processes = []  # type: ignore[attr-defined]  # it would kill this process for one that failed
+            for child in children:
                 try:
                     child.wait(CHILD_LEAVES)
                 except subprocess.TimeoutExpired:

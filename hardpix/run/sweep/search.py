@@ -157,7 +157,7 @@ class _Worker:
             ended = attempt(job, state, callbacks=[watch])
             if watch.refusal:
                 raise ConfigError(watch.refusal)
-            if ended.kind == "interrupted":
+            if ended.status:
                 self.status = ended.status
                 raise _Ended
             state = look(job.run_dir)
