@@ -103,6 +103,8 @@ def follows(declared: Iterable[str]) -> tuple[str, ...]:
     found = []
     for key in declared:
         before = key.removesuffix(_plain(key))
-        found += [before + EFFECTIVE_BATCH] if _plain(key) in BATCH_PARTS else []
+        asked_for = _plain(key) in ("trainer.devices", "trainer.num_nodes")
+        found += [before + WORLD_SIZE] if asked_for else []
+        found += [before + EFFECTIVE_BATCH] if asked_for or _plain(key) in BATCH_PARTS else []
         found += [before + FINGERPRINT] if _plain(key) in FRAMES else []
     return tuple(found)

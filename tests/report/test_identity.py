@@ -172,6 +172,10 @@ def test_a_declared_part_of_the_batch_explains_it(key):
     assert automatic_rows(two) == [key]
 
 
+def test_declared_devices_explain_the_processes():
+    assert rows(trained("a", 1), trained("b", 2), by=("trainer.devices",)) == [["a"], ["b"]]
+
+
 def test_how_processes_were_asked_for_does_not_count():
     own = {"trainer.strategy": "ddp", "trainer.num_nodes": 1}
     assert rows(trained("a", 1), run("b", **trained("b", 1).record.factors | own | {"trainer.devices": [3]}))

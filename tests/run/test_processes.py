@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hardpix import record
+from hardpix.run import resume
 from hardpix.run.build import build, method_class
+from hardpix.run.callbacks import settle_best
 from hardpix.run.config import compose, conf_dir, validate
 from hardpix.run.ema import EMA
 from hardpix.run.evaluate import evaluate
-from hardpix.run.rundir import read_config
+from hardpix.run.rundir import BEFORE, BEST, LAST, read_config
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 from tests.faults.cases import CASES
@@ -101,6 +104,44 @@ def test_a_checkpoint_of_one_generator_alone_is_still_read(tiny):
     method.on_load_checkpoint({"rng": {"cpu": state, "cuda": []}})
     method.on_train_start()
     assert float(torch.rand(())) == expected
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_processes_save_the_best_weights_or_none(tmp_path, first):
+    """Process 1 does not see the file that process 0 has written, or the other way round."""
+    best = ModelCheckpoint()
+    best.best_model_score = torch.tensor(0.5)
+    decided, saved = {}, []
+    for rank, sees_it in ((0, first), (1, not first)):
+        folder = tmp_path / str(rank)
+        (folder / "checkpoints").mkdir(parents=True)
+        if sees_it:
+            (folder / BEST).write_text("")
+        trainer = SimpleNamespace(
+            checkpoint_callbacks=[best], fast_dev_run=False,
+            strategy=SimpleNamespace(broadcast=lambda own: decided.setdefault("by the first", own)),
+            save_checkpoint=lambda *_, rank=rank, **__: saved.append(rank),
+        )  # fmt: skip
+        settle_best(folder, trainer, 0.4)
+    assert saved == ([] if first else [0, 1])
+
+
+def test_further_processes_do_not_look_for_a_checkpoint_themselves(tiny, tmp_path, monkeypatch):
+    """The first one may be renaming it at this moment."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / BEFORE).write_text("")
+    monkeypatch.setenv("RANK", "1")
+    assert resume.checkpoint(tmp_path, tiny()) == tmp_path / LAST
+
+
+def test_other_processes_than_a_run_began_with_are_refused():
+    before = SimpleNamespace(factors={"trainer.world_size": 4})
+    resume.check_processes(before, 4)
+    resume.check_processes(SimpleNamespace(factors={}), 4)  # an earlier version did not tell
+    with pytest.raises(
+        ConfigError, match=r"trainer\.world_size: 4 -> 1, .* with trainer\.devices=4 trainer\.num_nodes=1, or"
+    ):
+        resume.check_processes(before, 1)
 
 
 # -- two processes, by gloo --------------------------------------------------------------------------------------------
