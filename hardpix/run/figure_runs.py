@@ -102,7 +102,7 @@ def _check_same_frames(one: FigureRun, other: FigureRun, split: str, ignore: Seq
     a, b = (_frame_factors(run.cfg, split, ignore) for run in (one, other))
     known = [_fingerprints(run, split, ignore) for run in (one, other)]
     common = known[0].keys() & known[1].keys()
-    a, b = ({**own, **{key: told[key] for key in common}} for own, told in zip((a, b), known, strict=True))
+    a, b = ({**own, **{key: marks[key] for key in common}} for own, marks in zip((a, b), known, strict=True))
     differing = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
     if differing:
         told = [f"{key}: {a.get(key, 'absent')} / {b.get(key, 'absent')}" for key in differing[:3]]
@@ -122,7 +122,7 @@ def _frame_factors(cfg: DictConfig, split: str, ignore: Sequence[str]) -> dict[s
 
 
 def _fingerprints(run: FigureRun, split: str, ignore: Sequence[str]) -> dict[str, str]:
-    """What a run's record tells of the frames of ``split``; nothing where the figure is of other data."""
+    """The fingerprints of ``split`` in a run's record; empty where the figure is of other data."""
     if run.cfg.data != rundir.read_config(run.directory).data:
         return {}
     names = {k.rpartition("/")[2]: v for k, v in own_data(record.read(run.directory)).items()}

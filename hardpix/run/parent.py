@@ -81,7 +81,7 @@ def factors(cfg: DictConfig) -> dict[str, Any]:
 
 
 def known_below(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """What only the record tells of the run that ``cfg`` stands on or starts from: factors, and which data it used."""
+    """What the record alone has of the parent, or of the run behind ``init_from``: factors, and which data it used."""
     started = source_run(cfg.parent or cfg.init_from)
     if started is None:
         return {}, {}
@@ -91,7 +91,7 @@ def known_below(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def only_recorded(trained: record.RunRecord) -> dict[str, Any]:
-    """Factors of a run that its configuration does not tell."""
+    """Factors of a run that its configuration does not have."""
     found = {k: v for k, v in trained.factors.items() if k.endswith(ONLY_RECORDED)}
     return found | {"init_from": trained.factors.get("init_from")}
 

@@ -42,7 +42,7 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def files(cfg: DictConfig) -> dict[str, str]:
-    """What tells the content of the files that settings name, by key; without those that are not there."""
+    """What identifies the content of the files that settings name, by key; files that do not exist are left out."""
     return {key: value for key, value in present(cfg, FILES).items() if not _of_run(cfg, key)}
 
 
@@ -72,7 +72,7 @@ def _apart(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def recorded(before: record.RunRecord, keys: Iterable[str]) -> dict[str, Any]:
-    """What lay at the paths of ``keys`` when a run began; without what its record does not tell."""
+    """What lay at the paths of ``keys`` when a run began; without what its record does not know."""
     found: dict[str, Any] = {}
     for key in keys:
         if _free(key):
@@ -133,7 +133,7 @@ def _opened(cfg: DictConfig) -> dict[str, str]:
 
     try:
         return used(make(cfg.data))["data"]
-    except (HardpixError, OSError):  # whoever trains on them will tell
+    except (HardpixError, OSError):  # reported when they are trained on
         return {}
 
 

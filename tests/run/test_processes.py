@@ -137,7 +137,7 @@ def test_further_processes_do_not_look_for_a_checkpoint_themselves(tiny, tmp_pat
 def test_other_processes_than_a_run_began_with_are_refused():
     before = SimpleNamespace(factors={"trainer.world_size": 4})
     resume.check_processes(before, 4)
-    resume.check_processes(SimpleNamespace(factors={}), 4)  # an earlier version did not tell
+    resume.check_processes(SimpleNamespace(factors={}), 4)  # an earlier version did not record them
     with pytest.raises(
         ConfigError, match=r"trainer\.world_size: 4 -> 1, .* with trainer\.devices=4 trainer\.num_nodes=1, or"
     ):
@@ -188,7 +188,7 @@ for name, overrides in json.loads((folder / "jobs.json").read_text()):
 
 
 def listed(folder):
-    """Every method's run after those that it stands on: ``{name: overrides}``."""
+    """Every method's run after its parents: ``{name: overrides}``."""
     jobs = {}
 
     def add(name, stages):
@@ -210,7 +210,7 @@ def listed(folder):
         if name not in jobs:
             add(name, known[name])
     dropout = [*jobs["baseline"], "scheduler=constant", "head.dropout=0.5"]
-    jobs["whole"] = [*dropout, "run=whole", "trainer.max_steps=4"]
+    jobs["full"] = [*dropout, "run=full", "trainer.max_steps=4"]
     jobs["half"] = [*dropout, "run=parts"]
     jobs["parts"] = [*dropout, "run=parts", "trainer.max_steps=4", "resume=true"]
     return methods, jobs
@@ -244,10 +244,10 @@ def pair(tmp_path_factory):
                 break
             time.sleep(0.2)
         ends = [process.poll() for process in processes]
-        told = "\n".join(
+        said = "\n".join(
             (folder / f"log{rank}.txt").read_text()[-3000:] for rank in (0, 1) if ends[rank] != 0
         )
-        assert ends == [0, 0], told
+        assert ends == [0, 0], said
     finally:
         for process, log in zip(processes, logs, strict=True):
             process.kill()
@@ -279,7 +279,7 @@ def test_every_method_scores_in_two_processes_what_one_scores(pair, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_record_tells_the_processes_and_the_batch_of_them_all(pair):
+def test_a_record_has_the_processes_and_the_batch_of_them_all(pair):
     folder, _ = pair
     found = record.read(folder / "runs/default/detail").factors
     below = "parent_config."
@@ -291,13 +291,13 @@ def test_a_record_tells_the_processes_and_the_batch_of_them_all(pair):
 @pytest.mark.slow
 def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(pair):
     folder, _ = pair
-    drawn = [[json.loads((folder / f"{n}-{r}.json").read_text()) for n in ("whole", "parts")] for r in (0, 1)]
-    for whole, parts in drawn:
-        assert set(whole) == {"0", "1", "2", "3"}
-        assert parts == {step: whole[step] for step in ("2", "3")}
+    drawn = [[json.loads((folder / f"{n}-{r}.json").read_text()) for n in ("full", "parts")] for r in (0, 1)]
+    for full, parts in drawn:
+        assert set(full) == {"0", "1", "2", "3"}
+        assert parts == {step: full[step] for step in ("2", "3")}
     assert drawn[0][0] != drawn[1][0]
-    whole, parts = (
+    full, parts = (
         torch.load(folder / f"runs/default/{n}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for n in ("whole", "parts")
+        for n in ("full", "parts")
     )
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert all(torch.equal(full[key], parts[key]) for key in full)
