@@ -25,7 +25,7 @@ FILE_NAME = "run.json"
 
 Status = Literal["running", "done", "interrupted", "failed"]
 INTERRUPTED = "interrupted"
-BELOW = "parent_config."  # before the factors of the run that a run stands on, or starts from
+BELOW = "parent_config."  # before the factors of a parent, or of the run whose weights are the start
 # Factors that no configuration holds: processes of the training, and frames of an optimiser step over all of them.
 WORLD_SIZE, EFFECTIVE_BATCH = "trainer.world_size", "trainer.effective_batch"
 BATCH_PARTS = ("data.batch_size", "trainer.accumulate", WORLD_SIZE)
@@ -55,7 +55,7 @@ class RunRecord:
     frames: dict[str, int] = field(
         default_factory=dict
     )  # "nyuv2/train": 795; train, val and test as they were used
-    # What tells data from others, wherever they lie: "nyuv2/train" of the frames and files of a split, and
+    # What identifies data, wherever they lie: "nyuv2/train" of the frames and files of a split, and
     # "nyuv2/train content", see hardpix.data.fingerprint; "data.source.classes" of the file that this factor names;
     # the same with "parent_config." before it of the run below.
     data: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What tells a data set from what has become of it: names, sizes, times and samples of its files."""
+"""Whether a data set has changed: names, sizes, times and samples of its files."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def fingerprint(frames: Frames) -> str:
 
 
 def content_sample(frames: Frames) -> str:
-    """A text that differs when the content of files does, as far as a sample tells; empty for frames without files.
+    """A text that differs when the content of files does, as far as a sample shows; empty for frames without files.
 
     Of some 256 files, evenly spread over the split, 16 blocks of 4096 bytes, evenly spread over the file: two data
-    sets of equal names and sizes are told apart, one file that was edited may be missed (see :func:`stamp`).
+    sets of equal names and sizes differ, one file that was edited may be missed (see :func:`stamp`).
     """
     paths, digest = list(_paths(frames)), hashlib.sha256()
     starts = range(0, len(paths), max(IN_A_ROW, len(paths) // RUNS))
@@ -57,7 +57,7 @@ def content_sample(frames: Frames) -> str:
                 for place in places:
                     file.seek(place)
                     digest.update(file.read(BLOCK))
-        except OSError:  # whoever decodes it will tell
+        except OSError:  # reported when it is decoded
             continue
     return digest.hexdigest()[:DIGITS] if paths else ""
 

@@ -27,7 +27,7 @@ IGNORED = (
         "trainer.devices",
         "trainer.num_nodes",
         "trainer.strategy",
-    ),  # trainer.world_size tells what came of them
+    ),  # compared as trainer.world_size
     # What came of these is told: see `warnings`.
     *("data.on_error", "data.max_skip", "data.accept_change", "data.source.depth_missing"),
 )
@@ -128,8 +128,8 @@ def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     asked_for = [run.record.factors for run in runs if "trainer.devices" in run.record.factors]
     if unknown := sum(WORLD_SIZE not in own for own in asked_for):
         lines.append(
-            f"{unknown} of {len(runs)} runs do not tell in how many processes they trained (trainer.devices=auto of an "
-            "earlier version), and so not how large their batch was."
+            f"{unknown} of {len(runs)} runs do not record how many processes they trained in (trainer.devices=auto of "
+            "an earlier version), and so not how large their batch was."
         )
     facts = [_facts(run) for run in runs]
     for key in sorted({key for known in facts for key in known}):

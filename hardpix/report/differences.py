@@ -11,7 +11,8 @@ from typing import Any
 
 from hardpix.record import RunRecord
 from hardpix.report.collect import Run
-from hardpix.report.compare import ABSENT, ignored, silenced, warnings
+from hardpix.report.compare import ABSENT, differs, ignored, silenced, warnings
+from hardpix.report.identity import by_content
 from hardpix.report.per_image import ImageRow, read_per_image
 from hardpix.types import DataError
 
@@ -101,7 +102,9 @@ def worst(images: Sequence[Row], count: int) -> list[Row]:
 
 def _settings(sides: Sequence[Side]) -> list[Setting]:
     found = []
-    silent = ignored(side.settings for side in sides)
+    runs, settled = by_content([Run(side.directory, side.record) for side in sides])
+    same = {key for key in settled if not differs(runs, key)}  # the same files at several paths
+    silent = (*ignored(side.settings for side in sides), *same)
     for key in sorted(set().union(*(side.settings for side in sides))):
         values = tuple(side.settings.get(key, ABSENT) for side in sides)
         if any(not _same(value, values[0]) for value in values):

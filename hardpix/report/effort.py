@@ -18,7 +18,7 @@ from hardpix.report.identity import TRAINED_ON, may_be_unknown
 from hardpix.report.published import matches
 from hardpix.types import HardpixError
 
-# Never told as a departure, besides what no table compares: where the data lies, and what follows from other keys.
+# Never a departure, in addition to what no table compares: where the data lies, and what follows from other keys.
 SILENT = (*WARNED, *PLACES, EFFECTIVE_BATCH)
 # What must be equal between runs that no experiment file describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
@@ -95,12 +95,12 @@ class Use:
         }
 
     def data(self) -> dict[str, str]:
-        """What tells the frames of its training, and those that were scored, from others; where it is known."""
+        """Fingerprints of the frames of its training, and of those that were scored; where they are known."""
         found = {folded(key): value for key, value in self.run.record.data.items()}
         keys = {TRAINED_DATA: "train", SCORED_DATA: self.role}
         known = {name: [found.get(folded(f"{self.dataset}/{role}{kind}")) for kind in ("", " content")]
                  for name, role in keys.items()}  # fmt: skip
-        return {name: " ".join(filter(None, told)) for name, told in known.items() if told[0]}
+        return {name: " ".join(filter(None, marks)) for name, marks in known.items() if marks[0]}
 
 
 @dataclass

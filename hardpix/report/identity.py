@@ -1,4 +1,4 @@
-"""What the paths among a run's factors stand for: its record tells by content, so that places are not compared."""
+"""What the paths among a run's factors stand for: identified by content, so that places are not compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hardpix.report.collect import Run
 FRAMES = (
     "data.source.root",
     "data.source.listing",
-)  # what lies there is told by the fingerprints of the splits
+)  # identified by the fingerprints of the splits
 FILES = (
     "data.source.classes",
     "data.labeled",
@@ -54,7 +54,7 @@ def by_content(runs: Sequence[Run]) -> tuple[list[Run], set[str]]:
 
 
 def _common(key: str, naming: Sequence[RunRecord]) -> list[str]:
-    """Where to look in each of the records that name a path for what lies there; empty where one does not tell."""
+    """Where to look in each of the records that name a path for what lies there; empty where one does not know."""
     if not naming:
         return []
     if _plain(key) in FILES:
@@ -85,12 +85,12 @@ def _replaced(run: Run, key: str, known: Sequence[str]) -> Run:
     own = run.record.factors
     if not isinstance(own.get(key), str):
         return run
-    told = [str(own[name] if name in own and name != key else run.record.data[name]) for name in known]
-    return Run(run.directory, replace(run.record, factors=own | {key: " ".join(told)}))
+    content = [str(own[name] if name in own and name != key else run.record.data[name]) for name in known]
+    return Run(run.directory, replace(run.record, factors=own | {key: " ".join(content)}))
 
 
 def may_be_unknown(keys: Iterable[str]) -> set[str]:
-    """Those of ``keys`` that a run which lacks them does not tell: it is not told apart by them."""
+    """Those of ``keys`` that are unknown, not different, in a run that lacks them."""
     return {
         key
         for key in keys
@@ -103,6 +103,8 @@ def follows(declared: Iterable[str]) -> tuple[str, ...]:
     found = []
     for key in declared:
         before = key.removesuffix(_plain(key))
-        found += [before + EFFECTIVE_BATCH] if _plain(key) in BATCH_PARTS else []
+        asked_for = _plain(key) in ("trainer.devices", "trainer.num_nodes")
+        found += [before + WORLD_SIZE] if asked_for else []
+        found += [before + EFFECTIVE_BATCH] if asked_for or _plain(key) in BATCH_PARTS else []
         found += [before + FINGERPRINT] if _plain(key) in FRAMES else []
     return tuple(found)

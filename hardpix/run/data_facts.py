@@ -35,7 +35,7 @@ CONTENT = " content"  # after a split: the key of a sample of what its files hol
 
 
 def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
-    """For a record: ``frames`` (``{"nyuv2/train": 795}``), ``data`` (what tells them apart) and ``stamps``.
+    """For a record: ``frames`` (``{"nyuv2/train": 795}``), ``data`` (what identifies them) and ``stamps``.
 
     A partial copy of a data set, or a changed one, must show in what is made of the record.
     """

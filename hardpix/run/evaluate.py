@@ -196,7 +196,6 @@ def loaded(run_dir: Path, weights: str, overrides: list[str]):
         raise HardpixError(f"{run_dir} is not a run directory: it has no {rundir.CONFIG}")
     cfg = override(rundir.read_config(run_dir), overrides)
     validate(cfg)
-    places.check(cfg, run_dir)
     data, method = build(cfg, training=False)
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
     load_weights(method, run_dir, weights)

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from hardpix import record
 from hardpix.report.compare import covers
-from hardpix.run import rundir
+from hardpix.report.identity import FINGERPRINT, own_data
+from hardpix.run import places, rundir
 from hardpix.run.evaluate import loaded, override
 from hardpix.types import ConfigError, HardpixError
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from hardpix.data import DataModule, Frames
     from hardpix.methods import Method
     from hardpix.types import Batch
-
-# Where frames lie and how they arrive, not which they are.
-PLACES = ("data.source.root", "data.source.cache_dir")
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,9 @@ def _classes(directory: Path) -> list[str]:
 
 def _check_same_frames(one: FigureRun, other: FigureRun, split: str, ignore: Sequence[str]) -> None:
     a, b = (_frame_factors(run.cfg, split, ignore) for run in (one, other))
+    known = [_fingerprints(run, split, ignore) for run in (one, other)]
+    common = known[0].keys() & known[1].keys()
+    a, b = ({**own, **{key: marks[key] for key in common}} for own, marks in zip((a, b), known, strict=True))
     differing = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
     if differing:
         told = [f"{key}: {a.get(key, 'absent')} / {b.get(key, 'absent')}" for key in differing[:3]]
@@ -115,10 +116,22 @@ def _check_same_frames(one: FigureRun, other: FigureRun, split: str, ignore: Seq
 def _frame_factors(cfg: DictConfig, split: str, ignore: Sequence[str]) -> dict[str, Any]:
     factors = record.flatten(rundir.plain(cfg))
     wanted = ("data.source", "data.test_transform", f"data.{split}_split")
-    return {k: v for k, v in factors.items() if covers(wanted, k) and not covers((*PLACES, *ignore), k)}
+    return {
+        k: v for k, v in factors.items() if covers(wanted, k) and not covers((*places.PLACES, *ignore), k)
+    }
+
+
+def _fingerprints(run: FigureRun, split: str, ignore: Sequence[str]) -> dict[str, str]:
+    """The fingerprints of ``split`` in a run's record; empty where the figure is of other data."""
+    if run.cfg.data != rundir.read_config(run.directory).data:
+        return {}
+    names = {k.rpartition("/")[2]: v for k, v in own_data(record.read(run.directory)).items()}
+    found = {f"{FINGERPRINT}.{k}": v for k, v in names.items() if k in (split, f"{split} content")}
+    return {key: value for key, value in found.items() if not covers(ignore, key)}
 
 
 def build(run: FigureRun, overrides: list[str], weights: str, device: str) -> tuple[DataModule, Method]:
+    places.check(run.cfg, run.directory)
     _, data, method = loaded(run.directory, weights, overrides)
     return data, method.to(device)
 

@@ -7,6 +7,7 @@ started from. The networks of a ``parent`` become a part of the new run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,11 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     _check_kind(cfg, None if cfg.parent is None else _config(cfg))
     if cfg.parent is None:
         begun = _begun(cfg) if cfg.init_from and (_directory(cfg) / rundir.LAST).is_file() else None
-        if begun is not None and begun.parent_config is not None and begun.init_from == cfg.init_from:
+        if (
+            begun is not None
+            and begun.parent_config is not None
+            and _same_path(begun.init_from, cfg.init_from)
+        ):
             return with_parent(cfg, begun.parent_config, "init_from")
         started = source_run(cfg.init_from)
         return cfg if started is None else with_parent(cfg, rundir.read_config(started), "init_from")
@@ -76,7 +81,7 @@ def factors(cfg: DictConfig) -> dict[str, Any]:
 
 
 def known_below(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """What only the record tells of the run that ``cfg`` stands on or starts from: factors, and which data it used."""
+    """What the record alone has of the parent, or of the run behind ``init_from``: factors, and which data it used."""
     started = source_run(cfg.parent or cfg.init_from)
     if started is None:
         return {}, {}
@@ -86,7 +91,7 @@ def known_below(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def only_recorded(trained: record.RunRecord) -> dict[str, Any]:
-    """Factors of a run that its configuration does not tell."""
+    """Factors of a run that its configuration does not have."""
     found = {k: v for k, v in trained.factors.items() if k.endswith(ONLY_RECORDED)}
     return found | {"init_from": trained.factors.get("init_from")}
 
@@ -103,7 +108,7 @@ def _with(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
 def _config(cfg: DictConfig) -> DictConfig:
     """The parent's configuration: as it was when this run began, or out of the parent's directory."""
     begun = _begun(cfg)
-    if begun is not None and begun.parent_config is not None and begun.parent == cfg.parent:
+    if begun is not None and begun.parent_config is not None and _same_path(begun.parent, cfg.parent):
         try:  # of a directory that may be anyone's
             check_trust(begun.parent_config, cfg.trusted)
             validate(begun.parent_config)
@@ -129,6 +134,11 @@ def _begun(cfg: DictConfig) -> DictConfig | None:
     """What the run that ``cfg`` resumes began with."""
     own = _directory(cfg)
     return rundir.read_config(own) if cfg.resume and cfg.run and (own / rundir.CONFIG).is_file() else None
+
+
+def _same_path(one: str | None, other: str | None) -> bool:
+    """Earlier versions kept them as they were given."""
+    return one is not None and other is not None and os.path.abspath(one) == os.path.abspath(other)
 
 
 def _directory(cfg: DictConfig) -> Path:

@@ -42,9 +42,8 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def files(cfg: DictConfig) -> dict[str, str]:
-    """What tells the content of the files that settings name, by key; without those that are not there."""
-    found = present(cfg, FILES)
-    return {key: value for key, value in found.items() if key not in RUNS or _run(cfg, key) is None}
+    """What identifies the content of the files that settings name, by key; files that do not exist are left out."""
+    return {key: value for key, value in present(cfg, FILES).items() if not _of_run(cfg, key)}
 
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -73,7 +72,7 @@ def _apart(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def recorded(before: record.RunRecord, keys: Iterable[str]) -> dict[str, Any]:
-    """What lay at the paths of ``keys`` when a run began; without what its record does not tell."""
+    """What lay at the paths of ``keys`` when a run began; without what its record does not know."""
     found: dict[str, Any] = {}
     for key in keys:
         if _free(key):
@@ -81,7 +80,8 @@ def recorded(before: record.RunRecord, keys: Iterable[str]) -> dict[str, Any]:
         elif key in FRAMES:
             found[key] = own_data(before)
         else:
-            found[key] = before.data.get(key) or (before.parent if key in RUNS else None)
+            named = before.factors.get(key) if key == "init_from" else ""  # which of that run's weights
+            found[key] = before.data.get(key) or (f"{before.parent} {named}" if key in RUNS else None)
     return {key: value for key, value in found.items() if value or _free(key)}
 
 
@@ -94,10 +94,7 @@ def present(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
         elif key in FRAMES:
             found[key] = next((found[k] for k in FRAMES if k in found), None) or _opened(cfg)
         else:
-            run_dir = _run(cfg, key)
-            found[key] = (
-                _digest(OmegaConf.select(cfg, key)) if run_dir is None else record.read(run_dir).run_id
-            )
+            found[key] = _of_run(cfg, key) or _digest(OmegaConf.select(cfg, key))
     return {key: value for key, value in found.items() if value or _free(key)}
 
 
@@ -111,12 +108,15 @@ def _free(key: str) -> bool:
     return key in CACHES or key.startswith(record.BELOW)
 
 
-def _run(cfg: DictConfig, key: str) -> Path | None:
-    """The directory of the run that a setting names, or in which its path lies."""
-    from hardpix.run.parent import source_run
+def _of_run(cfg: DictConfig, key: str) -> str:
+    """The run that a setting names, and which of its weights; empty where it names none."""
+    from hardpix.run.parent import factors, source_run
 
     path = OmegaConf.select(cfg, key)
-    return source_run(path) if key in RUNS and isinstance(path, str) else None
+    run_dir = source_run(path) if key in RUNS and isinstance(path, str) else None
+    if run_dir is None:
+        return ""
+    return f"{record.read(run_dir).run_id} {factors(cfg)[key] if key == 'init_from' else ''}"
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -133,7 +133,7 @@ def _opened(cfg: DictConfig) -> dict[str, str]:
 
     try:
         return used(make(cfg.data))["data"]
-    except HardpixError:  # whoever trains on them will tell
+    except (HardpixError, OSError):  # reported when they are trained on
         return {}
 
 

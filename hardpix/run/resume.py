@@ -69,11 +69,11 @@ def check_length(before: record.RunRecord, cfg: DictConfig, method: Method) -> N
 
 def check_processes(before: record.RunRecord, now: int) -> None:
     """Refuse other processes than the run began with: each has its share of the frames and its own random state."""
-    began = before.factors.get(record.WORLD_SIZE, now)
+    began, nodes = before.factors.get(record.WORLD_SIZE, now), before.factors.get("trainer.num_nodes", 1)
     if began != now:
         raise ConfigError(
             f"{record.WORLD_SIZE}: {began} -> {now}, the run began in {began} processes; continue it with "
-            f"trainer.devices={began}, or start a new run with another run="
+            f"trainer.devices={began // nodes} trainer.num_nodes={nodes}, or start a new run with another run="
         )
 
 

@@ -55,7 +55,7 @@ def test_another_data_set_of_the_same_settings_is_refused():
         rows(run("a"), run("b", "/b", {"rooms/train": "r", "rooms/test": "s"}, "rooms"))
 
 
-def test_of_records_that_do_not_tell_the_paths_are_compared():
+def test_without_fingerprints_the_paths_are_compared():
     old = run("old", data={})
     assert rows(old, run("b", "/a")) == [["old", "b"]]
     for other in (run("b", "/b"), run("b", "/b", {})):
@@ -63,12 +63,12 @@ def test_of_records_that_do_not_tell_the_paths_are_compared():
             rows(old, other)
 
 
-def test_an_evaluation_of_one_split_tells_the_others_where_it_can():
+def test_splits_that_one_record_lacks_are_not_compared():
     """Of an old run only the split that is scored now is known."""
-    whole, part = run("a"), run("b", "/b", {"folder/test": "x"})
-    assert rows(whole, part) == [["a", "b"]]
+    full, part = run("a"), run("b", "/b", {"folder/test": "x"})
+    assert rows(full, part) == [["a", "b"]]
     with pytest.raises(HardpixError, match=r"data\.fingerprint\.test"):
-        rows(whole, run("b", "/b", {"folder/test": "y"}))
+        rows(full, run("b", "/b", {"folder/test": "y"}))
 
 
 def test_a_run_that_is_scored_on_other_data_keeps_those_of_its_training():
@@ -123,8 +123,8 @@ ONE = {"data.batch_size": 4, "trainer.accumulate": 2, "trainer.devices": 1, "tra
     ],
 )
 def test_processes_and_batch_follow_where_they_are_not_told(factors, auto, found):
-    told = with_batch(factors, auto)
-    assert (told.get("trainer.world_size"), told.get("trainer.effective_batch")) == found
+    complete = with_batch(factors, auto)
+    assert (complete.get("trainer.world_size"), complete.get("trainer.effective_batch")) == found
     below = with_batch({f"parent_config.{key}": value for key, value in factors.items()} | ONE, 1)
     if auto is None:
         assert below.get("parent_config.trainer.world_size") == found[0]
@@ -172,6 +172,10 @@ def test_a_declared_part_of_the_batch_explains_it(key):
     assert automatic_rows(two) == [key]
 
 
+def test_declared_devices_explain_the_processes():
+    assert rows(trained("a", 1), trained("b", 2), by=("trainer.devices",)) == [["a"], ["b"]]
+
+
 def test_how_processes_were_asked_for_does_not_count():
     own = {"trainer.strategy": "ddp", "trainer.num_nodes": 1}
     assert rows(trained("a", 1), run("b", **trained("b", 1).record.factors | own | {"trainer.devices": [3]}))
@@ -181,8 +185,8 @@ def test_unknown_processes_are_told_and_not_refused():
     two = trained("a", 1), trained("b", "auto")
     assert rows(*two) == [["a", "b"]]
     assert [line for line in warnings(two) if "how many processes" in line] == [
-        "1 of 2 runs do not tell in how many processes they trained (trainer.devices=auto of an earlier version), and "
-        "so not how large their batch was."
+        "1 of 2 runs do not record how many processes they trained in (trainer.devices=auto of an earlier version), "
+        "and so not how large their batch was."
     ]
     assert not any("how many processes" in line for line in warnings([trained("a", 1), run("c")]))
 
@@ -200,12 +204,12 @@ def unequal(*uses):
 
 def test_rows_of_a_published_table_are_scored_on_the_same_data():
     unequal(use("a"), use("b", root="/b"), use("c", data={}))
-    for key, told in (
+    for key, said in (
         ("folder/test", "scored data"),
         ("folder/test content", "scored data"),
         ("folder/train", "training"),
     ):
-        with pytest.raises(HardpixError, match=told):
+        with pytest.raises(HardpixError, match=said):
             unequal(use("a"), use("b", data=DATA | {key: "other"}))
     unequal(use("a"), use("b", data=DATA | {"folder/val": "other"}))
     another = {"data.source.exclude_nyu": True}  # reads other frames by design

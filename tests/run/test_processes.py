@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hardpix import record
+from hardpix.run import resume
 from hardpix.run.build import build, method_class
+from hardpix.run.callbacks import settle_best
 from hardpix.run.config import compose, conf_dir, validate
 from hardpix.run.ema import EMA
 from hardpix.run.evaluate import evaluate
-from hardpix.run.rundir import read_config
+from hardpix.run.rundir import BEFORE, BEST, LAST, read_config
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 from tests.faults.cases import CASES
@@ -103,6 +106,44 @@ def test_a_checkpoint_of_one_generator_alone_is_still_read(tiny):
     assert float(torch.rand(())) == expected
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_all_processes_save_the_best_weights_or_none(tmp_path, first):
+    """Process 1 does not see the file that process 0 has written, or the other way round."""
+    best = ModelCheckpoint()
+    best.best_model_score = torch.tensor(0.5)
+    decided, saved = {}, []
+    for rank, sees_it in ((0, first), (1, not first)):
+        folder = tmp_path / str(rank)
+        (folder / "checkpoints").mkdir(parents=True)
+        if sees_it:
+            (folder / BEST).write_text("")
+        trainer = SimpleNamespace(
+            checkpoint_callbacks=[best], fast_dev_run=False,
+            strategy=SimpleNamespace(broadcast=lambda own: decided.setdefault("by the first", own)),
+            save_checkpoint=lambda *_, rank=rank, **__: saved.append(rank),
+        )  # fmt: skip
+        settle_best(folder, trainer, 0.4)
+    assert saved == ([] if first else [0, 1])
+
+
+def test_further_processes_do_not_look_for_a_checkpoint_themselves(tiny, tmp_path, monkeypatch):
+    """The first one may be renaming it at this moment."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / BEFORE).write_text("")
+    monkeypatch.setenv("RANK", "1")
+    assert resume.checkpoint(tmp_path, tiny()) == tmp_path / LAST
+
+
+def test_other_processes_than_a_run_began_with_are_refused():
+    before = SimpleNamespace(factors={"trainer.world_size": 4})
+    resume.check_processes(before, 4)
+    resume.check_processes(SimpleNamespace(factors={}), 4)  # an earlier version did not record them
+    with pytest.raises(
+        ConfigError, match=r"trainer\.world_size: 4 -> 1, .* with trainer\.devices=4 trainer\.num_nodes=1, or"
+    ):
+        resume.check_processes(before, 1)
+
+
 # -- two processes, by gloo --------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +188,7 @@ for name, overrides in json.loads((folder / "jobs.json").read_text()):
 
 
 def listed(folder):
-    """Every method's run after those that it stands on: ``{name: overrides}``."""
+    """Every method's run after its parents: ``{name: overrides}``."""
     jobs = {}
 
     def add(name, stages):
@@ -169,7 +210,7 @@ def listed(folder):
         if name not in jobs:
             add(name, known[name])
     dropout = [*jobs["baseline"], "scheduler=constant", "head.dropout=0.5"]
-    jobs["whole"] = [*dropout, "run=whole", "trainer.max_steps=4"]
+    jobs["full"] = [*dropout, "run=full", "trainer.max_steps=4"]
     jobs["half"] = [*dropout, "run=parts"]
     jobs["parts"] = [*dropout, "run=parts", "trainer.max_steps=4", "resume=true"]
     return methods, jobs
@@ -203,10 +244,10 @@ def pair(tmp_path_factory):
                 break
             time.sleep(0.2)
         ends = [process.poll() for process in processes]
-        told = "\n".join(
+        said = "\n".join(
             (folder / f"log{rank}.txt").read_text()[-3000:] for rank in (0, 1) if ends[rank] != 0
         )
-        assert ends == [0, 0], told
+        assert ends == [0, 0], said
     finally:
         for process, log in zip(processes, logs, strict=True):
             process.kill()
@@ -238,7 +279,7 @@ def test_every_method_scores_in_two_processes_what_one_scores(pair, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_record_tells_the_processes_and_the_batch_of_them_all(pair):
+def test_a_record_has_the_processes_and_the_batch_of_them_all(pair):
     folder, _ = pair
     found = record.read(folder / "runs/default/detail").factors
     below = "parent_config."
@@ -250,13 +291,13 @@ def test_a_record_tells_the_processes_and_the_batch_of_them_all(pair):
 @pytest.mark.slow
 def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(pair):
     folder, _ = pair
-    drawn = [[json.loads((folder / f"{n}-{r}.json").read_text()) for n in ("whole", "parts")] for r in (0, 1)]
-    for whole, parts in drawn:
-        assert set(whole) == {"0", "1", "2", "3"}
-        assert parts == {step: whole[step] for step in ("2", "3")}
+    drawn = [[json.loads((folder / f"{n}-{r}.json").read_text()) for n in ("full", "parts")] for r in (0, 1)]
+    for full, parts in drawn:
+        assert set(full) == {"0", "1", "2", "3"}
+        assert parts == {step: full[step] for step in ("2", "3")}
     assert drawn[0][0] != drawn[1][0]
-    whole, parts = (
+    full, parts = (
         torch.load(folder / f"runs/default/{n}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for n in ("whole", "parts")
+        for n in ("full", "parts")
     )
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert all(torch.equal(full[key], parts[key]) for key in full)

@@ -98,7 +98,7 @@ def jobs_of(
 def fingerprint(cfg: DictConfig, without: Sequence[str] = ()) -> str:
     """The same for configurations that train and score the same, however they were written; 64 hex digits.
 
-    Paths are left out: two configurations that differ in these alone may name the same files. ``without``: what besides
+    Paths are left out: two configurations that differ in these alone may name the same files. ``without``: what else
     is left out, by how its keys begin.
     """
     left_out = (*NO_FACTOR, *without)
@@ -119,8 +119,8 @@ def marked_by_content(mark: str, cfg: DictConfig) -> str:
     paths = {
         key: value for key, value in flatten(plain(cfg)).items() if key in PLACES and isinstance(value, str)
     }
-    told = json.dumps([mark, paths | present(cfg, paths)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    text = json.dumps([mark, paths | present(cfg, paths)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _alike(one: DictConfig, other: DictConfig) -> bool:
@@ -210,7 +210,7 @@ def _belongs(job: Job, run_dir: Path) -> bool:
     try:
         stored, before = read_config(run_dir), record.read(run_dir)
     except (HardpixError, OmegaConfBaseException):
-        return True  # nothing is known of it, or another part of the program will tell
+        return True  # it cannot be read, which is reported when it is resumed
     keys = moved(flatten(plain(stored)), flatten(plain(cfg)))
     return not keys or same(recorded(before, keys), present(cfg, keys), keys)
 
