@@ -61,7 +61,7 @@ class Cost(Callback):
     ``step_seconds`` is the median over blocks of optimiser steps from the end of one to the end of another (loading
     included, validation not). A block is one step on the CPU and 20 on a GPU, with a synchronisation at its
     ends, so that losses that wait for the device and losses that do not are timed alike. ``run/step_spread`` is the
-    distance between the quartiles of the blocks, relative to the median: how much that median tells.
+    distance between the quartiles of the blocks, relative to the median, of four blocks or more.
 
     ``peak_memory_mb`` is of training alone. On a GPU it is the most that the allocator held. On the CPU it is
     the parameters, gradients and optimiser state, plus by how much the process's resident memory rose above
@@ -165,8 +165,8 @@ class Cost(Callback):
         measured = {"step_seconds": seconds, "peak_memory_mb": memory, "parameters_train": self.trained}
         measured["parameters_inference"] = self.counts["inference"].parameters
         measured |= {f"gflops_{name}": count.gflops for name, count in self.counts.items()}
-        wide = (high - low) / seconds if len(settled) >= FEWEST else NAN
-        return {f"cost/{name}": value for name, value in measured.items()} | {SPREAD: wide}
+        spread = {SPREAD: (high - low) / seconds} if len(settled) >= FEWEST else {}
+        return {f"cost/{name}": value for name, value in measured.items()} | spread
 
     @property
     def _cuda(self) -> bool:

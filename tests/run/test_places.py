@@ -87,7 +87,7 @@ def test_every_path_among_the_settings_is_known():
 
     known = {key.removeprefix("data.source.") for key in places.PLACES if key.startswith("data.source.")}
     words = {"name", "images", "labels", "depths", "annotations", "label_suffix", "label_format", "depth_missing",
-             "background", "others", "crowd", "image", "label", "names", "style", "void_40_in_train",
+             "background", "others", "crowd", "imperfect", "image", "label", "names", "style", "void_40_in_train",
              "depth", "truth", "layout", "illegible"}  # fmt: skip
     for path in (conf_dir() / "data").glob("*.yaml"):
         target = OmegaConf.load(path).source._target_

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,19 @@ def test_while_something_is_saved_it_waits(begun):
     assert (process.communicate(timeout=LIMIT)[0], process.returncode) == ("saved\n", 130)
 
 
+def blocked(process):
+    """Wait until the main thread sleeps in its call."""
+    state = Path(f"/proc/{process.pid}/task/{process.pid}/stat")
+    for _ in range(100 * LIMIT if state.is_file() else 0):
+        if state.read_text().rpartition(")")[2].split()[0] == "S":
+            return
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("steps", [True, False])
 def test_a_second_one_ends_a_process_whose_main_thread_is_stuck(begun, steps):
     process = begun(f"signals.steps({steps})\nblock()")
+    blocked(process)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
@@ -103,6 +114,7 @@ def test_a_second_one_ends_a_process_whose_main_thread_is_stuck(begun, steps):
 @pytest.mark.parametrize("steps", [True, False])
 def test_one_is_enough_after_a_while(begun, steps):
     process = begun(f"signals.steps({steps})\nblock()", grace=1)
+    blocked(process)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=LIMIT)[0]
     assert "last words" in said
