@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,17 +33,39 @@ def shielded(loader: DataLoader) -> Iterator[None]:
     ``worker_init_fn``.
     """
     inner = loader.worker_init_fn
-    parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
-    loader.worker_init_fn = partial(_begin, inner, parent)
+    main = threading.current_thread() is threading.main_thread()
+    loader.worker_init_fn = partial(_begin, inner, os.getpid() if main else None)
     blocked = (
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
     )
     try:
-        yield
+        with _deferred() if main else nullcontext():
+            yield
     finally:
         if blocked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         loader.worker_init_fn = inner
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Python's handlers of ``SIGNALS`` run after the block.
+
+    Another thread may take a signal that the main one blocks; an exception of a handler would be lost in the
+    callbacks of a fork, which hold locks.
+    """
+    received: list[int] = []
+    handlers = {one: signal.getsignal(one) for one in SIGNALS}
+    handlers = {one: handler for one, handler in handlers.items() if callable(handler)}
+    for one in handlers:
+        signal.signal(one, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+        for one in received:
+            handlers[one](one, None)  # type: ignore[operator]
 
 
 def _begin(inner: Callable[[int], Any] | None, parent: int | None, number: int) -> None:
@@ -72,7 +95,15 @@ def end_with_parent(parent: int | None = None) -> None:
 
 def killable(workers: list[Any]) -> None:
     """Have those that do not end by themselves killed: torch and multiprocessing send SIGTERM, which they ignore."""
+    _quiet_exit()
     for worker in workers:
         process = getattr(worker, "_popen", None)
         if process is not None and hasattr(process, "kill"):
             process.terminate = process.kill
+
+
+@cache
+def _quiet_exit() -> None:
+    """Where multiprocessing ends workers as the program exits, torch's handler must not take it for a fault."""
+    if hasattr(signal, "SIGCHLD"):
+        atexit.register(signal.signal, signal.SIGCHLD, signal.SIG_DFL)

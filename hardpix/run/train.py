@@ -124,7 +124,8 @@ def _recorded(
     except BaseException as error:
         status = signals.status(error)
         line = record.INTERRUPTED if status_of(error) else ailments.one_line(error)
-        ended = replace(started, status="interrupted" if status else "failed", error=line)
+        spent = {"run/seconds": time.perf_counter() - begin + resume.seconds(before)}
+        ended = replace(started, status="interrupted" if status else "failed", error=line, metrics=spent)
         _write(ended, job.run_dir, signals)
         tracking.close(job.loggers, ended)
         if status:
@@ -134,7 +135,7 @@ def _recorded(
         os.environ.pop(JOB_VARIABLE, None)
     metrics["run/seconds"] = time.perf_counter() - begin + resume.seconds(before)
     metrics |= {
-        k: v for k, v in resume.costs(before).items() if metrics[k] != metrics[k]
+        k: v for k, v in resume.costs(before).items() if math.isnan(metrics.get(k, math.nan))
     }  # too short a leg to measure
     done = replace(started, status="done", metrics=metrics)
     _write(done, job.run_dir, signals)
