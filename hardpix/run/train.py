@@ -39,7 +39,7 @@ from hardpix.run.lock import writing
 from hardpix.run.panels import write_panels
 from hardpix.run.parent import factors, inherit, source_run, told
 from hardpix.run.remarks import start_remarks
-from hardpix.run.signals import GRACE, EXIT_TIMEOUT, Signals, Stopped, status_of
+from hardpix.run.signals import EXIT_TIMEOUT, GRACE, Signals, Stopped, status_of
 from hardpix.run.trainer import build_trainer, compile_model, quiet
 from hardpix.types import ConfigError, Diverged
 
