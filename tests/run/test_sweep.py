@@ -398,7 +398,7 @@ def test_what_a_failed_run_had_saved_is_kept_at_every_retry(sweep, trained, writ
     assert f"what it had saved is kept in {path}/failed/3" in capsys.readouterr().out
     kept = [path / "failed" / str(number) for number in (1, 2, 3)]
     assert [(folder / LAST).exists() for folder in (path, *kept)] == [False, True, True, True]
-    assert {record.read(folder).status for folder in kept} == {"failed"}
+    assert all('"failed"' in (folder / "record.json").read_text() for folder in kept)
     assert all("Traceback" in (folder / "error.txt").read_text() for folder in kept)
     assert record.read(path).status == "done"
 

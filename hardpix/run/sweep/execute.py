@@ -224,9 +224,7 @@ def command(job: Job, state: State, config_dir: Path | None = None) -> str:
     folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
     line = shlex.join(["hardpix", "train", *folder, *words])
     if state.kind == "failed" and not state.resume:  # `train` keeps what a failed run has left
-        target = str(attempts.place(job.run_dir))
-        moved = ["mv", *map(str, attempts.leftovers(job.run_dir)), target]
-        return f"{shlex.join(['mkdir', '-p', target])} && {shlex.join(moved)} && {line}"
+        return f"{attempts.command(job.run_dir)} && {line}"
     return line
 
 
