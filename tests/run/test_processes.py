@@ -238,7 +238,7 @@ def pair(tmp_path_factory):
         for rank, log in enumerate(logs)
     ]  # fmt: skip
     try:
-        limit = time.monotonic() + 600
+        limit = time.monotonic() + 1800  # they would wait for each other for ever
         while any(process.poll() is None for process in processes) and time.monotonic() < limit:
             if any(process.poll() for process in processes):  # the other one waits for it
                 break
