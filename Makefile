@@ -32,7 +32,7 @@ test-slow: $(READY) ## the tests that train whole chains of runs, kill processes
 test-numeric: $(READY) ## the numeric tests with the rounding of other processors: no test may notice
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest $(PYTEST_ARGS) -q -m "not slow" $(NUMERIC)
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OMP_NUM_THREADS=2 \
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE \
 		$(BIN)/python -m pytest $(PYTEST_ARGS) -q -m "not slow" -p tests.permuted $(NUMERIC)
 
 lint: $(READY)   ## ruff (lint and format) and mypy

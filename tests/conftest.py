@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def _quiet_and_offline(tmp_path_factory):
         for key, value in values.items():
             patch.setenv(key, value)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """What a test draws does not depend on the tests that ran before it in the same process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture
