@@ -18,6 +18,17 @@ _NUMBERED = re.compile(r"(\d+)[ \t]+([^\d\W].*)")
 _COLOURED = re.compile(r"(\d+)[ \t]+(\d+)[ \t]+(\d+)[ \t]+([^\d\W].*)")
 _CVAT = re.compile(r"([^:]+):(\d+),(\d+),(\d+):([^:]*):([^:]*)")
 _LONGEST, _WORDS = 40, 5  # of a name, or of each of the synonyms that commas part
+_HEADERS = (
+    "class",
+    "classes",
+    "label",
+    "labels",
+    "category",
+    "categories",
+    "names",
+    "class name",
+    "class_name",
+)
 _FRAMES = 3  # names that differ in a long number alone are frames
 
 # What no name of a class holds, and what the line is instead.
@@ -58,6 +69,7 @@ def text_rows(text: str, path: Path) -> list[Row]:
         if fault := _fault(line):
             raise DataError(f"{where}: {line[:50]!r} is {fault}, not the name of a class; {KNOWN}")
     _check_alike(lines)
+    _check_header(lines)
     return [Row(where, line) for where, line in lines]
 
 
@@ -93,6 +105,12 @@ def _fault(line: str) -> str:
     if not all(parts) or max(map(len, parts)) > _LONGEST or max(len(p.split()) for p in parts) > _WORDS:
         return "a sentence"
     return ""
+
+
+def _check_header(lines: Sequence[tuple[str, str]]) -> None:
+    """Refuse a header, which would shift every class."""
+    if lines and lines[0][1].lower() in _HEADERS:
+        raise DataError(f"{lines[0][0]}: {lines[0][1]!r} looks like a header; remove the line, or write name")
 
 
 def _check_alike(lines: Sequence[tuple[str, str]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +119,7 @@ def _csv_rows(text: str, path: Path, delimiter: str = ",") -> Iterator[Row]:
             raise DataError(f"{where}: a colour needs all of r, g and b, here is {', '.join(given)}")
         colour = [_number(row[channel], where) for channel in "rgb"] if given else None
         ids = [row[key] for key in _ID if row.get(key)]
+        _check_known(where, row, "rgb", ids, lambda text: re.fullmatch(r"-?\d+", text))
         yield Row(where, row["name"], colour, _number(ids[0], where) if ids else None)
 
 
@@ -143,7 +144,26 @@ def _listed_rows(content: Any, path: Path) -> Iterator[Row]:
         if not isinstance(entry, dict) or "name" not in entry:
             raise DataError(f'{where}: must be an object with "name", and perhaps "color" and "id"')
         ids = [entry[key] for key in _ID if entry.get(key) is not None]
+        _check_known(
+            where, entry, ("color",), ids, lambda value: type(value) is int or isinstance(value, list)
+        )
         yield Row(where, entry["name"], entry.get("color"), ids[0] if ids else None)
+
+
+def _check_known(
+    where: str,
+    row: Mapping[str, Any],
+    colours: Iterable[str],
+    ids: Sequence[Any],
+    numeric: Callable[[Any], Any],
+) -> None:
+    """Refuse numbers under a name that is not read: of a class without an id they may be its value in the labels."""
+    unknown = [key for key, value in row.items() if key not in ("name", *_ID, *colours) and numeric(value)]
+    if unknown and not ids:
+        raise DataError(
+            f"{where}: {unknown[0]}={row[unknown[0]]} is not read; name it id where it is the value of the class in "
+            "the label files (a colour is r, g and b, in JSON color), or remove it"
+        )
 
 
 def _checked(rows: Sequence[Row], what: str, fault: type[Exception]) -> ClassList:

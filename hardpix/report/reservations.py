@@ -46,8 +46,13 @@ def _how(made: Sequence[PairedTest], against: str, options: Options) -> str:
     if with_images:
         parts.append(
             f"in brackets the {LEVEL} % interval of {count} paired bootstrap samples of the "
-            f"{' or '.join(map(str, with_images))} images, with Student's t for the seeds, and p from the same samples "
-            "(below 0.05 where the interval excludes 0)"
+            f"{' or '.join(map(str, with_images))} images"
+            + (
+                ", with Student's t for the seeds, and p from the same samples (below 0.05 where the interval "
+                "excludes 0)"
+                if any(test.images and test.p == test.p for test in made)
+                else ""
+            )
         )
     if any(not test.images for test in made):
         parts.append(

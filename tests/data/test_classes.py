@@ -352,3 +352,19 @@ def test_a_folder_says_what_it_maps(tmp_path):
     assert Folder(tmp_path, classes=["a", "b"]).remarks() == ()
     source = Folder(tmp_path, classes=["a", "b"], name="mine", label_map={7: 0, 8: 1, 3: 255})
     assert source.remarks() == ("labels of mine: 7 -> a, 8 -> b, 2 values -> ignored (3, 255)",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("c.csv", "name,value\ncrack,1\nbackground,0\n", r"line 2: value=1 is not read; name it id"),
+        ("c.json", '[{"name": "crack", "value": 1}]', r"entry 0: value=1 is not read; name it id"),
+        ("c.json", '[{"name": "crack", "colour": [1, 2, 3]}]', r"colour=\[1, 2, 3\] is not read"),
+        ("c.txt", "class\nbackground\ncrack\n", r"line 1: 'class' looks like a header"),
+    ],
+)
+def test_what_a_class_file_says_and_is_not_read_is_refused(tmp_path, name, text, said):
+    """The order of the lines is not that of the values, and a header is no class."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_classes(str(tmp_path / name))

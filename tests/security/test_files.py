@@ -517,11 +517,14 @@ def test_numbers_beyond_sixteen_bits_do_not_wrap_around(tmp_path):
     assert (read_index(path) == 65_535).all()
 
 
-def test_of_an_animation_the_first_picture_counts(tmp_path):
+def test_a_file_of_several_pictures_is_refused(tmp_path):
+    """Of an animation, or of the pages of a TIFF, one would be read without a word."""
     first, second = Image.new("RGB", (6, 5), (1, 2, 3)), Image.new("RGB", (6, 5), (200, 100, 50))
     for name in ("a.png", "a.tif"):
         first.save(tmp_path / name, save_all=True, append_images=[second])
-        assert (read_colour(tmp_path / name) == (1, 2, 3)).all()
+        for read in (read_colour, read_index, read_depth):
+            with pytest.raises(DataError, match="holds 2 pages"):
+                read(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "WEBP", "ICO", "EPS", "PDF", "TGA"])
