@@ -21,7 +21,8 @@ def permuted(layer, axis: int):
     @functools.wraps(layer)
     def turned(input: Tensor, weight: Tensor, *given, **more):
         channels = weight.shape[1]
-        if channels > 1 and input.shape[axis] == channels:  # else groups, which have channels of their own
+        # Groups have channels of their own; a fake tensor has no values.
+        if channels > 1 and input.shape[axis] == channels and type(input) is Tensor:
             places = order(channels).to(weight.device)
             input, weight = input.index_select(axis, places), weight.index_select(1, places)
         return layer(input, weight, *given, **more)
