@@ -178,10 +178,11 @@ def _open(path: Path | Encoded) -> Image.Image:
         opened = io.BytesIO(path.data) if isinstance(path, Encoded) else path.open("rb")
         with opened as file, Image.open(file, formats=FORMATS) as image:
             _judge(image, path)
-            if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:  # a JPEG keeps previews
-                raise DataError(
-                    f"{path}: holds {image.n_frames} pages, of which one would be read; save one a file"
-                )  # type: ignore[attr-defined]
+            pages = (
+                getattr(image, "n_frames", 1) if image.format in ("PNG", "TIFF") else 1
+            )  # a JPEG has previews
+            if pages > 1:
+                raise DataError(f"{path}: holds {pages} pages, of which one would be read; save one a file")
             if image.format == "PNG":
                 at = file.tell()
                 _check_sums(file)
