@@ -55,7 +55,7 @@ def _deferred() -> Iterator[None]:
     callbacks of a fork, which hold locks.
     """
     received: list[int] = []
-    handlers = {one: signal.getsignal(one) for one in SIGNALS}
+    handlers: dict[int, Any] = {one: signal.getsignal(one) for one in SIGNALS}
     handlers = {one: handler for one, handler in handlers.items() if callable(handler)}
     for one in handlers:
         signal.signal(one, lambda number, frame: received.append(number))
@@ -64,8 +64,8 @@ def _deferred() -> Iterator[None]:
     finally:
         for one, handler in handlers.items():
             signal.signal(one, handler)
-        for one in received:
-            handlers[one](one, None)  # type: ignore[operator]
+        for number in received:
+            handlers[number](number, None)
 
 
 def _begin(inner: Callable[[int], Any] | None, parent: int | None, number: int) -> None:
