@@ -233,7 +233,8 @@ def test_an_edit_of_equal_size_is_refused_on_resume(of, root, monkeypatch):
     stopped_after(2, monkeypatch, of(*settings))
     relabel(root)
     with pytest.raises(
-        DataError, match=r"folder/train: files of the same size were written .*labels/2\.tif"
+        DataError,
+        match=r"folder/train: files of the same names and sizes have another content.*labels/2\.tif",
     ) as caught:
         train(of(*settings))
     assert "folder/val" not in str(caught.value)
@@ -288,10 +289,10 @@ def test_a_table_tells_of_runs_on_different_states_of_the_data(of, root, tmp_pat
     assert "differ in the data" not in "".join(capsys.readouterr())
     change_file(root)
     train(of("run=c", "seed=2", "trainer.max_steps=1"))
-    assert main(["table", str(tmp_path / "runs"), "--rows", "method"]) == 0
+    assert main(["table", str(tmp_path / "runs"), "--rows", "method"]) == 2
     said = "".join(capsys.readouterr())
-    assert "Runs differ in the data of folder/train" in " ".join(said.split())
-    assert "folder/val" not in said
+    assert "they differ in data.fingerprint.train" in " ".join(said.split())
+    assert "fingerprint.val" not in said
 
 
 # Nothing labelled

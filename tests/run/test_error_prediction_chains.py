@@ -79,7 +79,7 @@ def test_an_experiment_stands_on_the_stages_before_it_in_its_chain(known):
         for key, value in detail.items()
         if key.startswith(tuple(f"{STAGE * 2}{group}." for group in ("backbone", "head", "model")))
     }  # the networks are the segmenter's
-    assert detail["backbone.name"] == "resnet101c"
+    assert detail["backbone.name"] == "resnet101c.gluon_in1k"
     assert factors["deeplabv3plus"]["parent_config"] is None
     assert factors["bagging"][f"{STAGE}head._target_"] == "hardpix.models.DeepLabV3PlusHead"
 
@@ -104,7 +104,7 @@ def test_a_stage_that_starts_from_weights_has_the_run_below_and_its_own_networks
     (factors,) = module._factors("demo")
     assert factors["init_from"] == "RUN"
     assert factors[f"{STAGE}trainer.max_steps"] == 5
-    assert factors[f"{STAGE}backbone.name"] == "resnet50"
+    assert factors[f"{STAGE}backbone.name"] == "resnet50.tv_in1k"
     assert factors["backbone.name"].startswith("swin")
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from hardpix.record import SCHEMA, RunRecord, flatten, write
+from hardpix.record import SCHEMA, RunRecord, flatten, with_batch, write
 from hardpix.report import published
 from hardpix.report.collect import collect
 from hardpix.report.effort import FRAMES, Experiment
@@ -214,7 +214,9 @@ def test_runs_that_follow_the_files_fill_every_table(table, tmp_path):
     for name in files:
         for seed in (0, 1):
             record(name, (0.6 if "_hl" in name else 0.5) + 0.02 * seed, tmp_path, seed)
-    known = [Experiment(name, tuple(content(name)["reproduces"]), factors(name)) for name in files]
+    known = [
+        Experiment(name, tuple(content(name)["reproduces"]), with_batch(factors(name))) for name in files
+    ]
     one = layout(published.tables(f"hl/{table}")[0], conf_dir() / "table")
     shown = comparison(one, collect([tmp_path]), known)
     assert shown.our_notes == ()

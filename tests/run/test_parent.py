@@ -133,7 +133,7 @@ def test_runs_that_are_none_or_not_done_are_refused(tiny, tmp_path, parent):
         tiny, tmp_path, "ErrorPrediction stands on a trained segmenter: give its run, parent=RUN", *BRANCH
     )
     refused(tiny, tmp_path, r"Detail stands on a run of method=error_prediction \(parent=RUN\)", *REPAIR)
-    refused(tiny, tmp_path, r"parent=nowhere: nowhere/run\.json|parent=nowhere: ", *BRANCH, *on("nowhere"))
+    refused(tiny, tmp_path, r"parent=\S*nowhere: \S*nowhere/run\.json", *BRANCH, *on("nowhere"))
     run = parent("semantic")
     for status in ("failed", "running"):
         record.write(replace(record.read(run), status=status), run)
@@ -242,6 +242,10 @@ def test_a_resumed_run_keeps_its_parent(tiny, parent, cascade):
     line = (*BRANCH, *on(cascade("semantic")), "trainer.max_steps=1")
     train(tiny("run=a", *line), [])
     other = parent("semantic")
+    assert (
+        train(tiny("run=a", *BRANCH, *on(other), "trainer.max_steps=1"), []).status == "done"
+    )  # the same run
+    record.write(replace(record.read(other), run_id="another"), other)
     with pytest.raises(ConfigError, match=r"another configuration \(parent: "):
         train(tiny("run=a", "resume=true", *BRANCH, *on(other), "trainer.max_steps=1"), [])
 

@@ -140,7 +140,7 @@ def test_a_resumed_run_is_one_run(tiny, tmp_path, offline):
         with pytest.raises(SystemExit):
             train(tiny(*common, "trainer.max_steps=8"), [])
     first = offline(run_dir)
-    assert (first.exit_code, first.summary["status"]) == (1, "failed")
+    assert (first.exit_code, first.summary["status"]) == (255, "interrupted")
     assert max(first.rows) >= 3
     done = train(tiny(*common, "trainer.max_steps=8", "resume=true"), [])
     found = offline(run_dir)  # one file
