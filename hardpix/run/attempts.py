@@ -29,10 +29,10 @@ def set_aside(run_dir: Path) -> Path | None:
 
 
 def command(run_dir: Path) -> str:
-    """:func:`set_aside` for a shell."""
+    """:func:`set_aside` for a shell; its status is that of the record's move, which fails where there is no folder."""
     target, moves = _moves(run_dir)
     lines = [["mkdir", "-p", str(target)], *(["mv", str(path), str(place)] for path, place in moves)]
-    return " && ".join(map(shlex.join, lines))
+    return "; ".join(map(shlex.join, lines))
 
 
 def _moves(run_dir: Path) -> tuple[Path, list[tuple[Path, Path]]]:

@@ -392,7 +392,7 @@ def test_what_a_failed_run_had_saved_is_kept_at_every_retry(sweep, trained, writ
     capsys.readouterr()
     assert main(["sweep", "s", "--config-dir", str(folder), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert f"mkdir -p {path}/failed/3 && mv " in shown
+    assert f"mkdir -p {path}/failed/3; mv " in shown
     assert " rm " not in shown
     assert main(["sweep", "s", "--config-dir", str(folder)]) == 0
     assert f"what it had saved is kept in {path}/failed/3" in capsys.readouterr().out
