@@ -241,7 +241,7 @@ PLACES = {
     "validation": ("hardpix.methods.Method.validation_step", 3),
     "between epochs": ("hardpix.run.last_checkpoint.LastCheckpoint.on_train_epoch_start", 2),
     "saving": ("torch.save", 2),
-    "the last validation": ("hardpix.run.train._settle_best", 1),
+    "the last validation": ("hardpix.run.train.settle_best", 1),
     "test": ("hardpix.methods.Method.test_step", 2),
     "panels": ("hardpix.run.train.write_panels", 1),
 }
