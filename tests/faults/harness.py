@@ -26,7 +26,7 @@ import torch
 
 from hardpix import record
 
-WALL_CLOCK = ("cost/", "run/seconds")  # metrics that no two runs have in common
+WALL_CLOCK = ("cost/", "run/seconds", "run/step_spread")  # metrics that no two runs have in common
 
 
 class Killer:

@@ -88,7 +88,8 @@ def left(study):
     found = {}
     for path in sorted(Path("runs", study).rglob("run.json")):
         run = record.read(path.parent)
-        scores = {k: v for k, v in run.metrics.items() if not k.startswith("cost/") and k != "run/seconds"}
+        clock = ("cost/", "run/seconds", "run/step_spread")
+        scores = {k: v for k, v in run.metrics.items() if not k.startswith(clock)}
         digest = hashlib.sha256()
         if (path.parent / "checkpoints/last.ckpt").is_file():
             for name, tensor in sorted(weights(path.parent.parent, path.parent.name).items()):
