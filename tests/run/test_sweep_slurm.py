@@ -229,7 +229,7 @@ def test_who_cancels_a_job_wants_it_to_end(cluster, capfd):
     run = folders("s")[0]
     waited(lambda: (run / "checkpoints/last.ckpt").is_file())
     subprocess.run(["scancel", "100"], check=True)
-    waited(lambda: record.read(run).status == "failed")
+    waited(lambda: record.read(run).status == "interrupted")
     time.sleep(2)
     assert not (cluster / "100.requeue").exists()
     assert look(run).kind == "interrupted"
