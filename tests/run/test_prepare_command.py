@@ -78,7 +78,7 @@ def toy(monkeypatch, tmp_path):
     module = ModuleType("hardpix.data.prepare.toy")
     module.Toy = Toy
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(RECIPES, "toy", ("toy", "Toy"))
+    monkeypatch.setitem(RECIPES, "toy", "hardpix.data.prepare.toy.Toy")
     folder = tmp_path / "downloads"
     folder.mkdir()
     make_zip(folder / "toy.zip", {**IMAGES, "toy/readme.md": b"x"})

@@ -7,18 +7,18 @@ from importlib import import_module
 from hardpix.data.prepare.recipe import Recipe
 from hardpix.types import ConfigError
 
-# Name on the command line -> module of this package and class.
-RECIPES: dict[str, tuple[str, str]] = {
-    "ade20k": ("ade20k", "ADE20KRecipe"),
-    "camvid": ("camvid", "CamVidRecipe"),
-    "cifar100": ("cifar100", "CIFAR100Recipe"),
-    "cityscapes": ("cityscapes", "CityscapesRecipe"),
-    "gtav": ("gtav", "GTAVRecipe"),
-    "nyuv2": ("nyuv2", "NYUv2Recipe"),
-    "nyuv2_raw": ("nyuv2_raw", "NYUv2RawRecipe"),
-    "sunrgbd": ("sunrgbd", "SUNRGBDRecipe"),
-    "isaid": ("isaid", "ISAIDRecipe"),
-    "total_text": ("total_text", "TotalTextRecipe"),
+# Name on the command line -> the class, imported when it is asked for.
+RECIPES: dict[str, str] = {
+    "ade20k": "hardpix.data.prepare.ade20k.ADE20KRecipe",
+    "camvid": "hardpix.data.prepare.camvid.CamVidRecipe",
+    "cifar100": "hardpix.data.prepare.cifar100.CIFAR100Recipe",
+    "cityscapes": "hardpix.data.prepare.cityscapes.CityscapesRecipe",
+    "gtav": "hardpix.data.prepare.gtav.GTAVRecipe",
+    "nyuv2": "hardpix.data.prepare.nyuv2.NYUv2Recipe",
+    "nyuv2_raw": "hardpix.data.prepare.nyuv2_raw.NYUv2RawRecipe",
+    "sunrgbd": "hardpix.data.prepare.sunrgbd.SUNRGBDRecipe",
+    "isaid": "hardpix.data.prepare.isaid.ISAIDRecipe",
+    "total_text": "hardpix.data.prepare.total_text.TotalTextRecipe",
 }
 
 
@@ -26,5 +26,5 @@ def find_recipe(name: str) -> type[Recipe]:
     """The recipe of that name; ``ConfigError`` that names them all where there is none."""
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; the recipes are {', '.join(sorted(RECIPES))}")
-    module, recipe = RECIPES[name]
-    return getattr(import_module(f"hardpix.data.prepare.{module}"), recipe)
+    module, _, recipe = RECIPES[name].rpartition(".")
+    return getattr(import_module(module), recipe)
