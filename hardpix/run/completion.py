@@ -9,6 +9,7 @@ import ast
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from hardpix.run import catalog, outline
@@ -28,6 +29,13 @@ RUN_KEYS = ("parent", "init_from")
 REPLACEABLE = ("data", "inference", "trainer")  # where a trained run is used again
 NO_SPACE = ("=", ".", "/", ",")  # something follows at once
 SHOWN_RUNS = 50
+
+
+class Place(NamedTuple):
+    """Where a command is: a module and a function in it."""
+
+    module: str
+    function: str
 
 
 class Option(NamedTuple):
@@ -52,12 +60,12 @@ def _possible(words: list[str], current: str) -> Iterator[str]:
         return
     if words[0] not in commands:
         return
-    command, module = words[0], commands[words[0]]
-    branches = _branches(module)
+    command, place = words[0], commands[words[0]]
+    branches = _branches(place)
     if branches and len(words) == 1:
         yield from (*branches, "--help")
         return
-    options = _options(command, branches.get(words[1], module) if branches else module)
+    options = _options(command, branches.get(words[1], place) if branches else place)
     before = next((o for o in options if words[-1] in o.names), None)
     if len(words) > 1 and before is not None and before.takes_value:
         yield from before.choices
@@ -172,51 +180,87 @@ def _folders(below: str) -> list[str]:
         return []
 
 
-def _commands() -> dict[str, str]:
-    """The module behind each command: what its function in ``cli.py`` imports first of hardpix's."""
+def _commands() -> dict[str, Place]:
+    """What stands behind each command: what its function in ``hardpix.cli`` imports first of hardpix's."""
     tree = _tree("hardpix.cli")
-    modules: dict[str, str] = {}
+    places: dict[str, Place] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            imported = [i.module or "" for i in ast.walk(node) if isinstance(i, ast.ImportFrom)]
-            modules[node.name] = next((name for name in imported if name.startswith("hardpix.")), "")
-    return {name: modules.get(function, "") for name, function in _dictionary(tree, "COMMANDS").items()}
+            imported = [i for i in ast.walk(node) if isinstance(i, ast.ImportFrom)]
+            ours = [i for i in imported if (i.module or "").startswith("hardpix.")]
+            places[node.name] = Place(ours[0].module or "", ours[0].names[0].name) if ours else Place("", "")
+    named = _dictionary(tree, "COMMANDS")
+    return {name: places.get(getattr(value, "id", ""), Place("", "")) for name, value in named.items()}
 
 
-def _branches(module: str) -> dict[str, str]:
-    """The module behind each sub-command of a command that has some (its own where they share one)."""
-    tree = _tree(module)
-    own = _dictionary(tree, "COMMANDS")
-    return {name: f"hardpix.run.{value}" for name, value in own.items()} or dict.fromkeys(
-        _dictionary(tree, "KINDS"), module
+def _branches(place: Place) -> dict[str, Place]:
+    """What adds the options of each sub-command of a command that has some (its own place where they share one)."""
+    tree = _tree(place.module)
+    adding = {name: value.elts[0] for name, value in _dictionary(tree, "COMMANDS").items()
+              if isinstance(value, ast.Tuple)}  # fmt: skip
+    return {name: _place(tree, place.module, node) for name, node in adding.items()} or dict.fromkeys(
+        _dictionary(tree, "KINDS"), place
     )
 
 
-def _dictionary(tree: ast.Module, name: str) -> dict[str, str]:
-    """A dictionary at a module's top level: text keys, and names as values."""
+def _place(tree: ast.Module, module: str, node: ast.expr) -> Place:
+    """The function that ``name`` or ``module.name`` means in a file."""
+    imported = {
+        alias.asname or alias.name: (i.module or "", alias.name)
+        for i in tree.body
+        if isinstance(i, ast.ImportFrom)
+        for alias in i.names
+    }
+    if isinstance(node, ast.Attribute):
+        return Place(".".join(imported.get(getattr(node.value, "id", ""), ("", ""))), node.attr)
+    name = getattr(node, "id", "")
+    return Place(*imported.get(name, (module, name)))
+
+
+def _dictionary(tree: ast.Module, name: str) -> dict[str, ast.expr]:
+    """A dictionary at a module's top level with text as keys."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = getattr(node, "value", None)
         if getattr(targets[0], "id", "") == name and isinstance(value, ast.Dict):
-            return {
-                _text(key): getattr(one, "id", "") for key, one in zip(value.keys, value.values, strict=True)
-            }
+            return {_text(key): one for key, one in zip(value.keys, value.values, strict=True)}
     return {}
 
 
-def _options(command: str, module: str) -> list[Option]:
-    """What a module gives to ``add_argument``; a command of several kinds has those of its further files too."""
-    names = [module]
-    if module == f"hardpix.run.{command}_command" and _branches(module):
-        folder = catalog.PACKAGE / "run"
-        names += [f"hardpix.run.{path.stem}" for path in sorted(folder.glob(f"{command}_*.py"))]
+def _options(command: str, place: Place) -> list[Option]:
+    """What a function and those of its file that it calls give to ``add_argument``.
+
+    A command of several kinds (``KINDS``) has all options of its file and of those beside it whose names begin alike.
+    """
+    tree = _tree(place.module)
+    nodes: Sequence[ast.AST]
+    if _dictionary(tree, "KINDS"):
+        path = _path(place.module)
+        nodes = [
+            _tree(f"{place.module.rpartition('.')[0]}.{file.stem}")
+            for file in path.parent.glob(f"{command}*.py")
+        ]
+    else:
+        nodes = _reached(tree, place.function)
     found: dict[tuple[str, ...] | str, Option] = {}
-    for name in dict.fromkeys(names):
-        for node in ast.walk(_tree(name)):
+    for outer in nodes:
+        for node in ast.walk(outer):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                 option = _option(node)
                 found.setdefault(option.names or option.dest, option)
     return list(found.values())
+
+
+def _reached(tree: ast.Module, function: str) -> list[ast.FunctionDef]:
+    """The function of a file and those of the same file that it names, and so on; in the order of the file."""
+    known = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    waiting, reached = [function], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in known and name not in reached:
+            reached.add(name)
+            waiting += [node.id for node in ast.walk(known[name]) if isinstance(node, ast.Name)]
+    return [node for name, node in known.items() if name in reached]
 
 
 def _option(call: ast.Call) -> Option:
@@ -234,6 +278,12 @@ def _text(node: ast.AST | None) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else ""
 
 
+def _path(module: str) -> Path:
+    """The file of a module or package of hardpix's."""
+    base = catalog.PACKAGE.joinpath(*module.split(".")[1:])
+    return base / "__init__.py" if (base / "__init__.py").is_file() else base.with_suffix(".py")
+
+
 def _tree(module: str) -> ast.Module:
-    path = catalog.PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    path = _path(module)
     return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
