@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from hardpix.methods.parts import Parts, Regression
 from hardpix.methods.steps import TrainingSteps
 from hardpix.metrics import ImageScore, ImageScores, SegmentationMetrics
-from hardpix.models import Segmenter
 from hardpix.ops.hard_map import HardMap
 from hardpix.ops.resize import resize
 from hardpix.types import Batch, DataError, SegOutput
@@ -37,7 +36,6 @@ class Method(TrainingSteps):
     at_inference: ClassVar[tuple[str, ...]] = ()  # settings that an evaluation may change
     # Children whose running time a test tells apart, and what it is called: {"model": "semantic"}.
     branches: ClassVar[dict[str, str]] = {}
-    model: Segmenter
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from hardpix.models import Head, Segmenter
 from hardpix.types import DatasetInfo
 
 if TYPE_CHECKING:
-    from hardpix.methods.base import Method
+    from hardpix.methods.steps import TrainingSteps
 
 
 class Regression(NamedTuple):
@@ -42,4 +42,4 @@ class Parts(NamedTuple):
     infer: Callable[..., Tensor]  # (forward, image, groups=) -> logits: whole image, windows, scales
     build_optimizer: Callable[[dict[str, list[Parameter]]], Optimizer]
     build_scheduler: Callable[[Optimizer, int], list[dict[str, Any]]]
-    parent: Method | None = None  # the method of the run that this one stands on, with its networks
+    parent: TrainingSteps | None = None  # the method of the run that this one stands on, with its networks

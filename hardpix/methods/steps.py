@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hardpix.methods.random_state import gathered, random_state, set_random_state
+from hardpix.models import Segmenter
 from hardpix.types import Batch, DatasetInfo
 
 
@@ -18,6 +19,7 @@ class TrainingSteps(pl.LightningModule):
 
     averages: ClassVar[bool] = False  # True: predicts with its own average of the weights, another is refused
     info: DatasetInfo
+    model: Segmenter
     length_setting: ClassVar[str] = ""  # of a method whose loss knows the last epoch
 
     def __init__(self) -> None:
