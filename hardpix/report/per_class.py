@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from hardpix.atomic import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 COLUMNS = ("class", "iou", "acc", "pixels")
 
@@ -20,6 +21,8 @@ def per_class_rows(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[s
     ``iou`` is TP / (TP + FP + FN), NaN for a class that neither occurs nor is predicted; ``acc`` is TP / (TP + FN),
     NaN for one that does not occur; both are fractions. ``pixels`` counts the class in the truth.
     """
+    import numpy as np
+
     hit, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid="ignore"):
         iou, acc = hit / (truth + predicted - hit), hit / truth
