@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from hardpix.ops.hard_map import OF_DATA, OF_LOGITS, HardMap, hard_map, logit_map
-from hardpix.run.figure_runs import FigureRun, choose, dense
+from hardpix.run.figure_runs import FigureRun, dense, spread
 from hardpix.types import ConfigError, HardpixError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def frames(data: DataModule, split: str, limit: int | None, device: torch.device
     if limit is None:
         loader: Iterator[Batch] = iter(data.evaluation_loader(split))
     else:
-        places = choose(data.evaluation_dataset(split).frames, split, [], limit)
+        places = spread(len(data.evaluation_dataset(split).frames), limit)
         loader = (data.evaluation_batch(split, place) for place in places)
     for batch in loader:
         moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
