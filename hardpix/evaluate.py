@@ -11,19 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix import record
-from hardpix.arguments import Parser
-from hardpix.report.compare import IGNORED, covers
-from hardpix.report.identity import TRAINED_ON as TRAINED
-from hardpix.report.partial import TRAINING
-from hardpix.run import own_files, places, rundir, writable
-from hardpix.run.config import compose_group, nearest, validate
-from hardpix.run.parent import only_recorded
-from hardpix.run.targets import check_trust, named_trust
+from hardpix.config import safe_files
+from hardpix.config.command_line import Parser
+from hardpix.config.compose import compose_group, nearest, validate
+from hardpix.config.trust import check_trust, named_trust
+from hardpix.record import IGNORED, TESTED, TRAINING, covers
+from hardpix.record import TRAINED_ON as TRAINED
+from hardpix.train import parent, rundir
+from hardpix.train.parent import only_recorded
 from hardpix.types import ConfigError, HardpixError
 
 REPLACEABLE = ("data", "inference", "trainer")
 CELLS = "reproduces"  # of a published table
-TESTED = ("test/", "time/", "tiles/")  # what a test measures
 
 
 def main(arguments: list[str]) -> int:
@@ -41,18 +40,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder for the results (default: RUN/evaluations/NAME)")
     given = parser.parse_intermixed_args(arguments)
     if given.out is None:
-        own_files.check(given.run)
+        safe_files.check_run_files(given.run)
     record.read(given.run)  # says in one sentence if this is no run
     cfg = override(rundir.read_config(given.run), given.overrides)
     validate(cfg)
-    cfg = places.absolute(cfg)
+    cfg = rundir.with_absolute_paths(cfg)
     if not any(
         word.startswith("data=") for word in given.overrides
     ):  # another data set says itself what it lacks
-        places.check(cfg, given.run)
+        rundir.check_data_paths(cfg, given.run)
     named = [o for o in given.overrides if not o.startswith(("reproduces=", "trusted="))]
     out = given.out or given.run / "evaluations" / _name(given.split, given.weights, named)
-    writable.check("--out", out, folder=True)
+    record.check_output("--out", out, folder=True)
     evaluate(given.run, cfg, split=given.split, weights=given.weights, out=out)
     return 0
 
@@ -88,7 +87,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 def _of_method(cfg: DictConfig) -> tuple[str, ...]:
     """The settings of a run's method that do not belong to its training."""
-    from hardpix.run.build import method_class
+    from hardpix.train.build import method_class
 
     return method_class(cfg).at_inference
 
@@ -122,13 +121,12 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     """Score ``run_dir`` under ``cfg``: record, ``per_class.csv``, ``confusion.npy`` and panels go to ``out``."""
     import pytorch_lightning as pl
 
-    from hardpix.run import results
-    from hardpix.run.branch_time import BranchTime
-    from hardpix.run.build import build
-    from hardpix.run.checkpoint import load_weights
-    from hardpix.run.data_facts import label_verdict, told_left_out, told_of_depth, used
-    from hardpix.run.panels import write_panels
-    from hardpix.run.trainer import quiet
+    from hardpix.train import results
+    from hardpix.train.build import build, quiet
+    from hardpix.train.checkpoint import load_weights
+    from hardpix.train.cost import BranchTime
+    from hardpix.train.provenance import depth_remarks, label_verdict, told_left_out, used
+    from hardpix.train.results import write_panels
 
     quiet()
     trained = record.read(run_dir)
@@ -140,7 +138,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     told = (
         *data.source.remarks(),
         *told_left_out(data, [split]),
-        *told_of_depth(data, [split]),
+        *depth_remarks(data, [split]),
         *of_labels.lines,
         of_labels.refusal,
     )
@@ -174,7 +172,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(), overrides=[],
         dataset=data.info.name, frames=trained.frames | seen["frames"],
-        data=trained.data | seen["data"] | places.files(cfg),
+        data=trained.data | seen["data"] | parent.file_digests(cfg),
     )  # fmt: skip
     record.write(done, out)
     write_panels(method, data, out / "panels", split=split, count=cfg.panels)
@@ -192,8 +190,8 @@ def trained_on(trained: record.RunRecord, scored: str) -> dict[str, Any]:
 
 def loaded(run_dir: Path, weights: str, overrides: list[str]):
     """(cfg, data, method in eval mode) of a run, for prediction and notebooks."""
-    from hardpix.run.build import build
-    from hardpix.run.checkpoint import load_weights
+    from hardpix.train.build import build
+    from hardpix.train.checkpoint import load_weights
 
     if not (run_dir / rundir.CONFIG).is_file():
         raise HardpixError(f"{run_dir} is not a run directory: it has no {rundir.CONFIG}")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardpix.arguments import Parser
-from hardpix.run import own_files, writable
-from hardpix.run.evaluate import loaded
+from hardpix import record
+from hardpix.config import safe_files
+from hardpix.config.command_line import Parser
+from hardpix.evaluate import loaded
 from hardpix.types import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from hardpix.data.base import Source
+    from hardpix.data.source import Source
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +60,7 @@ def check_folder(out: Path) -> None:
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--out {out}: {path} is a file; name a folder")
-    writable.check("--out", out, folder=True)
+    record.check_output("--out", out, folder=True)
 
 
 def own_values(source: Source) -> Mapping[int, int]:
@@ -75,7 +76,7 @@ def own_values(source: Source) -> Mapping[int, int]:
 
 def _with_own_values() -> list[str]:
     import hardpix.data
-    from hardpix.data.base import Source
+    from hardpix.data.source import Source
 
     kinds = [
         kind for kind in vars(hardpix.data).values() if isinstance(kind, type) and issubclass(kind, Source)
@@ -155,13 +156,13 @@ def predict(
     from PIL import Image
 
     from hardpix.data.images import read_image
-    from hardpix.report.figures import heatmap, overlay
-    from hardpix.run.sheets import save_picture
+    from hardpix.draw.pictures import heatmap, overlay
+    from hardpix.train.results import save_picture
 
     method = method.to(device).eval()
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.info.mean, data.info.std))
     for kind in ("label", "overlay"):
-        own_files.make_folder(out / kind)
+        safe_files.make_results_folder(out / kind)
     table = None if values is None else value_table(values, data.info.num_classes)
     faults = []
     inputs = {path.resolve() for path in paths}
@@ -184,7 +185,7 @@ def predict(
         drawn = overlay(pixels.permute(1, 2, 0).numpy(), index, data.info.palette, data.info.ignore_index)
         save_picture(Image.fromarray(drawn), out / "overlay" / f"{path.stem}.png")
         for name, shown in maps.items():
-            own_files.make_folder(out / name)
+            safe_files.make_results_folder(out / name)
             save_picture(Image.fromarray(heatmap(shown)), out / name / f"{path.stem}.png")
     return faults
 

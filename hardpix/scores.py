@@ -1,4 +1,4 @@
-"""Scores of each image of a split, ``per_image.csv``: written after a test, read where runs are compared.
+"""Scores of classes and images as files beside a record, and how scores are written.
 
 Its last column, ``counts``, holds of every class that occurs or is predicted in the image its index and the pixels hit,
 in the truth and predicted: ``0:12/15/14 3:0/2/0``. Sums over images give the scores of any sample of the split. Files
@@ -8,12 +8,18 @@ written before the column existed are read as well.
 from __future__ import annotations
 
 import csv
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hardpix.atomic import replacing
+from hardpix.record import replacing
 from hardpix.types import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 FILE_NAME = "per_image.csv"
 
@@ -76,3 +82,64 @@ def _line(row: Sequence[Any]) -> list[str]:
 def _row(row: Mapping[str, Any]) -> ImageRow:
     scores = float(row["pixel_acc"]), float(row["miou"])
     return ImageRow(row["image"], int(row["pixels"]), *scores, row.get("counts") or "")
+
+
+# Scores of each class from a confusion matrix, for ``per_class.csv``.
+
+
+COLUMNS = ("class", "iou", "acc", "pixels")
+
+
+def per_class_rows(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """``confusion[t, p]`` counts pixels of truth ``t`` predicted as ``p`` (void left out), ``[C, C]`` int64.
+
+    ``iou`` is TP / (TP + FP + FN), NaN for a class that neither occurs nor is predicted; ``acc`` is TP / (TP + FN),
+    NaN for one that does not occur; both are fractions. ``pixels`` counts the class in the truth.
+    """
+    import numpy as np
+
+    hit, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):
+        iou, acc = hit / (truth + predicted - hit), hit / truth
+    return [
+        dict(zip(COLUMNS, (name, float(iou[i]), float(acc[i]), int(truth[i])), strict=True))
+        for i, name in enumerate(classes)
+    ]
+
+
+def write_per_class(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+    """A NaN is written ``nan``, never left blank."""
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# Words of a metric's name that say it is a fraction in [0, 1].
+FRACTIONS = frozenset({"miou", "iou", "fgiou", "acc", "macc", "aacc", "accuracy", "dice"})
+
+
+OF_CLASS = ("iou:", "acc:")  # iou:wall: of one class, from per_class.csv
+
+
+def is_fraction(metric: str) -> bool:
+    return bool(FRACTIONS & words_of(metric))
+
+
+def words_of(metric: str) -> set[str]:
+    name = metric.partition(":")[0] if metric.startswith(OF_CLASS) else metric
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
+
+
+def score_text(metric: str, value: float) -> str:
+    """``41.20 %`` of a metric that is a fraction, four digits of any other."""
+    return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:.4g}"
+
+
+LONG = re.compile(r"\d*\.\d{6,}(?:e[+-]?\d+)?")  # what a search draws: 0.14804560990495674
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Labels for the eye: long numbers with four digits, as long as different labels read differently."""
+    short = [LONG.sub(lambda found: f"{float(found[0]):.4g}", name) for name in names]
+    return short if len(set(short)) == len(set(names)) else list(names)

@@ -1,6 +1,6 @@
 """Keys and passwords of this process, kept out of what it writes. Standard library only.
 
-Run as a program, this file passes on what it reads line by line, without them: see ``hardpix.run.console``.
+Run as a program, this file passes on what it reads line by line, without them: see ``hardpix.train.machine``.
 """
 
 from __future__ import annotations

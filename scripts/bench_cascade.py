@@ -54,7 +54,7 @@ def times(repeats: int) -> Iterator[Row]:
 
 def memory() -> Iterator[Row]:
     """Peak of resident memory above the level before, of one prediction."""
-    from hardpix.run.cost import _reset_resident_peak, _resident, _settle
+    from hardpix.train.cost import _reset_resident_peak, _resident, _settle
 
     image, method = torch.randn(1, 3, *SIZE), cascade()
     peaks = []
@@ -70,9 +70,9 @@ def memory() -> Iterator[Row]:
 
 def cascade(*overrides: str) -> Any:
     """The method ``detail`` on networks as initialised."""
-    from hardpix.run.build import build
-    from hardpix.run.config import compose
-    from hardpix.run.parent import with_parent
+    from hardpix.config.compose import compose
+    from hardpix.train.build import build
+    from hardpix.train.parent import with_parent
 
     cfg = compose([
         "head=deeplabv3plus", "head.dilations=[6,12,18]", "backbone=resnet50", "backbone.pretrained=false",

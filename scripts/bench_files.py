@@ -20,7 +20,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from hardpix import record
-from hardpix.run.checkpoint_files import AtomicCheckpointIO
+from hardpix.train.checkpoint import AtomicCheckpointIO
 
 MEGABYTES, RUNS, FACTORS = 200, 1000, 300
 Row = dict[str, Any]

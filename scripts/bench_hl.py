@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from bench_numeric import Row, medians, row
 
-from hardpix.run.cost import _resident as resident
-from hardpix.run.cost import _settle as settle
-from hardpix.run.flops import Tally
+from hardpix.train.cost import Tally
+from hardpix.train.cost import _resident as resident
+from hardpix.train.cost import _settle as settle
 
 BATCH, SIZE = 2, 96
 STRIDE_8 = ("backbone=resnet50c_d8",)
@@ -111,8 +111,8 @@ class Step:
     def __init__(
         self, method: str, settings: tuple[str, ...], *, size: int = SIZE, device: str = "cpu"
     ) -> None:
-        from hardpix.run.build import build
-        from hardpix.run.config import compose
+        from hardpix.config.compose import compose
+        from hardpix.train.build import build
 
         overrides = [f"method={method}", "loss.normalizer=all", "data.num_workers=0", *settings]
         torch.manual_seed(0)

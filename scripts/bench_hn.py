@@ -12,7 +12,7 @@ import numpy as np
 from bench_numeric import Row, medians, row
 from numpy.typing import NDArray
 
-from hardpix.data.synthetic import SyntheticFrame, render
+from hardpix.data.synthetic.rooms import SyntheticFrame, render
 from hardpix.ops.geometry import points
 from hardpix.ops.quantize import HNLabel, hn_label
 

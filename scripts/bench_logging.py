@@ -22,14 +22,12 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hardpix.config.compose import compose
 from hardpix.methods import Method, Parts
-from hardpix.run.build import make
-from hardpix.run.callbacks import build_callbacks
-from hardpix.run.config import compose
-from hardpix.run.cost import Cost
-from hardpix.run.tracking import Identity, build_loggers
-from hardpix.run.train import quiet
-from hardpix.run.trainer import build_trainer
+from hardpix.train.build import build_trainer, make, quiet
+from hardpix.train.callbacks import build_callbacks
+from hardpix.train.cost import Cost
+from hardpix.train.loggers import Identity, build_loggers
 from hardpix.types import DatasetInfo
 
 STEPS, SETTLED, REPEATS = 1500, 300, 5

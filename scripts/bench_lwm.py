@@ -115,8 +115,8 @@ def steps(repeats: int) -> Iterator[Row]:
 
 
 def _step(hardness: str, sides: bool) -> Callable[[], None]:
-    from hardpix.run.build import build
-    from hardpix.run.config import compose
+    from hardpix.config.compose import compose
+    from hardpix.train.build import build
 
     cfg = compose([
         "method=lwm", f"method.hardness={hardness}", f"method.multi_scale={str(sides).lower()}",

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from hardpix.losses import OHEM, CrossEntropy, LossMaxPooling
 from hardpix.metrics import SegmentationMetrics
 from hardpix.ops import SlidingWindow
+from hardpix.ops.hardness import hardness_weight, weighted_loss
 from hardpix.ops.pixel import pixel_cross_entropy
-from hardpix.ops.weight import hardness_weight, weighted_loss
 from hardpix.ops.window import window_starts
-from hardpix.run.cost import _resident as resident
-from hardpix.run.cost import _settle as settle
+from hardpix.train.cost import _resident as resident
+from hardpix.train.cost import _settle as settle
 
 VOID, SIZE = 255, (1024, 2048)
 Row = dict[str, Any]

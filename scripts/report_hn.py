@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hardpix.data import NYUv2, RGBDFolder
-from hardpix.data.synthetic import render
-from hardpix.ops.geometry import grid_normals, inverse_depth, plane_normals, points
-from hardpix.ops.gravity import up_direction
+from hardpix.data.synthetic.rooms import render
+from hardpix.ops.geometry import grid_normals, inverse_depth, plane_normals, points, up_direction
 from hardpix.ops.quantize import GRID, HNLabel, heights, hn_label
 
 EDGES = tuple(0.25 * k for k in range(10))

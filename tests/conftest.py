@@ -1,8 +1,11 @@
 """Fixtures that several folders share: tiny configurations on synthetic rooms, one cache for the session."""
 
 import functools
+import json
 import os
+import struct
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,7 +99,7 @@ def compose_tiny(runs_dir, overrides):
 @functools.cache
 def _composed(kept, overrides):
     """Composing takes an eighth of a second, and many tests ask for the same."""
-    from hardpix.run.config import compose
+    from hardpix.config.compose import compose
 
     return compose([*kept, *overrides])
 
@@ -107,7 +110,7 @@ def stacked(tiny):
 
     Each text has overrides; no run is behind them, so that networks are as initialised.
     """
-    from hardpix.run.parent import with_parent
+    from hardpix.train.parent import with_parent
 
     def make(*cases):
         cfg = tiny(*cases[-1].split())
@@ -124,7 +127,7 @@ def cascade(tmp_path_factory):
 
     ``semantic`` (DeepLabv3+), ``error_prediction`` on it, ``detail`` on that.
     """
-    from hardpix.run.train import train
+    from hardpix.train.train import train
 
     folder = tmp_path_factory.mktemp("cascade")
     below = {"semantic": None, "error_prediction": "semantic", "detail": "error_prediction"}
@@ -148,3 +151,87 @@ def real_data():
     if not REAL.is_dir():
         pytest.skip(f"no real frames at {REAL}; set HARDPIX_REAL_DATA to their folder")
     return REAL
+
+
+# W&B's offline files, read back.
+
+
+BLOCK, HEADER = 32768, 7  # LevelDB's log format, in which W&B writes its records
+
+
+def records(path):
+    """The protobuf records of a ``.wandb`` file; whole ones, as of a process that was killed."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts = path.read_bytes(), HEADER, b""
+    while at + HEADER <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < HEADER:
+            at += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + HEADER])
+        parts += data[at + HEADER : at + HEADER + size]
+        at += HEADER + size
+        if kind in (1, 4):  # whole, or the last part
+            found = Record()
+            found.ParseFromString(parts)
+            yield found
+            parts = b""
+
+
+def whole(path):
+    from google.protobuf.message import DecodeError  # wandb's, which some machines are without
+
+    try:
+        return any(one.WhichOneof("record_type") == "exit" for one in records(path))
+    except DecodeError:  # a record that is being written
+        return False
+
+
+class Offline:
+    """What W&B would be sent of a run's folder."""
+
+    def __init__(self, run_dir):
+        (self.path,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+        self.rows, self.summary, self.config, self.exit_code, self.run = {}, {}, {}, None, None
+        limit = time.monotonic() + 60  # wandb's own process writes the end of a file when the run has gone on
+        while not whole(self.path):
+            assert time.monotonic() < limit, "the file has no end"
+            time.sleep(0.05)
+        for one in records(self.path):
+            kind = one.WhichOneof("record_type")
+            if kind == "run":
+                self.run = one.run
+                self.config |= {
+                    u.key or tuple(u.nested_key): json.loads(u.value_json) for u in one.run.config.update
+                }
+            elif kind == "history":
+                row = {}
+                for i in one.history.item:
+                    path = [i.key] if i.key else list(i.nested_key)
+                    node = row
+                    for part in path[:-1]:
+                        node = node.setdefault(part, {})
+                    node[path[-1]] = json.loads(i.value_json)
+                step = row.pop("_step")
+                assert step not in self.rows, "a step twice"
+                self.rows[step] = row
+            elif kind == "summary":
+                self.summary |= {
+                    u.key or ".".join(u.nested_key): json.loads(u.value_json) for u in one.summary.update
+                }
+            elif kind == "exit":
+                self.exit_code = one.exit.exit_code
+
+    def scalars(self):
+        plain = {
+            step: {k: v for k, v in row.items() if not k.startswith(("_", "panels/", "per_class"))}
+            for step, row in self.rows.items()
+        }
+        return {step: row for step, row in plain.items() if row}
+
+
+@pytest.fixture(scope="session")
+def offline():
+    """``offline(run_dir)``: the rows, summary, configuration of the one W&B file in a run's folder."""
+    return Offline

@@ -49,7 +49,7 @@ def test_everything_that_is_imported_is_declared():
 def test_what_is_imported_when_a_module_is_loaded_is_no_extra():
     """An extra is imported where it is used, or by a file that only what needs it imports."""
     always = modules(PROJECT["dependencies"])
-    alone = {"hardpix/run/sweep/trials.py", "hardpix/run/sweep/search_status.py"}
+    alone = {"hardpix/sweep/trials.py", "hardpix/sweep/status.py"}
     odd = []
     for path in sorted((ROOT / "hardpix").rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()

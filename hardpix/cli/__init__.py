@@ -79,10 +79,10 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        from hardpix.run import ailments
+        from hardpix.train import machine
         from hardpix.types import HardpixError  # only now: a completion must be quick
 
-        if not full and (ailing := ailments.sentence(error)) is not None:
+        if not full and (ailing := machine.explain(error)) is not None:
             print(f"hardpix: {ailing}", file=sys.stderr)
             return 1
         if not full and isinstance(error, OSError) and error.errno in UNWRITABLE:
@@ -98,7 +98,7 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def _quitting(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    from hardpix.run.signals import quitting
+    from hardpix.train.signals import quitting
 
     with quitting():
         return command(arguments)
@@ -107,7 +107,7 @@ def _quitting(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 def _unwritten(error: OSError) -> str:
     from pathlib import Path
 
-    from hardpix.atomic import free_space
+    from hardpix.record import free_space
 
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path()
     return (
@@ -117,7 +117,7 @@ def _unwritten(error: OSError) -> str:
 
 
 def _train(arguments: list[str]) -> int:
-    from hardpix.run.launch import launch
+    from hardpix.cli.train import launch
 
     return launch(arguments)
 
@@ -126,93 +126,92 @@ def _join(arguments: list[str]) -> int:
     """A further process of a run: Lightning starts it with the command line of the first one."""
     from pathlib import Path
 
-    from hardpix.run.train import join
+    from hardpix.train.train import join
 
     join(Path(os.environ["HARDPIX_JOB"]))
     return 0
 
 
 def _sweep(arguments: list[str]) -> int:
-    from hardpix.run.sweep.command import main
+    from hardpix.cli.sweep import main
 
     return main(arguments)
 
 
 def _chain(arguments: list[str]) -> int:
-    from hardpix.run.chain_command import main
+    from hardpix.sweep.stages import main
 
     return main(arguments)
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from hardpix.run.evaluate import main
+    from hardpix.evaluate import main
 
     return main(arguments)
 
 
 def _predict(arguments: list[str]) -> int:
-    from hardpix.run.predict import main
+    from hardpix.predict import main
 
     return main(arguments)
 
 
 def _export(arguments: list[str]) -> int:
-    from hardpix.run.export_command import main
+    from hardpix.export import main
 
     return main(arguments)
 
 
 def _table(arguments: list[str]) -> int:
-    from hardpix.report.command import parse
-    from hardpix.run.table_command import start
+    from hardpix.cli.tables import parse, start
 
     return start(parse(arguments))
 
 
 def _compare(arguments: list[str]) -> int:
-    from hardpix.run.compare_command import main
+    from hardpix.cli.compare import main
 
     return main(arguments)
 
 
 def _figure(arguments: list[str]) -> int:
-    from hardpix.run.figure_command import main
+    from hardpix.cli.figures import main
 
     return main(arguments)
 
 
 def _report(arguments: list[str]) -> int:
-    from hardpix.run.report_command import main
+    from hardpix.cli.reports import main
 
     return main(arguments)
 
 
 def _dashboard(arguments: list[str]) -> int:
-    from hardpix.run.dashboard_command import main
+    from hardpix.cli.reports import dashboard
 
-    return main(arguments)
+    return dashboard(arguments)
 
 
 def _data(arguments: list[str]) -> int:
-    from hardpix.run.data_command import main
+    from hardpix.cli.data import main
 
     return main(arguments)
 
 
 def _list(arguments: list[str]) -> int:
-    from hardpix.run.list_command import main
+    from hardpix.cli.list import main
 
     return main(arguments)
 
 
 def _completion(arguments: list[str]) -> int:
-    from hardpix.run.completion_command import main
+    from hardpix.cli.completion_scripts import completion
 
-    return main(arguments)
+    return completion(arguments)
 
 
 def _demo(arguments: list[str]) -> int:
-    from hardpix.run.demo import main
+    from hardpix.cli.demo import main
 
     return main(arguments)
 

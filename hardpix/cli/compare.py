@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hardpix import record
-from hardpix.arguments import Parser
-from hardpix.report.command import emit
-from hardpix.report.differences import Side, differences, side
-from hardpix.report.differences_render import as_json, markdown
-from hardpix.run import rundir
+from hardpix.cli.tables import emit
+from hardpix.config.command_line import Parser
+from hardpix.tables.differences import Side, as_json, differences, markdown, side
+from hardpix.train import rundir
 from hardpix.types import ConfigError
 
 

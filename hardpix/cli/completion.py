@@ -1,4 +1,4 @@
-"""What may follow on a command line. Answers a key press: standard library only, nothing of hardpix is imported.
+"""Shell completion: candidates for a command line, read from source text and ``conf/`` without importing torch.
 
 Commands and options are read from source text (``ast``), choices from the files of ``conf/``.
 """
@@ -10,9 +10,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from hardpix.run import catalog, outline
+from hardpix.config import catalog
+from hardpix.config.catalog import conf_dir
 
 HYDRA = (
     "--help",
@@ -108,7 +109,7 @@ def _overrides(words: list[str], current: str, only: tuple[str, ...] | None) -> 
     match = re.match(r"(\w+:)?[+~]*", current)  # of a chain's stage; added, taken away
     sign = match[0] if match else ""
     key, equals, value = current[len(sign) :].partition("=")
-    files = outline.chosen(words)
+    files = chosen(words)
     groups = [group for group in files if only is None or group in only]
     if equals:
         head = current[: len(current) - len(value.rpartition(",")[2])]
@@ -121,12 +122,12 @@ def _overrides(words: list[str], current: str, only: tuple[str, ...] | None) -> 
         if only is None:
             yield from (f"{sign}{name}=" for name in _root_keys())
     elif top in groups:
-        found = list(_below(outline.keys(top, words), [top, *path]))
+        found = list(_below(keys(top, words), [top, *path]))
         if not any(f"{sign}{name}".startswith(current) for name in found) and f"{top}=" not in " ".join(
             words
         ):
             for entry in catalog.entries(top):  # a choice that may still be written
-                found += _below(outline.keys(top, [*words, f"{top}={entry.name}"]), [top, *path])
+                found += _below(keys(top, [*words, f"{top}={entry.name}"]), [top, *path])
         yield from (f"{sign}{name}" for name in found)
 
 
@@ -147,7 +148,7 @@ def _values(key: str, words: list[str], groups: list[str], value: str) -> Iterat
     elif key in _root_keys():
         yield from _switch(_root_keys()[key])
     elif key.split(".")[0] in groups:
-        node: object = {key.split(".")[0]: outline.keys(key.split(".")[0], words)}
+        node: object = {key.split(".")[0]: keys(key.split(".")[0], words)}
         for part in key.split("."):
             node = node.get(part) if isinstance(node, dict) else None
         yield from _switch(node)
@@ -157,8 +158,8 @@ def _switch(value: object) -> tuple[str, ...]:
     return ("false", "true") if value in ("true", "false") else ()
 
 
-def _root_keys() -> outline.Outline:
-    return outline.outline((catalog.conf_dir() / "train.yaml").read_text(encoding="utf-8"))
+def _root_keys() -> Outline:
+    return outline((catalog.conf_dir() / "train.yaml").read_text(encoding="utf-8"))
 
 
 def _runs(current: str) -> Iterator[str]:
@@ -287,3 +288,96 @@ def _path(module: str) -> Path:
 def _tree(module: str) -> ast.Module:
     path = _path(module)
     return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
+
+
+# Keys of configuration files, read line by line without a YAML parser.
+#
+# Only what this project's files use is understood: block mappings of plain keys, and ``defaults`` lists.
+
+
+KEY = re.compile(r"( *)([\w./@-]+):(?: +(.*))?$")
+DEFAULT = re.compile(r" *- +(?:override +)?(/?[\w/]*)(?:@[\w.]+)?(?:: *([\w/.-]+))?$")
+
+Outline = dict[str, Any]  # a key's own outline, or its value as text
+
+
+def outline(text: str) -> Outline:
+    """Nested keys of a file; ``defaults`` and ``hydra`` left out."""
+    root: Outline = {}
+    levels: list[tuple[int, Outline]] = [(-1, root)]
+    for line in text.splitlines():
+        found = KEY.match(line.split(" #")[0].rstrip())
+        if found is None:
+            continue
+        indent, key, value = len(found[1]), found[2], found[3] or ""
+        while levels[-1][0] >= indent:
+            levels.pop()
+        inner: Outline = {}
+        levels[-1][1][key] = value if value else inner
+        levels.append((indent, inner))
+    for key in ("defaults", "hydra"):
+        root.pop(key, None)
+    return root
+
+
+def defaults(text: str) -> list[tuple[str, str]]:
+    """(group, choice) of each entry, the group as it is written and empty where there is none: ``("/head", "psp")``."""
+    found, inside = [], False
+    for line in text.splitlines():
+        bare = line.split(" #")[0].rstrip()
+        if not bare.startswith((" ", "-")):
+            inside = bare == "defaults:"
+        elif inside and (entry := DEFAULT.match(bare)):
+            group, choice = entry[1], entry[2]
+            found.append((group, choice) if choice else ("", group))
+    return [entry for entry in found if entry[1] != "_self_"]
+
+
+def chosen(words: Sequence[str]) -> dict[str, str]:
+    """The file of each group: by the words of a command line, else by its experiment, else by ``train.yaml``."""
+    root = (conf_dir() / "train.yaml").read_text(encoding="utf-8")
+    files = {group: choice for group, choice in defaults(root) if "/" not in group and " " not in group}
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    if "experiment" in given:
+        files |= _overridden(f"experiment/{given['experiment']}")
+    return files | {group: choice for group, choice in given.items() if group in files}
+
+
+def keys(group: str, words: Sequence[str]) -> Outline:
+    """What can be set below ``group.``, as the words of a command line choose its file."""
+    return _file(group, chosen(words).get(group, "null"))
+
+
+def _overridden(name: str, depth: int = 0) -> dict[str, str]:
+    found: dict[str, str] = {}
+    path = conf_dir() / f"{name}.yaml"
+    if depth > 8 or not path.is_file():
+        return found
+    for group, choice in defaults(path.read_text(encoding="utf-8")):
+        if group.startswith("/"):
+            found[group[1:]] = choice
+        elif not group:
+            base = choice[1:] if choice.startswith("/") else f"experiment/{choice}"
+            found |= _overridden(base, depth + 1)
+    return found
+
+
+def _file(group: str, choice: str, depth: int = 0) -> Outline:
+    path: Path = conf_dir() / group / f"{choice}.yaml"
+    if depth > 8 or not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    own = outline(text)
+    if text.startswith("# @package _global_"):
+        own = own.get(group) or {}
+    whole: Outline = {}
+    for other, name in defaults(text):
+        if other in ("", f"/{group}") or text.find(f"{other}@_here_") >= 0:
+            whole = _merged(whole, _file(other.strip("/") or group, name, depth + 1))
+    return _merged(whole, own)
+
+
+def _merged(below: Outline, above: Outline) -> Outline:
+    both = {k: _merged(below[k], above[k]) for k in below.keys() & above.keys()
+            if isinstance(below[k], dict) and isinstance(above[k], dict)}  # fmt: skip
+    return below | above | both

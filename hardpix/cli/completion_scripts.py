@@ -1,4 +1,4 @@
-"""``hardpix completion``: what the shell offers when TAB is pressed, put where the shell looks for it."""
+"""``hardpix completion``: print or install the scripts for bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ complete -c hardpix -f -a '(__hardpix_words)'
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-def main(arguments: list[str]) -> int:
+def completion(arguments: list[str]) -> int:
     if arguments[:1] == ["words"]:  # what the scripts ask for on every key press
-        from hardpix.run.completion import candidates
+        from hardpix.cli.completion import candidates
 
         found = candidates(arguments[1:-1], arguments[-1]) if len(arguments) > 1 else []
         print("".join(f"{word}\n" for word in found), end="")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from hardpix.arguments import Parser
-from hardpix.report.collect import collect
-from hardpix.report.html import Figure, Section, index_page
-from hardpix.report.render import render
-from hardpix.report.table import table
-from hardpix.run.config import compose
-from hardpix.run.rundir import write_text
+from hardpix.config.command_line import Parser
+from hardpix.config.compose import compose
+from hardpix.page.page import Figure, Section, index_page
+from hardpix.record import write_text
+from hardpix.tables.compare import collect
+from hardpix.tables.render import render
+from hardpix.tables.table import table
 from hardpix.types import HardpixError
 
 # One choice per row of the table; the first one is what the others' costs are relative to.
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 def run_all(out: Path, seeds: int, overrides: list[str]) -> list[str]:
     """Train every row with every seed; a failing run is recorded and the others go on. Returns the commands."""
-    from hardpix.run.train import train
+    from hardpix.train.train import train
 
     commands = []
     for seed in range(seeds):

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from hardpix.arguments import Parser
-from hardpix.run import catalog
-from hardpix.run.catalog import Entry, use
+from hardpix.config import catalog
+from hardpix.config.catalog import Entry, use
+from hardpix.config.command_line import Parser
 
 WIDEST = 44  # names above it push their own line only
 

@@ -1,4 +1,4 @@
-"""The experiment files behind published cells, composed: what a run that stands for a cell should have been."""
+"""Find and compose the experiment files behind published cells."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hardpix import plain_yaml
+from hardpix.config import safe_files
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import compose
+from hardpix.config.published import matches
 from hardpix.record import flatten, with_batch
-from hardpix.report.effort import Experiment
-from hardpix.report.published import matches
-from hardpix.run.chain_command import Stage, read_chain
-from hardpix.run.config import compose, conf_dir
-from hardpix.run.parent import with_parent
-from hardpix.run.rundir import plain
+from hardpix.sweep.stages import Stage, read_chain
+from hardpix.tables.protocol_check import Experiment
+from hardpix.train.parent import with_parent
+from hardpix.train.rundir import plain
 
 GROUP = "/experiment/"
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -95,5 +96,5 @@ def _read(path: Path) -> dict[str, Any]:
     """The content of an experiment file; empty where there is none, or none with keys."""
     if not path.is_file():
         return {}
-    content = plain_yaml.read(path)
+    content = safe_files.read_yaml(path)
     return content if isinstance(content, dict) else {}

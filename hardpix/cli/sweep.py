@@ -1,4 +1,4 @@
-"""``hardpix sweep``: what its words mean."""
+"""``hardpix sweep``: arguments."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any, get_args
 
 import yaml
 
-from hardpix.arguments import Parser
-from hardpix.run import own_files
-from hardpix.run.rundir import check_writable
-from hardpix.run.sweep.execute import command
-from hardpix.run.sweep.jobs import Job, counted, jobs_of
-from hardpix.run.sweep.launchers import HERE, KINDS, Launcher, read_launcher, timed
-from hardpix.run.sweep.state import ACTION, look
-from hardpix.run.sweep.study import OnError, Study, read_study
+from hardpix.config import safe_files
+from hardpix.config.command_line import Parser
+from hardpix.sweep.execute import command
+from hardpix.sweep.jobs import ACTION, Job, counted, jobs_of, look
+from hardpix.sweep.launchers import timed
+from hardpix.sweep.study import HERE, KINDS, Launcher, OnError, Study, read_launcher, read_study
+from hardpix.train.rundir import check_writable
 from hardpix.types import ConfigError
 
 PREFIX = "launcher."  # of a launcher's settings among the words
@@ -66,28 +65,26 @@ def main(arguments: list[str]) -> int:
     if given.on_error:
         study = replace(study, on_error=given.on_error)
     if given.wandb:
-        from hardpix.run.sweep import wandb_sweep
+        from hardpix.sweep import search as wandb_sweep
 
-        print(wandb_sweep.write(study, given.wandb, given.config_dir))
+        print(wandb_sweep.write_wandb_sweep(study, given.wandb, given.config_dir))
         return 0
     if study.search is not None:
-        from hardpix.run.sweep import search
-
         if study.launcher != HERE:
             raise ConfigError(
                 "a search runs in one process; start the same command again beside it, and both share the trials"
             )
 
         if given.dry_run:
-            print(search.plan(study, given.config_dir))
+            print(wandb_sweep.plan(study, given.config_dir))
             return 0
-        return search.run(study, given.config_dir, take_over=given.take_over)
+        return wandb_sweep.run(study, given.config_dir, take_over=given.take_over)
     if given.dry_run:
         print(plan(jobs, given.config_dir, take_over=given.take_over))
         return 0
     for folder in {job.run_dir.parent for job in jobs}:
         check_writable(folder)
-        own_files.check(folder, deep=False)
+        safe_files.check_run_files(folder, deep=False)
     _check_files(jobs)
     return timed(study, jobs, take_over=given.take_over)
 
@@ -96,7 +93,7 @@ def _check_files(jobs: Sequence[Job]) -> None:
     """Raise ``ConfigError`` where a job would write into files not its run's own; one that is done does not."""
     for job in jobs:
         try:
-            own_files.check(job.run_dir)
+            safe_files.check_run_files(job.run_dir)
         except ConfigError:
             if look(job.run_dir).kind != "done":
                 raise
@@ -134,16 +131,16 @@ def _status(arguments: list[str]) -> int:
     parser = _parser("hardpix sweep status", "Where a study stands; name it as for the sweep itself.")
     parser.add_argument("--watch", action="store_true", help="go on showing it, until all is done or Ctrl-C")
     given = parser.parse_intermixed_args(arguments)
-    from hardpix.run.sweep.status import show
+    from hardpix.sweep.status import show
 
     study, jobs = _jobs(given)
     try:
         if study.search is not None:
-            from hardpix.run.sweep import search, search_status
+            from hardpix.sweep import search, status
 
             folder = search.prepare(study, given.config_dir)[0]
             name = study.name or folder.name
-            search_status.show(str(folder), folder, name, study.search, watch=given.watch)
+            status.show_search(str(folder), folder, name, study.search, watch=given.watch)
             return 0
         show(
             study.name or ", ".join(sorted({str(job.run_dir.parent) for job in jobs})),

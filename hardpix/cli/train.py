@@ -19,13 +19,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from hardpix.run import ailments
-from hardpix.run.config import check_given, conf_dir, explain, validate
-from hardpix.run.console import masked_errors, masked_output
-from hardpix.run.foreign_files import files_judged
-from hardpix.run.parent import check_parent
-from hardpix.run.rundir import check_writable
-from hardpix.run.targets import check_hydra
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import check_given, explain, validate
+from hardpix.config.trust import check_hydra, files_judged
+from hardpix.train import machine
+from hardpix.train.machine import masked_errors, masked_output
+from hardpix.train.parent import check_parent
+from hardpix.train.rundir import check_writable
 from hardpix.types import ConfigError, HardpixError
 
 
@@ -50,7 +50,7 @@ def launch(arguments: list[str]) -> int:
             if not isinstance(error, HardpixError):
                 traceback.print_exc()
             failures.append(
-                f"{' '.join(overrides)}: {type(error).__name__}: {ailments.sentence(error) or error}"
+                f"{' '.join(overrides)}: {type(error).__name__}: {machine.explain(error) or error}"
             )
             return None
 
@@ -91,7 +91,7 @@ def _one(cfg: DictConfig, overrides: list[str]) -> float | None:
     with _outside_hydra():
         import torch
 
-        from hardpix.run.train import train
+        from hardpix.train.train import train
 
         try:
             return train(cfg, overrides).metrics.get("test/miou")

@@ -1,4 +1,4 @@
-"""What there is to choose from: the files of ``conf/``, each told by the first sentence of its first comment.
+"""List what can be chosen from ``conf/``. Standard library only: completion must not wait for Hydra.
 
 Standard library only: a list, or a completion on a key press, must not wait for Hydra.
 """
@@ -142,3 +142,17 @@ def _nearest(word: str, known: list[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(known)}" if len(known) <= 25 else ""
+
+
+# Files that a group of the configuration can be chosen from.
+
+
+def missing_choice(text: str, conf: Path) -> tuple[str, str, list[str]] | None:
+    """Group, wanted file and the files there are, if Hydra's ``text`` says that a group has no such file."""
+    absent = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if absent is None or not (conf / absent[1]).is_dir():
+        return None
+    group, wanted = absent.groups()
+    names = [entry.name for entry in entries(group, conf)]
+    beside = [name for name in names if name.rpartition("/")[0] == wanted.rpartition("/")[0]]
+    return group, wanted, beside or names

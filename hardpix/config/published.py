@@ -1,4 +1,4 @@
-"""What ``conf/table/PAPER/TABLE.yaml`` says: how a published table is shown, and where our side of a cell comes from.
+"""Published tables: their printed numbers, and what ``conf/table/PAPER/TABLE.yaml`` says of their cells.
 
 The keys of such a file, all optional::
 
@@ -24,15 +24,17 @@ A column's ``metric`` with a slash is a metric of the record as it is; others be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hardpix import plain_yaml
-from hardpix.report import published
-from hardpix.report.compare import suggestion
-from hardpix.report.published import Table, Value
+import yaml
+
+from hardpix.config import safe_files
+from hardpix.config.command_line import suggestion
 from hardpix.types import ConfigError, HardpixError
 
 THRESHOLD = "{threshold}"
@@ -40,7 +42,7 @@ ATTRIBUTES = ("label", "dataset", "split", "metric", "unit")
 
 
 @dataclass(frozen=True)
-class Column:
+class LayoutColumn:
     """One column as shown. At most one of factor, minus, increase, range and of is set."""
 
     id: str
@@ -65,7 +67,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class LayoutRow:
     id: str
     label: str
     facts: Mapping[str, Any]
@@ -79,7 +81,7 @@ class Row:
 @dataclass(frozen=True)
 class Part:
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[LayoutRow, ...]
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ class Layout:
     table: Table
     labels: tuple[str, ...]
     stacked: bool
-    columns: tuple[Column, ...]
+    columns: tuple[LayoutColumn, ...]
     parts: tuple[Part, ...]
     note: str
     notes: tuple[str, ...]
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LayoutRow]:
         return [row for part in self.parts for row in part.rows]
 
     def cells(self) -> list[str]:
@@ -101,7 +103,7 @@ class Layout:
         ids = [column.id for column in self.columns if not column.derived]
         return [f"{self.table.name}/{row.id}/{column}" for row in self.rows for column in ids]
 
-    def published(self, row: Row, column: Column) -> Value:
+    def published(self, row: LayoutRow, column: LayoutColumn) -> Value:
         """The printed number; of an ``of`` column the gain printed beside the row's."""
         if column.of:
             gain = row.facts.get("printed_gain")
@@ -121,7 +123,7 @@ def layout(table: Table, folder: Path) -> Layout:
 
 def layouts(folder: Path) -> list[Layout]:
     """Every published table, in the order of the papers."""
-    return [layout(table, folder) for paper in published.papers() for table in published.tables(paper)]
+    return [layout(table, folder) for paper in papers() for table in tables(paper)]
 
 
 def pattern_problem(pattern: str, folder: Path) -> str:
@@ -130,21 +132,18 @@ def pattern_problem(pattern: str, folder: Path) -> str:
         return f"{pattern!r} does not name cells as PAPER/TABLE/ROW/COLUMN (lwm/II/ls/miou, * is a wildcard)"
     wanted = "/".join(pattern.split("/")[:2])
     known = [
-        layout(table, folder)
-        for paper in published.papers()
-        for table in published.tables(paper)
-        if published.matches(wanted, table.name)
+        layout(table, folder) for paper in papers() for table in tables(paper) if matches(wanted, table.name)
     ]
     cells = [cell for one in known for cell in one.cells()]
-    if any(published.matches(pattern, cell) for cell in cells):
+    if any(matches(pattern, cell) for cell in cells):
         return ""
-    names = cells or [table.name for paper in published.papers() for table in published.tables(paper)]
+    names = cells or [table.name for paper in papers() for table in tables(paper)]
     hint = suggestion(pattern if cells else wanted, names)
     return f"{pattern!r} names no published cell{hint}; hardpix table --published list shows the names"
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = plain_yaml.read(path)
+    content = safe_files.read_yaml(path)
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path} must hold a mapping, not a {type(content).__name__}.")
     return content or {}
@@ -172,7 +171,7 @@ def _layout(table: Table, content: dict[str, Any]) -> Layout:
     return made
 
 
-def _column(table: Table, item: Any) -> Column:
+def _column(table: Table, item: Any) -> LayoutColumn:
     given = {"column": item} if isinstance(item, str) else dict(item)
     name = str(given.pop("column"))
     allowed = (*ATTRIBUTES, "factor", "words", "minus", "increase", "range", "of", "train_frames")
@@ -187,21 +186,21 @@ def _column(table: Table, item: Any) -> Column:
             given[key] = tuple(given[key])
     first = next(iter(table.columns.values()))
     fallback = {"label": name, "dataset": first.dataset, "split": first.split, "unit": first.unit}
-    return Column(id=name, **(fallback | known | given))
+    return LayoutColumn(id=name, **(fallback | known | given))
 
 
 def _part(table: Table, given: dict[str, Any], cited: list[str]) -> Part:
     _check_keys(given, ("title", "rows"), "a part")
-    return Part(given.get("title", ""), tuple(_row(table, item, cited) for item in given["rows"]))
+    return Part(given.get("title", ""), tuple(_layout_row(table, item, cited) for item in given["rows"]))
 
 
-def _row(table: Table, item: Any, cited: list[str]) -> Row:
+def _layout_row(table: Table, item: Any, cited: list[str]) -> LayoutRow:
     given = {"row": item} if isinstance(item, str) else dict(item)
     _check_keys(given, ("row", "metric", "threshold", "over", "against"), "a row")
     row = table.row(str(given.pop("row")))
     if row.facts.get("metric"):
         given.setdefault("metric", row.facts["metric"])
-    return Row(row.id, row.label, row.facts, cited=row.id in cited, **given)
+    return LayoutRow(row.id, row.label, row.facts, cited=row.id in cited, **given)
 
 
 def _check_references(made: Layout) -> None:
@@ -224,3 +223,117 @@ def _check_keys(given: Mapping[str, Any], allowed: tuple[str, ...], where: str) 
         if key not in allowed:
             hint = suggestion(str(key), allowed) or f" (known: {', '.join(allowed)})"
             raise ConfigError(f"{where} has a key {key!r}{hint}.")
+
+
+# The numbers that four papers print in their tables, as data: ``published.yaml`` beside this file.
+
+
+FILE = Path(__file__).with_name("published.yaml")
+
+Value = float | int | str | None  # as printed; None: the paper reports nothing there
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column holds. ``metric`` is a score's name, ``iou:CLASS``, ``acc:CLASS`` or ``see row``."""
+
+    id: str
+    label: str
+    dataset: str
+    split: str
+    metric: str
+    unit: str  # percent: printed values are 100 times our fractions
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    label: str
+    cells: Mapping[str, Value]
+    facts: Mapping[str, Any]  # what else is known: backbone, confidence, copied_from_source_paper, ...
+
+
+@dataclass(frozen=True)
+class Table:
+    paper: str
+    id: str
+    caption: str
+    columns: Mapping[str, Column]
+    rows: Mapping[str, Row]
+    note: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.paper}/{self.id}"
+
+    def row(self, row: str) -> Row:
+        return _named(self.rows, row, f"row of table {self.name}")
+
+    def column(self, column: str) -> Column:
+        return _named(self.columns, column, f"column of table {self.name}")
+
+
+@dataclass(frozen=True)
+class Paper:
+    id: str
+    title: str
+    authors: str
+    tables: Mapping[str, Table]
+    protocol: Mapping[str, Any]
+
+    def table(self, table: str) -> Table:
+        return _named(self.tables, table, f"table of paper {self.id}")
+
+
+@cache
+def papers() -> dict[str, Paper]:
+    """Every paper by its id, its tables in the order of the file."""
+    content = yaml.load(FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {str(key): _paper(str(key), value) for key, value in content["papers"].items()}
+
+
+def paper(name: str) -> Paper:
+    return _named(papers(), name, "paper")
+
+
+def tables(name: str) -> list[Table]:
+    """The table ``PAPER/TABLE``, or all tables of ``PAPER``."""
+    head, slash, rest = name.partition("/")
+    found = paper(head)
+    return [found.table(rest)] if slash else list(found.tables.values())
+
+
+def matches(pattern: str, cell: str) -> bool:
+    """Whether ``PAPER/TABLE/ROW/COLUMN`` fits a pattern of four parts; ``*`` never reaches across a slash."""
+    parts, own = pattern.split("/"), cell.split("/")
+    return len(parts) == len(own) and all(map(fnmatch.fnmatchcase, own, parts))
+
+
+def _named(known: Mapping[str, Kind], name: str, what: str) -> Kind:
+    if name not in known:
+        hint = suggestion(name, known) or f" (known: {', '.join(known)})"
+        raise HardpixError(f"There is no {what} named {name!r}{hint}.")
+    return known[name]
+
+
+def _paper(name: str, content: Mapping[str, Any]) -> Paper:
+    made = {str(key): _table(name, str(key), value) for key, value in content["tables"].items()}
+    return Paper(name, content["title"], content["authors"], made, content["protocol"])
+
+
+def _table(paper_name: str, name: str, content: Mapping[str, Any]) -> Table:
+    columns = {str(key): Column(str(key), **value) for key, value in content["columns"].items()}
+    rows = {str(key): _row(str(key), value, columns) for key, value in content["rows"].items()}
+    return Table(paper_name, name, content["caption"], columns, rows, content.get("note", ""))
+
+
+def _row(name: str, content: Mapping[str, Any], columns: Iterable[str]) -> Row:
+    cells = {str(key): value for key, value in content["cells"].items()}
+    if unknown := cells.keys() - set(columns):
+        raise HardpixError(
+            f"{FILE}: row {name} has cells {sorted(unknown)}, which are no columns of its table."
+        )
+    facts = {key: value for key, value in content.items() if key not in ("label", "cells")}
+    return Row(name, content["label"], cells, facts)

@@ -1,4 +1,4 @@
-"""What a configuration may have made or called: public classes of hardpix, and code that the command line trusts.
+"""Decide which code and files a configuration may use.
 
 A configuration can come from anyone: beside a run that was downloaded, in a folder of further files. So a name is
 judged before anything is imported (to import a module is to run it), and again on the object that it stands for.
@@ -11,11 +11,18 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from hardpix.run.signatures import Signature, find_class
+from hardpix.config.catalog import conf_dir
+from hardpix.config.safe_files import read_yaml_text
+from hardpix.config.schema import Signature, find_class
 from hardpix.types import ConfigError
 
 # The packages whose public classes a configuration names; functions of theirs may write files.
@@ -185,3 +192,26 @@ def _imported(target: str, trusted: Sequence[str]) -> Signature:
     return Signature(
         frozenset(p.name for p in named), frozenset(p.name for p in named if p.default is p.empty), {}
     )
+
+
+# Check configuration files that Hydra reads by itself.
+
+
+@contextmanager
+def files_judged() -> Iterator[None]:
+    """Within the block a file of too many bytes, levels or repetitions is refused before Hydra loads it."""
+    load, own = ConfigRepository.load_config, conf_dir().resolve()
+
+    def judged(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path=config_path, object_type=ObjectType.CONFIG)
+        if source is not None and source.scheme() == "file":
+            path = Path(source.path, source._normalize_file_name(config_path)).resolve()
+            if not path.is_relative_to(own):
+                read_yaml_text(path)
+        return load(self, config_path)
+
+    ConfigRepository.load_config = judged  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigRepository.load_config = load  # type: ignore[method-assign]

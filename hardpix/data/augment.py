@@ -1,4 +1,4 @@
-"""Photometric distortion of an 8-bit RGB image (mmsegmentation's ``PhotoMetricDistortion``).
+"""Augmentation: photometric distortion, rotation, and resizing of a window.
 
 Planes of float32 and no branch per pixel: NumPy's vector loops make this several times faster than a
 conversion to 8-bit HSV and back, and hue and saturation are not rounded to 256 steps on the way.
@@ -6,13 +6,18 @@ conversion to 8-bit HSV and back, and hue and saturation are not rounded to 256 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
 
-from hardpix.ranges import NonNegative, Share, Whole, checked
+from hardpix.config.schema import NonNegative, Share, Whole, checked
+from hardpix.ops.resize import resize_pixels, sample_pixels
 
 Planes = NDArray[np.float32]  # [3, H, W], RGB in 0..255
 Step = Callable[[Planes, float], None]
@@ -151,3 +156,148 @@ def _sextant(planes: Planes) -> tuple[NDArray[np.float32], NDArray[np.float32], 
     hue /= np.maximum(chroma, np.float32(1e-3))
     hue += axis
     return np.abs(hue, out=hue), value, chroma
+
+
+# Turn a picture about its centre, but only the window of it that is cropped.
+
+
+SLACK = 1e-9  # pixels: how far rounding moves a position that lies on a whole number
+
+
+class Turned(NamedTuple):
+    """A window of a picture that is resized first and then turned about its centre; the corners that leave are lost.
+
+    The crop's pixel (i, j) lies at ``rows[i, j]``, ``columns[i, j]`` of the picture as it was, in its pixels and
+    from its upper left corner, so that its first pixel's centre is at 1/2; ``inside`` is False where nothing was.
+    """
+
+    window: Window
+    rows: NDArray[np.float64]  # [h, w]
+    columns: NDArray[np.float64]
+    inside: NDArray[np.bool_]
+
+
+def turn(window: Window, native: tuple[int, int], angle: float) -> Turned:
+    """The window of the picture ``native`` (height, width) turned by ``angle`` degrees, counter-clockwise as seen."""
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    steps = _steps(window, native)
+    down, across = (
+        start + (2 * np.arange(length) + 1) * size / (2 * scaled) - size / 2
+        for start, length, size, scaled in zip(window[1:3], window[3:5], native, window.scaled, strict=True)
+    )
+    # The turn is rigid in the resized picture, whose sides need not be scaled exactly alike.
+    skew = steps[0] / steps[1]
+    rows = native[0] / 2 + ((cosine * down)[:, None] + (sine * skew * across)[None])
+    columns = native[1] / 2 + ((cosine * across)[None] - (sine / skew * down)[:, None])
+    inside = (rows >= 0) & (rows < native[0]) & (columns >= 0) & (columns < native[1])
+    return Turned(window, rows, columns, inside)
+
+
+def cut(value: Any, view: Window | Turned, fill: int) -> Any:
+    """The crop of a tensor: images are interpolated, all other types pick the nearest pixel.
+
+    Where a turned picture was not, an image is 0 and every other type ``fill``.
+    """
+    if isinstance(view, Window):
+        return zoom(value, view)
+    plain = value.as_subclass(Tensor)
+    if isinstance(value, tv_tensors.Image):
+        return tv_tensors.Image(turned_image(plain, view))
+    return torch.from_numpy(turned_label(plain.numpy(), view, fill)).as_subclass(type(value))
+
+
+def turned_label(label: NDArray, view: Turned, fill: int) -> NDArray:
+    """Nearest ``[H, W]`` -> ``[h, w]``: the pixel that each position lies in, ``fill`` where none does."""
+    rows, columns = (
+        np.clip(places, 0, size - 1).astype(np.int64)  # truncates, which is the floor of what is not negative
+        for places, size in zip((view.rows, view.columns), label.shape, strict=True)
+    )
+    picked = label.ravel().take(rows * label.shape[1] + columns)
+    picked[~view.inside] = fill
+    return picked
+
+
+def turned_image(image: Tensor, view: Turned) -> Tensor:
+    """Bilinear ``[3, H, W]`` uint8 -> ``[3, h, w]``: what surrounds the crop is resized, then sampled where it lies."""
+    native = (image.shape[-2], image.shape[-1])
+    corner, size, places = [], [], []
+    for positions, whole, scaled, step in zip(
+        view[1:3], native, view.window.scaled, _steps(view.window, native), strict=True
+    ):
+        # From the pixel of the resized picture before the first position to the one after the last.
+        first, last = (min(max(end, 0.0), float(whole)) for end in (positions.min(), positions.max()))
+        start = min(max(math.floor(first - step / 2 + SLACK), 0), math.floor(whole - step + SLACK))
+        room = math.floor((whole - start) * scaled / whole + SLACK)
+        corner.append(start)
+        size.append(min(math.floor((last - start) / step - 0.5 + SLACK) + 2, room))
+        places.append(torch.from_numpy((positions - start) / step))
+    around = image_window(image, Window(view.window.scaled, corner[0], corner[1], size[0], size[1]))
+    sampled = sample_pixels(around, places[0], places[1])
+    return sampled.mul_(torch.from_numpy(view.inside))
+
+
+def _steps(window: Window, native: tuple[int, int]) -> tuple[float, float]:
+    """How many pixels of the picture a pixel of the crop measures, down and across."""
+    return native[0] / window.scaled[0], native[1] / window.scaled[1]
+
+
+# Resize only a window: cut it from the picture, then enlarge or shrink the cut.
+
+
+class Window(NamedTuple):
+    """A crop of a resized picture, whose corner lies on a pixel of the picture itself.
+
+    The picture ``[H, W]`` is thought resized to ``scaled``; the crop's pixel (i, j) samples the picture at
+    ``top + (i + 1/2) H / scaled[0]`` down and likewise across. A corner on whole pixels costs nothing (a random
+    crop may as well be drawn there) and lets the cut be resized alone, four times faster than a resize that
+    starts at a fraction of a pixel.
+    """
+
+    scaled: tuple[int, int]  # height and width of the whole picture after resizing
+    top: int  # in pixels of the picture
+    left: int
+    height: int  # in pixels of the crop
+    width: int
+
+    @classmethod
+    def whole(cls, scaled: tuple[int, int]) -> Window:
+        """All of the picture."""
+        return cls(scaled, 0, 0, *scaled)
+
+
+def zoom(value: Any, window: Window) -> Any:
+    """The window of a tensor: images are interpolated, all other types pick the nearest pixel."""
+    plain = value.as_subclass(Tensor)
+    if isinstance(value, tv_tensors.Image):
+        return tv_tensors.Image(image_window(plain, window).contiguous())
+    return torch.from_numpy(label_window(plain.numpy(), window)).as_subclass(type(value))
+
+
+def image_window(image: Tensor, window: Window) -> Tensor:
+    """Bilinear ``[3, H, W]`` uint8 -> ``[3, h, w]``, smoothed where it shrinks.
+
+    The filter does not look above or left of the window, as at the border of a picture.
+    """
+    native = (image.shape[-2], image.shape[-1])
+    top, left, height, width = window[1:]
+    if window.scaled == native:
+        return image[:, top : top + height, left : left + width]
+    bottom, right = (
+        # Below and to the right the filter sees as far as it reaches: one pixel, or one of the crop's pixels.
+        start + math.ceil((length + 1) * size / scaled) + 2
+        for start, length, size, scaled in zip(window[1:3], window[3:5], native, window.scaled, strict=True)
+    )
+    factors = (window.scaled[0] / native[0], window.scaled[1] / native[1])
+    return resize_pixels(image[:, top:bottom, left:right], factors, (height, width))
+
+
+def label_window(label: NDArray, window: Window) -> NDArray:
+    """Nearest ``[H, W]`` -> ``[h, w]``: the source pixel under each target pixel's centre."""
+    rows = window.top + _nearest(window.height, label.shape[0], window.scaled[0])
+    columns = window.left + _nearest(window.width, label.shape[1], window.scaled[1])
+    return label[rows].take(columns, axis=1)
+
+
+def _nearest(length: int, size: int, scaled: int) -> NDArray[np.int64]:
+    """``floor((i + 1/2) size / scaled)`` in whole numbers, which no rounding can move."""
+    return (2 * np.arange(length) + 1) * size // (2 * scaled)

@@ -1,4 +1,4 @@
-"""The Kinect of NYU Depth v2: its two cameras, and raw depth brought into the colour camera.
+"""Camera models: the Kinect of NYU Depth v2, and intrinsics in text files.
 
 Constants and formulas are those of the data set's toolbox (camera_params.m, project_depth_map.m). The toolbox counts
 pixels from 1; here, as everywhere in hardpix, the first pixel is (0, 0), so 1 is subtracted from cx and cy.
@@ -7,10 +7,13 @@ pixels from 1; here, as everywhere in hardpix, the first pixel is (0, 0), so 1 i
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hardpix.types import DataError
 
 Floats = NDArray[np.float64]
 
@@ -146,3 +149,23 @@ def _sampling(camera: Camera, height: int, width: int) -> tuple[NDArray, tuple[N
     top = np.clip(np.floor(v), 0, height - 2).astype(np.int64)
     right, down = (u - left).astype(np.float32), (v - top).astype(np.float32)
     return (top * width + left).ravel(), (right.reshape(-1, 1), down.reshape(-1, 1)), inside.reshape(-1, 1)
+
+
+# The camera matrix as a text file.
+
+
+def read_intrinsics(path: Path) -> NDArray[np.float64]:
+    """The 3x3 camera matrix of a text file: nine numbers, row after row, on one line or three."""
+    try:
+        numbers = [float(word) for word in path.read_text(encoding="utf-8").split()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; it must hold the camera's 3x3 matrix") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as the nine numbers of a camera matrix ({error})") from None
+    matrix = np.array(numbers)
+    if matrix.shape != (9,) or not np.isfinite(matrix).all() or matrix[0] <= 0 or matrix[4] <= 0:
+        raise DataError(
+            f"{path}: holds {len(numbers)} numbers that are no camera matrix; "
+            "it must hold fx 0 cx, 0 fy cy, 0 0 1 with positive focal lengths"
+        )
+    return matrix.reshape(3, 3)

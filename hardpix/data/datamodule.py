@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hardpix.data.base import Frames, Sample, Source
-from hardpix.data.keys import ALWAYS, UNLABELED, needed
+from hardpix.config.schema import Count, InnerShare, PositiveShare, Seed, Whole, checked
 from hardpix.data.loading import (
     Finish,
     Loader,
     SemiDataset,
+    Skips,
     SplitDataset,
     Transform,
     collate,
@@ -27,12 +27,10 @@ from hardpix.data.loading import (
     fault_or_batch,
     to_batch,
 )
-from hardpix.data.sampling import EvalSampler, SemiSampler, TrainSampler
-from hardpix.data.skipping import Skips
+from hardpix.data.sampling import IMAGE, EvalSampler, LabeledSplit, SemiSampler, TrainSampler
+from hardpix.data.source import ALWAYS, UNLABELED, Frames, Sample, Source, needed
 from hardpix.data.statistics import LABEL, frame_counts, repeat_factors, sample_labels, target_mean
-from hardpix.data.subset import IMAGE, LabeledSplit
 from hardpix.data.union import overlap_remarks, split_frames
-from hardpix.ranges import Count, InnerShare, PositiveShare, Seed, Whole, checked
 from hardpix.types import Batch, ClassCounts, DataError, DatasetInfo
 
 
@@ -48,12 +46,12 @@ class DataModule(pl.LightningDataModule):
     drop_last: leave out the last, smaller batch of a training epoch.
     repeat_rare: show frames with rare classes more often: a class in the share f of the training frames asks for
     sqrt(repeat_rare / f) times (LVIS, Gupta et al. 2019); None shows every frame once an epoch.
-    labeled: which training frames have labels, see :func:`hardpix.data.subset.choose_labeled`; None: all. They are
+    labeled: which training frames have labels, see :func:`hardpix.data.sampling.choose_labeled`; None: all. They are
     the training split for all purposes. The labels of the others are never read; methods that learn without labels
     are given their images, ``unlabeled_batch_size`` (None: ``batch_size``) in each batch, and an epoch then is one
     pass over these.
     labeled_seed: of a share's choice; not the run's, so that the seeds of a study compare the same subset.
-    on_error, max_skip: training frames that cannot be read, see :class:`hardpix.data.skipping.Skips`. In evaluation
+    on_error, max_skip: training frames that cannot be read, see :class:`hardpix.data.loading.Skips`. In evaluation
     such a frame always ends the run: a score without it would be another score.
     accept_change: go on with a run whose data set has changed since it began.
     """

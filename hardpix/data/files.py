@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.data.base import Frames, Sample, Source
-from hardpix.data.border import Border, crop_border, shifted_camera
-from hardpix.data.images import SUFFIXES, image_size, read_colour, read_depth, refuse_lossy, same_size, traits
-from hardpix.data.intrinsics import read_intrinsics
+from hardpix.data.camera import read_intrinsics
+from hardpix.data.images import (
+    MAX_PIXELS,
+    SUFFIXES,
+    image_size,
+    read_colour,
+    read_depth,
+    read_float_depth,
+    refuse_lossy,
+    same_size,
+    traits,
+)
 from hardpix.data.labels import LabelReader
-from hardpix.data.listing import Finder, kinds, refuse_equal_names
-from hardpix.data.missing_depth import ERROR, IGNORE, absent, missing_files, no_reading
-from hardpix.types import DataError
+from hardpix.data.listing import LOSSLESS, Finder, kinds, refuse_equal_names
+from hardpix.data.source import ERROR, IGNORE, Frames, Sample, Source, absent, missing_files, no_reading
+from hardpix.types import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class FileSource(Source):
     camera: NDArray[np.float64] | None = None  # intrinsics of every frame that has no file of its own
     read_depth = staticmethod(read_depth)  # a depth file -> its stored numbers
     lossless = False  # True: a label or depth that is a JPEG is refused
-    depth_missing: str = ERROR  # a frame without its depth file: see `hardpix.data.missing_depth`
+    depth_missing: str = ERROR  # a frame without its depth file: see `hardpix.data.source`
 
     @abstractmethod
     def files(self, split: str) -> list[FrameFiles]:
@@ -295,3 +304,86 @@ def _all_labelled(files: Sequence[FrameFiles]) -> None:
             f"{bare[0]}: no label belongs to it ({len(bare)} of {len(files)} frames of the split have none); "
             "such a split can be predicted on, not trained on or scored"
         )
+
+
+# The part of every frame that a data set keeps, without a border that carries no picture.
+
+
+class Border(NamedTuple):
+    """The part of a frame that is kept: rows ``top..bottom-1``, columns ``left..right-1``."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def to_border(window: Sequence[int] | None) -> Border | None:
+    """``[top, bottom, left, right]`` of a configuration; None keeps whole frames."""
+    if window is None:
+        return None
+    if len(window) != 4:
+        raise ConfigError(f"border_crop is {list(window)}; it must be [top, bottom, left, right]")
+    return Border(*window)
+
+
+def shifted_camera(matrix: NDArray[np.float64] | None, window: Border | None) -> NDArray[np.float64] | None:
+    """A camera matrix in pixels of what ``window`` keeps of its frames."""
+    if matrix is None or window is None:
+        return matrix
+    shifted = matrix.copy()
+    shifted[0, 2] -= window.left
+    shifted[1, 2] -= window.top
+    return shifted
+
+
+def crop_border(sample: Sample, window: Border, path: Path) -> Sample:
+    """Every tensor of the sample, cut to ``window``; ``path`` is named when the window leaves the frame."""
+    top, bottom, left, right = window
+    height, width = sample["image"].shape[-2:]
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        raise DataError(f"{path}: the crop {tuple(window)} does not lie inside its {width}x{height} pixels")
+    cut = {k: v[..., top:bottom, left:right] for k, v in sample.items() if isinstance(v, Tensor)}
+    return Sample(**cut, name=sample["name"])  # type: ignore[typeddict-item]
+
+
+# The depth files of a user's own data: what they hold, and which pixels have no reading.
+
+
+NO_READING = (0, 65535)  # what cameras write where they have none
+ENDINGS = (*LOSSLESS, ".npy")
+
+
+def missing_values(values: Sequence[float]) -> tuple[float, ...]:
+    """``data.source.depth_missing_values``, checked: finite numbers."""
+    given = [values] if isinstance(values, str) or not isinstance(values, Sequence) else list(values)
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in given):
+        raise ConfigError(
+            f"data.source.depth_missing_values={values}: must list numbers of the depth files that are no reading, "
+            "such as [0,65535]"
+        )
+    return tuple(given)
+
+
+def has_reading(raw: NDArray, values: Sequence[float]) -> NDArray[np.bool_]:
+    """Which pixels of stored depth are a length: none of ``values``, above 0, and neither NaN nor infinite."""
+    return np.isfinite(raw) & (raw > 0) & ~np.isin(raw, values)
+
+
+def read_own_depth(path: Path) -> NDArray:
+    """Stored depth ``[H, W]``: an image of 8 or 16 bits or of floating-point numbers, or an array (``.npy``)."""
+    if path.suffix.lower() != ".npy":
+        return read_float_depth(path) if path.suffix.lower() in (".tif", ".tiff") else read_depth(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; the data set needs it") from None
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not readable as an array of NumPy ({reason})") from None
+    if array.ndim != 2 or array.dtype.kind not in "uif" or not 0 < array.size <= MAX_PIXELS:
+        raise DataError(
+            f"{path}: holds {array.dtype} of shape {array.shape}; depth must be numbers [height, width], at most "
+            f"{MAX_PIXELS} in all"
+        )
+    return np.array(array)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import re
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_png
 
-from hardpix.data.pixels import COLOUR, DEEP, Range, indices, remember, rgb, sixteen_bits, stored
-from hardpix.types import DataError
+from hardpix.types import ConfigError, DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -41,7 +43,7 @@ class Encoded(NamedTuple):
 
 
 def read_colour(path: Path | Encoded, image_range: Range | None = None) -> NDArray[np.uint8]:
-    """RGB ``[H, W, 3]``; what has more than 8 bits is read by ``image_range``: see :func:`hardpix.data.pixels.rgb`."""
+    """RGB ``[H, W, 3]``; what has more than 8 bits is read by ``image_range``: see :func:`hardpix.data.images.rgb`."""
 
     def content() -> bytes:
         return path.data if isinstance(path, Encoded) else path.read_bytes()
@@ -246,3 +248,190 @@ def _is_empty(path: Path | Encoded) -> bool:
 
 def _pixels(image: Image.Image) -> NDArray:
     return np.array(image)  # a copy: `asarray` is read-only, which torch warns of
+
+
+# The pixels of an opened image file: class numbers as they are stored, and colours of 3 x 8 bits.
+
+
+DEEP = ("I;16", "I;16L", "I;16B", "I")  # grey of 16 bits, as Pillow calls it on various platforms
+COLOUR = ("RGB", "RGBA", "P", "PA", "L", "LA", "1")
+
+Range = tuple[float, float]
+
+_BITS, _PHOTOMETRIC, _CHANNELS, _FORMAT = 258, 262, 277, 339  # tags of a TIFF
+_UNSIGNED = (1, 4)  # of _FORMAT; 4 is undefined
+
+
+class Stored(NamedTuple):
+    """How a file stores its pixels, which the decoded picture no longer tells."""
+
+    bits: int = 8  # of each channel
+    channels: int = 0  # that are not decoded
+    backwards: bool = False  # grey whose 0 is white
+    signed: bool = False
+    png: bool = False
+
+
+def remember(image: Image.Image) -> None:
+    """Keep with an opened file what its header says; decoding loses it."""
+    image.info["stored"] = stored(image)
+
+
+def stored(image: Image.Image) -> Stored:
+    """From the header of an opened file, before its pixels are decoded."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = {tag: np.ravel(image.tag_v2.get(tag, 1)).tolist() for tag in (_BITS, _CHANNELS, _FORMAT)}
+        return Stored(
+            bits=max(tags[_BITS]),
+            channels=max(0, tags[_CHANNELS][0] - len(image.getbands())),
+            backwards=image.tag_v2.get(_PHOTOMETRIC) == 0,
+            signed=image.mode in COLOUR and any(kind not in _UNSIGNED for kind in tags[_FORMAT]),
+        )
+    if not isinstance(image, PngImagePlugin.PngImageFile) or not image.tile:
+        return Stored()
+    bits = re.search(r"\d+", str(image.tile[0].args))  # such as L;4 and RGB;16B
+    return Stored(int(bits[0]) if bits else 8, png=True)
+
+
+def indices(image: Image.Image, where: object) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The class numbers ``[H, W]`` of a decoded label, as stored at every bit depth.
+
+    Several equal channels are one number; an alpha channel says nothing where it is opaque.
+    """
+    found: Stored = image.info["stored"]
+    if image.mode not in (*COLOUR, *DEEP):
+        raise DataError(
+            f"{where}: a label must be a grey or palette image of class numbers, but this one is {image.mode}; "
+            "save it as a grey PNG"
+        )
+    deep = image.mode in DEEP
+    if found.backwards or found.signed or found.channels or (found.bits > 8 and not deep):
+        raise DataError(
+            f"{where}: a label must be a plain image of class numbers, but {_oddity(image)}; save it as a grey PNG"
+        )
+    if deep:
+        return sixteen_bits(image, where)
+    pixels = np.array(image).astype(np.uint8, copy=False)
+    if image.mode == "L" and found.bits < 8:
+        return pixels // np.uint8(255 // (2**found.bits - 1))  # decoding stretches to 0..255
+    if pixels.ndim == 2:
+        return pixels
+    if image.mode in ("LA", "PA", "RGBA") and (pixels[..., -1] != 255).any():
+        raise DataError(
+            f"{where}: a label must say a class everywhere, but its alpha channel (mode {image.mode}) is not opaque; "
+            "save it without transparency"
+        )
+    first = pixels[..., 0]
+    if image.mode in ("RGB", "RGBA") and (pixels[..., 1:3] != first[..., None]).any():
+        raise DataError(
+            f"{where}: a label must be an image of class numbers, but this one is {image.mode} with colours; "
+            "data.source.label_format=colour with one colour per class in data.source.palette reads colours"
+        )
+    return np.ascontiguousarray(first)
+
+
+def rgb(
+    image: Image.Image, where: object, image_range: Range | None, content: Callable[[], bytes]
+) -> NDArray[np.uint8]:
+    """RGB ``[H, W, 3]`` of a decoded image. Grey is repeated, palettes are looked up, alpha is dropped.
+
+    What has more than 8 bits is read by ``image_range``, the values that become 0 and 255; without it ``DataError``.
+    ``content``: gives the bytes of the file, of whose 16-bit colours Pillow decodes the upper 8 bits alone.
+    """
+    found: Stored = image.info["stored"]
+    if image.mode in (*DEEP, "F"):
+        if found.backwards:
+            raise DataError(f"{where}: {_oddity(image)}; save it with 0 as black")
+        grey = np.array(image)
+        return np.repeat(scaled(grey, where, image_range, f"mode {image.mode}")[:, :, None], 3, axis=2)
+    if image.mode not in COLOUR:
+        raise DataError(f"{where}: an image of mode {image.mode} is not read; convert it to RGB or grey")
+    if found.signed or found.channels or (found.bits > 8 and not found.png):
+        raise DataError(f"{where}: {_oddity(image)}; save it as RGB or grey of 8 bits a channel")
+    if found.bits > 8:
+        return scaled(_deep_colours(content()), where, image_range, f"mode {image.mode}")
+    if image_range not in (None, (0, 255)):
+        raise DataError(
+            f"{where}: has 8 bits, to which data.source.image_range={_told(image_range)} does not apply; "
+            "data.source.image_range=null reads images of 8 bits"
+        )
+    # A palette with transparency must pass RGBA, else Pillow warns and guesses.
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _deep_colours(data: bytes) -> NDArray[np.uint16]:
+    picture = decode_png(
+        torch.frombuffer(bytearray(data), dtype=torch.uint8),
+        mode=ImageReadMode.RGB,
+        apply_exif_orientation=True,
+    )
+    return picture.permute(1, 2, 0).numpy()
+
+
+def scaled(values: NDArray, where: object, image_range: Range | None, kind: str) -> NDArray[np.uint8]:
+    """Values of more than 8 bits -> 0..255 by ``image_range``; those beyond it become 0 or 255."""
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{where}: holds values that are not finite; an image must have a number in each pixel"
+        )
+    if image_range is None:
+        raise DataError(
+            f"{where}: has values from {values.min()} to {values.max()} ({kind}, more than 8 bits); for own data "
+            f"data.source.image_range={_told(_fitting(values))} says which values are black and white"
+        )
+    low, high = image_range
+    numbers: NDArray[np.floating] = values.astype(np.float64 if values.dtype == np.int32 else np.float32)
+    share = (numbers - low) / (high - low)
+    return np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _fitting(values: NDArray) -> Range:
+    """A range that holds the values: all numbers of so many bits, or [0, 1]."""
+    least, most = float(values.min()), float(values.max())
+    if least < 0:
+        return math.floor(least), math.ceil(most)
+    if values.dtype.kind == "f" and most <= 1:
+        return 0, 1
+    return 0, 2 ** max(8, math.ceil(math.log2(most + 1))) - 1
+
+
+def sixteen_bits(image: Image.Image, where: object) -> NDArray[np.uint16]:
+    """Pixels of 16 bits. A TIFF can hold 32, or signs, under the same mode: what does not fit would wrap around."""
+    pixels = np.array(image)
+    if pixels.dtype != np.uint16 and pixels.size and not 0 <= pixels.min() <= pixels.max() <= 0xFFFF:
+        raise DataError(
+            f"{where}: holds values from {pixels.min()} to {pixels.max()}; grey images of 16 bits (0 to 65535) are read"
+        )
+    return pixels.astype(np.uint16)
+
+
+def checked_range(image_range: Sequence[float] | None) -> Range | None:
+    """``data.source.image_range``; raises ``ConfigError`` unless two finite numbers in ascending order."""
+    if image_range is None:
+        return None
+    given = list(image_range) if isinstance(image_range, Sequence) else [image_range]
+    numbers = [v for v in given if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(given) != 2 or len(numbers) != 2 or not -math.inf < numbers[0] < numbers[1] < math.inf:
+        raise ConfigError(
+            f"data.source.image_range={image_range}: must be [black, white], two numbers in ascending order, "
+            "such as [0,4095] for 12 bits"
+        )
+    return numbers[0], numbers[1]
+
+
+def _told(image_range: Range | None) -> str:
+    return "null" if image_range is None else "[{:.10g},{:.10g}]".format(*image_range)
+
+
+def _oddity(image: Image.Image) -> str:
+    found: Stored = image.info["stored"]
+    if found.backwards:
+        return "its numbers run backwards (TIFF of the kind WhiteIsZero)"
+    if found.signed:
+        return "its numbers have signs or are no whole numbers"
+    if found.channels:
+        count = len(image.getbands()) + found.channels
+        return f"it has {count} channels, of which {image.mode} would be read"
+    return f"its channels have {found.bits} bits each (mode {image.mode})"

@@ -1,20 +1,31 @@
-"""From frames to batches: one split's data set, collation, and a loader that reports faults in a sentence."""
+"""From frames to batches: the data set of a split, checks of samples, collation, unreadable frames."""
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import hashlib
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from hardpix.data.base import Frames, Sample
-from hardpix.data.sample_check import checked
+from hardpix.data.images import read_colour, traits
 from hardpix.data.sampling import Draw, TrainSampler, generator
-from hardpix.data.skipping import SKIPPED, Skips, too_many
+from hardpix.data.source import Frames, Sample
+from hardpix.data.statistics import cache_dir, fingerprint, stamp, write_json
 from hardpix.data.transforms import Transformed
-from hardpix.data.workers import killable, shielded
 from hardpix.types import Batch, DataError, DatasetInfo
 
 Finish = Callable[[dict[str, Any]], Batch]
@@ -217,3 +228,231 @@ def normalise(image: Tensor, extent: Tensor, info: DatasetInfo) -> Tensor:
     columns = torch.arange(width, device=image.device) < extent[:, 1:]
     padding = ~(rows[:, :, None] & columns[:, None, :])
     return out.masked_fill_(padding[:, None], 0.0)
+
+
+# Checks of every decoded frame, whichever source it came from.
+#
+# A label that is no class would end a process on a GPU without a word about the file.
+
+
+def checked(sample: Sample, info: DatasetInfo) -> Sample:
+    """The sample, with only finite positive readings valid in its depth, and none that is not finite.
+
+    Raises ``DataError`` that names the frame where its tensors differ in size or its label is no class.
+    """
+    height, width = sample["image"].shape[-2:]
+    for key in ("label", "depth", "depth_valid", "hardness"):
+        other = sample.get(key)
+        if isinstance(other, Tensor) and tuple(other.shape) != (height, width):
+            raise DataError(
+                f"{sample['name']}: its image measures {width}x{height} pixels but its {key} "
+                f"{'x'.join(map(str, reversed(other.shape)))}; both must have one size"
+            )
+    if "label" in sample:
+        check_label(sample["label"], info, sample["name"])
+    return readings(sample) if "depth" in sample and "depth_valid" in sample else sample
+
+
+@runtime_checkable
+class ImageFiles(Protocol):
+    """Frames whose images are files."""
+
+    image_files: Sequence[Path]
+    image_range: tuple[float, float] | None
+
+
+def check_images(frames: Frames, *, lenient: bool) -> None:
+    """Raise ``DataError`` where an image cannot be read by its header, or has other bits than ``image_range`` says.
+
+    ``lenient``: what cannot be opened is left to whoever loads it. Of frames without files the first one is tried.
+    What was found right is known in :func:`hardpix.data.statistics.cache_dir` until a file changes.
+    """
+    if not isinstance(frames, ImageFiles):
+        if len(frames) and not lenient:
+            frames.load(0)
+        return
+    facts = f"{fingerprint(frames)} {stamp(frames)} {frames.image_range}"
+    passed = cache_dir() / "images" / f"{hashlib.sha256(facts.encode()).hexdigest()}.json"
+    if passed.is_file():
+        return
+
+    def check(index: int) -> None:
+        path = frames.image_files[index]
+        try:
+            found = traits(path)
+            if found.odd or found.deep == (frames.image_range is None):
+                read_colour(path, frames.image_range)
+        except DataError as error:
+            if not lenient:
+                raise DataError(f"{error} (frame {index} of {len(frames)})") from None
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(check, range(len(frames))))
+    with suppress(OSError):
+        write_json(passed, {"images": len(frames)})
+
+
+def check_label(label: Tensor, info: DatasetInfo, name: str) -> None:
+    """Raise ``DataError`` unless every pixel is a class index or the ignored value."""
+    if label.dtype not in (torch.uint8, torch.int64):
+        raise DataError(f"{name}: its label is {label.dtype}; it must be uint8 or int64 class indices")
+    values = label.numpy()
+    # With void in the middle of the numbers the largest would tell nothing; added to, 255 becomes 0.
+    wraps = values.dtype == np.uint8 and info.ignore_index == 255
+    if wraps and int((values + np.uint8(1)).max(initial=0)) <= info.num_classes:
+        return
+    wrong = (values != info.ignore_index) & ((values < 0) | (values >= info.num_classes))
+    if not wrong.any():
+        return
+    value = int(values[wrong][0])
+    raise DataError(
+        f"{name}: label {value} ({int((values == value).sum())} pixels) is no class of {info.name}; "
+        f"its classes are 0..{info.num_classes - 1}, {info.ignore_index} is void"
+    )
+
+
+def readings(sample: Sample) -> Sample:
+    """NaN, infinite, negative and zero depth is no reading."""
+    depth, valid = sample["depth"].numpy(), sample["depth_valid"].numpy()
+    positive = depth > 0  # False of NaN
+    if np.isfinite(depth.sum(dtype=np.float32)) and not (valid & ~positive).any():
+        return sample
+    valid = valid & positive & (depth < np.inf)
+    kept = torch.from_numpy(np.where(valid, depth, np.float32(0)))
+    return {**sample, "depth": kept, "depth_valid": torch.from_numpy(valid)}
+
+
+# Unreadable training frames: stop, or count and replace.
+
+
+SKIPPED = "skipped"  # in a batch on its way to the main process: {name of a frame: what is wrong with it}
+TOLD = 20  # frames that an error names
+
+
+class Skips:
+    """Those of a run: which frames could not be read, and when there are too many of them.
+
+    on_error: ``stop``, or ``skip``, which gives a frame's place in the batch to the next readable one of the split.
+    max_skip: how many different frames may be skipped in a run (in each process).
+    """
+
+    def __init__(self, on_error: str, max_skip: int) -> None:
+        self.allowed = max_skip if on_error == "skip" else 0
+        self.found: dict[str, str] = {}
+
+    def take(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch without what was skipped for it; that is told, each frame once, and counted."""
+        for name, reason in batch.pop(SKIPPED, {}).items():
+            if name in self.found:
+                continue
+            self.found[name] = reason
+            if len(self.found) > self.allowed:
+                raise too_many(self.found, self.allowed)
+            print(f"skipped ({len(self.found)} of at most {self.allowed}): {reason}", flush=True)
+        return batch
+
+
+def too_many(found: dict[str, str], allowed: int) -> DataError:
+    """The error that names all frames (the first twenty) which could not be read."""
+    told = "; ".join(list(found.values())[:TOLD])
+    more = f"; and {len(found) - TOLD} more" if len(found) > TOLD else ""
+    return DataError(
+        f"{len(found)} training frames cannot be read, and data.max_skip={allowed} of them may be skipped: "
+        f"{told}{more}; mend them or raise data.max_skip"
+    )
+
+
+# Processes that load data: signals that are meant for a run do not end them, and they end with the run.
+
+
+# What a terminal, `timeout`, a cluster or a container sends to all processes of a run.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+]
+PR_SET_PDEATHSIG = 1  # of prctl, Linux alone
+
+
+@contextmanager
+def shielded(loader: DataLoader) -> Iterator[None]:
+    """Workers that ``loader`` starts in the block ignore ``SIGNALS``, from their first moment on.
+
+    They are forked with these signals blocked, and then ignore them: torch sets its own handlers before it calls
+    ``worker_init_fn``.
+    """
+    inner = loader.worker_init_fn
+    main = threading.current_thread() is threading.main_thread()
+    loader.worker_init_fn = partial(_begin, inner, os.getpid() if main else None)
+    blocked = (
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
+    )
+    try:
+        with _deferred() if main else nullcontext():
+            yield
+    finally:
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        loader.worker_init_fn = inner
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Python's handlers of ``SIGNALS`` run after the block.
+
+    Another thread may take a signal that the main one blocks; an exception of a handler would be lost in the
+    callbacks of a fork, which hold locks.
+    """
+    received: list[int] = []
+    handlers: dict[int, Any] = {one: signal.getsignal(one) for one in SIGNALS}
+    handlers = {one: handler for one, handler in handlers.items() if callable(handler)}
+    for one in handlers:
+        signal.signal(one, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+        for number in received:
+            handlers[number](number, None)
+
+
+def _begin(inner: Callable[[int], Any] | None, parent: int | None, number: int) -> None:
+    """In a worker."""
+    signal.set_wakeup_fd(-1)  # the parent's
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if parent is not None:
+        end_with_parent(parent)
+    if inner is not None:
+        inner(number)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Have the system end this process when the thread that started it ends, however it ends.
+
+    ``parent``: its process; one that is gone already ends this one here. Elsewhere than on Linux nothing is done:
+    torch's workers look after their parent every five seconds.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if parent is not None and os.getppid() != parent:
+            os._exit(1)
+
+
+def killable(workers: list[Any]) -> None:
+    """Have those that do not end by themselves killed: torch and multiprocessing send SIGTERM, which they ignore."""
+    _quiet_exit()
+    for worker in workers:
+        process = getattr(worker, "_popen", None)
+        if process is not None and hasattr(process, "kill"):
+            process.terminate = process.kill
+
+
+@cache
+def _quiet_exit() -> None:
+    """Where multiprocessing ends workers as the program exits, torch's handler must not take it for a fault."""
+    if hasattr(signal, "SIGCHLD"):
+        atexit.register(signal.signal, signal.SIGCHLD, signal.SIG_DFL)

@@ -26,12 +26,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.data.base import Frames, Sample, Source
-from hardpix.data.pixels import checked_range
+from hardpix.data.augment import Window, zoom
+from hardpix.data.images import checked_range
+from hardpix.data.source import Frames, Sample, Source
 from hardpix.data.statistics import cache_dir, write_json
 from hardpix.data.transforms import plain, sides, typed
 from hardpix.data.union import split_frames
-from hardpix.data.window import Window, zoom
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 SCHEMA = 1

@@ -1,16 +1,17 @@
-"""What a dataset is: facts, splits and decoded frames. The rest builds on this alone."""
+"""The contract of a data source: facts, splits, decoded frames, and which of them lack depth."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.types import ConfigError, DatasetInfo
+from hardpix.types import ConfigError, DataError, DatasetInfo
 
 TRAINVAL = "trainval"
 
@@ -132,3 +133,107 @@ class Source(ABC):
     def submission_values(self) -> Mapping[int, int] | None:
         """Class index -> number in the files that the data set's test server takes; None: the indices."""
         return None
+
+
+# Keys of a batch that a method needs.
+
+
+ALWAYS = frozenset({"image", "label"})
+UNLABELED = frozenset({"unlabeled"})  # what a method requires to be given images without labels
+WITH_DEPTH = "data=nyuv2, sunrgbd and synthetic, and your own folder or listed data with depth files"
+
+
+def needed(keys: frozenset[str], info: DatasetInfo, *, all_labelled: bool) -> frozenset[str]:
+    """What to load of each frame; a ``DataError`` names what the data set lacks."""
+    provided = with_validity(info.provides)
+    if "label" not in provided:
+        raise DataError(
+            f"data set {info.name} has no labels, only {', '.join(sorted(provided))}: no segmentation can be "
+            "trained or scored on it; choose another data"
+        )
+    if "unlabeled" in keys and all_labelled:
+        raise ConfigError(
+            "data.labeled=null: the method learns from frames without labels, too; set the share of the training "
+            "frames that have labels, data.labeled=0.125, or the path of a list of them"
+        )
+    lacking = sorted(keys - provided - UNLABELED)
+    if lacking:
+        where = f"; depth have {WITH_DEPTH}" if "depth" in lacking else ""
+        raise DataError(
+            f"the method needs {', '.join(lacking)}, which data set {info.name} does not have; "
+            f"it provides {', '.join(sorted(provided))}{where}"
+        )
+    return ALWAYS | with_validity(keys - UNLABELED)
+
+
+def with_validity(keys: frozenset[str]) -> frozenset[str]:
+    """Depth never comes without the mask that says where it means something."""
+    return keys | {"depth_valid"} if "depth" in keys else keys
+
+
+# Frames without a depth file: an error, or frames whose depth is never valid.
+
+
+ERROR, IGNORE = "error", "ignore"
+MAX_LISTED = 20  # frames that a line names
+
+
+@runtime_checkable
+class MayLackDepth(Protocol):
+    """Frames that know which of them have no depth file."""
+
+    def without_depth(self) -> Collection[int]:
+        """Indices of the frames that are loaded without a reading for want of a file."""
+        ...
+
+
+def depth_policy(depth_missing: str) -> str:
+    """``data.source.depth_missing``, checked: ``error``, or ``ignore``: depth without a reading, the rest as ever."""
+    if depth_missing not in (ERROR, IGNORE):
+        raise ConfigError(f"data.source.depth_missing={depth_missing}: must be {ERROR} or {IGNORE}")
+    return depth_missing
+
+
+def missing_files(missing: Sequence[Path], depths: Collection[Path | None]) -> DataError:
+    """The error of a split that needs all of its files; where only depths are missing it says how to do without."""
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    without = all(path in depths for path in missing)
+    advice = ", or data.source.depth_missing=ignore goes on without its depth" if without else ""
+    return DataError(f"{missing[0]}: no such file{more}; every frame of the split needs it{advice}")
+
+
+def absent(depths: Iterable[Path | None]) -> frozenset[int]:
+    """Which of the frames' depth files are not there."""
+    return frozenset(index for index, path in enumerate(depths) if path is None or not path.is_file())
+
+
+def no_reading(size: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The depth ``[H, W]`` of a frame without a file, and its mask: nothing is valid."""
+    return np.zeros(size, np.float32), np.zeros(size, np.bool_)
+
+
+def without_depth(frames: Frames) -> Collection[int]:
+    """Indices of the frames without a depth file, as far as they are loaded all the same."""
+    return frames.without_depth() if isinstance(frames, MayLackDepth) else ()
+
+
+def with_some_depth(frames: Frames, split: str) -> Frames:
+    """The frames; ``DataError`` where depth is asked for and not one of them has its file."""
+    if len(frames) and len(without_depth(frames)) == len(frames):
+        raise DataError(
+            f"none of the {len(frames)} frames of split {split} has a depth file ({frames.name(0)} is the first); "
+            "what learns from depth needs some, data.source.depth_missing=ignore only does without a few"
+        )
+    return frames
+
+
+def missing_depth_text(frames: Frames, split: str) -> str | None:
+    """A line that counts and names the frames without a depth file (the first twenty); None where all have theirs."""
+    names = [frames.name(index) for index in sorted(without_depth(frames))]
+    if not names:
+        return None
+    more = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return (
+        f"depth_missing=ignore: {len(names)} of {len(frames)} {split} frames have no depth file and take no part in "
+        f"what uses depth: {', '.join(names[:MAX_LISTED])}{more}"
+    )

@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardpix.data.base import CameraFrames, Frames, Sample, Source
-from hardpix.data.fingerprint import fingerprint, stored
-from hardpix.data.missing_depth import without_depth
-from hardpix.data.statistics import LabelFrames
+from hardpix.data.source import CameraFrames, Frames, Sample, Source, without_depth
+from hardpix.data.statistics import LabelFrames, fingerprint, stored
 
 
 def parts_of(source: Source, split: str) -> tuple[str, ...]:

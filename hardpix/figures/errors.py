@@ -1,4 +1,4 @@
-"""The frames of ``hardpix figure errors``: what a segmenter has wrong, where that is expected, what repair changes."""
+"""Figures of a segmenter's errors: where it errs, where that is expected, what a repair changes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
-from hardpix.ops.error import semantic_errors
-from hardpix.report.error_map import change_map, changes, error_map, probability_map
-from hardpix.report.figures import colorize
-from hardpix.report.grid import Group, Tile
-from hardpix.run.figure_runs import batches, dense
-from hardpix.run.panels import unnormalize
+from hardpix.draw.pictures import PAPER, ColumnGroup, Entry, Tile, colorize, heatmap
+from hardpix.ops.errors import semantic_errors
+from hardpix.train.results import batches, dense, unnormalize
 
 if TYPE_CHECKING:
     from hardpix.data import DataModule
     from hardpix.types import Batch
+
 
 HEADER = (
     "frame", "pixels", "errors", "hard_errors", "expected", "errors_expected", "hard_errors_expected",
@@ -40,7 +39,7 @@ class Found(NamedTuple):
 @torch.inference_mode()
 def error_rows(
     method: Any, data: DataModule, places: Sequence[int], split: str, width: int
-) -> tuple[list[list[Group]], list[tuple[Any, ...]], set[int]]:
+) -> tuple[list[list[ColumnGroup]], list[tuple[Any, ...]], set[int]]:
     """A row per frame: image and truth, the segmenter, the error branch and, where there is one, the repair.
 
     Numbers, in labelled pixels, as in HEADER: ``expected`` have an error probability above the method's threshold;
@@ -52,7 +51,10 @@ def error_rows(
         found = find(method, batch)
         row, counts = _row(found, image, truth, data, method.t, width)
         rows.append(
-            [Group("", [Tile(image, batch["name"][0], smooth=True), _classes(truth, "truth", data)]), *row]
+            [
+                ColumnGroup("", [Tile(image, batch["name"][0], smooth=True), _classes(truth, "truth", data)]),
+                *row,
+            ]
         )
         numbers.append((batch["name"][0], *counts))
         shown = [truth, found.semantic, *([] if found.fused is None else [found.fused])]
@@ -72,7 +74,7 @@ def find(method: Any, batch: Batch) -> Found:
 
 def _row(
     found: Found, image: np.ndarray, truth: np.ndarray, data: DataModule, t: float, width: int
-) -> tuple[list[Group], tuple[Any, ...]]:
+) -> tuple[list[ColumnGroup], tuple[Any, ...]]:
     """The groups after the first, and the numbers after the frame's name."""
     expected = found.probability > np.float32(t)
     masks = (
@@ -81,7 +83,7 @@ def _row(
     )  # fmt: skip
     pixels, errors, hard, _, hit, _ = counts = tuple(int(mask.sum()) for mask in masks)
     groups = [
-        Group(
+        ColumnGroup(
             "segmenter",
             [
                 _classes(found.semantic, "prediction", data),
@@ -91,7 +93,7 @@ def _row(
                 ),
             ],
         ),
-        Group(
+        ColumnGroup(
             "error branch",
             [Tile(probability_map(found.probability, t, width), f"P(error), {_percent(hit, errors)} found")],
         ),
@@ -102,7 +104,7 @@ def _row(
     repaired, spoiled, exchanged = (int(mask.sum()) for mask in changed)
     left = errors - repaired + spoiled
     groups.append(
-        Group(
+        ColumnGroup(
             "detail branch",
             [
                 _classes(found.fused, f"fused, errors {_percent(left, pixels)}", data),
@@ -135,3 +137,85 @@ def summary(numbers: Sequence[tuple[Any, ...]]) -> str:
         return f"{told}, {total['expected']:,} pixels expected to be, IoU {100 * iou:.1f} %"
     parts = [f"{total[name]:,} {name}" for name in ("repaired", "spoiled", "exchanged")]
     return f"{told}; {', '.join(parts)}"
+
+
+# Pictures of where a segmenter errs, where errors are expected, and what a repair changes (EP).
+#
+# Arrays are ``[H, W, 3]`` uint8 images, ``[H, W]`` labels, bool masks and float maps. The colours differ
+# for every kind of colour vision, from each other and from the faded image.
+
+
+EASY, HARD = (230, 159, 0), (120, 50, 0)
+REPAIRED, SPOILED, EXCHANGED = (0, 114, 178), (0, 0, 0), (86, 180, 233)
+UNLABELLED = (128, 128, 128)
+FADED = 0.24  # of the image's contrast is left below a map
+
+ERROR_ENTRIES: list[Entry] = [("easy error", EASY), ("hard error", HARD), ("void in maps", UNLABELLED)]
+CHANGE_ENTRIES: list[Entry] = [
+    ("repaired: wrong to right", REPAIRED),
+    ("spoiled: right to wrong", SPOILED),
+    ("exchanged: wrong to another wrong", EXCHANGED),
+]
+
+
+class Changes(NamedTuple):
+    """What a repair does to labelled pixels, three masks ``[H, W]`` without a common pixel."""
+
+    repaired: np.ndarray  # wrong before, right after
+    spoiled: np.ndarray  # right before, wrong after
+    exchanged: np.ndarray  # another class, wrong before and after
+
+
+def changes(truth: np.ndarray, before: np.ndarray, after: np.ndarray, ignore_index: int) -> Changes:
+    """Compare two predictions of one frame, all ``[H, W]`` labels."""
+    changed = (truth != ignore_index) & (before != after)
+    right_before, right_after = before == truth, after == truth
+    return Changes(changed & right_after, changed & right_before, changed & ~(right_before | right_after))
+
+
+def faded(image: np.ndarray) -> np.ndarray:
+    """Grey and nearly white, so that colours of a map stand out from it."""
+    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    shown = np.rint(255 - FADED * (255 - grey)).astype(np.uint8)
+    return np.repeat(shown[..., None], 3, axis=2)
+
+
+def error_map(image: np.ndarray, labelled: np.ndarray, wrong: np.ndarray, hard: np.ndarray) -> np.ndarray:
+    """Easy and hard errors over the faded image; ``hard`` are those of the ``wrong`` pixels."""
+    shown = faded(image)
+    shown[wrong] = EASY
+    shown[hard] = HARD
+    shown[~labelled] = UNLABELLED
+    return shown
+
+
+def change_map(image: np.ndarray, labelled: np.ndarray, changed: Changes) -> np.ndarray:
+    """What a repair changed, over the faded image."""
+    shown = faded(image)
+    for mask, color in zip(changed, (REPAIRED, SPOILED, EXCHANGED), strict=True):
+        shown[mask] = color
+    shown[~labelled] = UNLABELLED
+    return shown
+
+
+def probability_map(probability: np.ndarray, threshold: float, width: int) -> np.ndarray:
+    """``[H, W]`` in colours of 0 to 1, ``width`` pixels wide; a white line on each side of which the threshold lies.
+
+    The line is drawn just outside of what exceeds ``threshold``, one or two pixels of the picture wide.
+    """
+    height = max(1, round(probability.shape[0] * width / probability.shape[1]))
+    above = _enlarged(probability > threshold, width, height)
+    shown = _enlarged(heatmap(probability, 0, 1), width, height)
+    shown[_grown(above) & ~above] = PAPER
+    return shown
+
+
+def _enlarged(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.array(Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST))
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """Pixels of the mask and their eight neighbours."""
+    wide = np.pad(mask, 1)
+    rows = wide[:-2] | wide[1:-1] | wide[2:]
+    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]

@@ -1,4 +1,4 @@
-"""Figures of hardness maps: scores by tenths of hardness, how maps rank errors, two maps compared, one over training.
+"""Figures of hardness maps: by tenths of hardness, ranking of errors, similarity, evolution.
 
 Maps are ``[H, W]`` float arrays, higher is harder, NaN without a label.
 """
@@ -10,16 +10,38 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from hardpix.report.charts import MARKERS, STYLE, color, line_style
-from hardpix.report.figures import COLORMAP, VOID, Entry, colorize, heatmap
-from hardpix.report.grid import Group, Tile
+from hardpix.draw.charts import MARKERS, STYLE, color, line_style
+from hardpix.draw.pictures import COLORMAP, VOID, ColumnGroup, Entry, Tile, colorize, heatmap
+from hardpix.figures.runs import FigureRun
+from hardpix.metrics import ErrorRanking
+from hardpix.ops.hardness import HardMap, mean_ssim, rank_correlation, ssim_map
+from hardpix.train import rundir
+from hardpix.train.checkpoint import load_file
+from hardpix.train.results import (
+    FOR_RANKING,
+    batches,
+    frames,
+    interval_edges,
+    labelled,
+    maps_of,
+    seen,
+    unnormalize,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from hardpix.types import DatasetInfo
+    from hardpix.data import DataModule
+    from hardpix.methods import Method
+    from hardpix.metrics.hardness import Group
+    from hardpix.types import Batch, DatasetInfo
+
 
 FLAT = 0.03  # SSIM's constant beside the deviations of two maps on [0, 1]: below it, it decides
 TRUTH = "*"  # behind the name of a map that is made of the truth
@@ -136,7 +158,7 @@ def _mean_rate(rows: Sequence[Ranked]) -> float:
     return max(rows, key=lambda row: row.pixels).error_rate
 
 
-def similarity_rows(pairs: Sequence[Pair], labels: Sequence[str], title: str) -> list[list[Group]]:
+def similarity_rows(pairs: Sequence[Pair], labels: Sequence[str], title: str) -> list[list[ColumnGroup]]:
     """Image, both maps in one range of colours, SSIM around each pixel; a row per frame."""
     low, high = common_range([m for pair in pairs for m in (pair.a, pair.b)])
     told = f"{title} {low:.2f} to {high:.2f}"
@@ -146,12 +168,12 @@ def similarity_rows(pairs: Sequence[Pair], labels: Sequence[str], title: str) ->
         local = np.pad(pair.local, [(e, e) for e in edge], constant_values=np.nan)
         rows.append(
             [
-                Group("", [Tile(pair.image, pair.frame, smooth=True)]),
+                ColumnGroup("", [Tile(pair.image, pair.frame, smooth=True)]),
                 *(
-                    Group(label, [Tile(heatmap(m, low, high), told)])
+                    ColumnGroup(label, [Tile(heatmap(m, low, high), told)])
                     for label, m in zip(labels, (pair.a, pair.b), strict=True)
                 ),
-                Group("similarity", [Tile(heatmap(local, 0, 1), f"0 to 1, mean {pair.value:.3f}")]),
+                ColumnGroup("similarity", [Tile(heatmap(local, 0, 1), f"0 to 1, mean {pair.value:.3f}")]),
             ]
         )
     return rows
@@ -247,3 +269,173 @@ def _correlation(plot: Axes, steps: Sequence[Step], map_title: str) -> None:
     plot.set_xlabel("iteration")
     plot.set_ylabel("Spearman's \N{GREEK SMALL LETTER RHO}")
     plot.set_title(f"rank correlation of {map_title} and the loss on this frame", fontsize=10)
+
+
+# What the figures of hardness maps show, computed over a split or, for their evolution, on one frame.
+
+
+@torch.inference_mode()
+def ranking(
+    methods: Mapping[str, Method],
+    maps: Mapping[str, Mapping[str, HardMap]],
+    data: DataModule,
+    split: str,
+    limit: int | None,
+) -> list[Ranked]:
+    """For every run and each of its ``maps`` how well it ranks the run's errors, and how it goes with the truth."""
+    device = next(iter(methods.values())).device
+    edges = interval_edges(methods, maps, FOR_RANKING, data, split, limit)
+    counts = {key: ErrorRanking(cuts).to(device) for key, cuts in edges.items()}
+    for batch in frames(data, split, limit, device):
+        valid = labelled(batch["label"], data)
+        for run, method in methods.items():
+            found = seen(method, batch, maps[run], valid, run)
+            for name, values in found.maps.items():
+                truth: Any = None if name == "true" else batch.get("hardness")
+                counts[run, name].update(values, found.wrong, truth)
+    return [
+        Ranked(run, name, maps[run][name].title, bool(maps[run][name].needs), **count.compute())
+        for (run, name), count in counts.items()
+    ]
+
+
+@torch.inference_mode()
+def similarities(
+    methods: Sequence[Method],
+    maps: Sequence[HardMap],
+    labels: Sequence[str],
+    name: str,
+    data: DataModule,
+    split: str,
+    limit: int | None,
+    shown: Sequence[str],
+) -> tuple[list[tuple[str, float]], list[Pair]]:
+    """(frame, SSIM of the two methods' maps) of a split, NaN where no window has a label; and the ``shown`` frames.
+
+    The frames are those of ``data``, the first method's; the second sees them as its own data set normalises.
+    """
+    values, pairs = [], []
+    for batch in frames(data, split, limit, methods[0].device):
+        valid = labelled(batch["label"], data)
+        a, b = (
+            maps_of(method, normalised(batch, data.info, method.info), {name: about}, valid, who)[name]
+            for method, about, who in zip(methods, maps, labels, strict=True)
+        )
+        local = ssim_map(a, b)
+        for i, (frame, value) in enumerate(zip(batch["name"], mean_ssim(local).tolist(), strict=True)):
+            values.append((frame, value))
+            if frame in shown:
+                image = unnormalize(batch["image"][i], data.info)
+                one, two, around = (x[i].cpu().numpy() for x in (a, b, local))
+                pairs.append(Pair(frame, image, one, two, around, value))
+    return values, pairs
+
+
+def normalised(batch: Batch, of: DatasetInfo, wanted: DatasetInfo) -> Batch:
+    """A batch as another data set's mean and deviation would have it."""
+    if (of.mean, of.std) == (wanted.mean, wanted.std):
+        return batch
+    image = batch["image"]
+    mean, std, mean_wanted, std_wanted = (
+        image.new_tensor(x).view(3, 1, 1) for x in (of.mean, of.std, wanted.mean, wanted.std)
+    )
+    changed: Any = dict(batch) | {"image": (image * std + mean - mean_wanted) / std_wanted}
+    return changed
+
+
+@torch.inference_mode()
+def evolution(
+    run: FigureRun,
+    method: Method,
+    maps: Mapping[str, HardMap],
+    data: DataModule,
+    place: int,
+    split: str,
+    epochs: Sequence[int],
+) -> tuple[Batch, list[Step]]:
+    """The frame, and for each kept epoch the map (the first of ``maps``), the loss and the prediction on it."""
+    (batch,) = batches(data, split, [place], method)
+    valid = labelled(batch["label"], data)
+    name, steps = next(iter(maps)), []
+    for epoch in epochs:
+        kept = load_file(method, rundir.snapshot(run.directory, epoch))
+        found = seen(method, batch, maps, valid, f"{run.label}, epoch {epoch}")
+        values, loss = found.maps[name][0], found.maps["loss"][0]
+        both = torch.isfinite(values) & torch.isfinite(loss)
+        rho = rank_correlation(values[both], loss[both]) if both.any() else math.nan
+        share = float(found.wrong.sum() / valid.sum().clamp_min(1))
+        shown, cost, pred = (x.cpu().numpy() for x in (values, loss, found.pred[0]))
+        steps.append(Step(epoch, int(kept["global_step"]), shown, cost, pred, rho, share))
+    return batch, steps
+
+
+# The numbers of the figures of hardness maps on screen.
+
+
+def show_deciles(lines: Mapping[tuple[str, str], Sequence[Group]]) -> None:
+    """Percent; below, how far ties can move the accuracy of a group."""
+    table = Table(title="tenths of the pixels, 1 the hardest")
+    table.add_column("group", justify="right")
+    for run, by in lines:
+        of = f"{escape(run)}\n" + (f"ranked by {escape(by)}" if by != run else "own ranking")
+        table.add_column(f"{of}\nmIoU %", justify="right")
+        table.add_column("\n\naccuracy %", justify="right")
+    for i, row in enumerate(zip(*lines.values(), strict=True), 1):
+        scores = [_number(100 * x, 2) for group in row for x in (group.miou, group.pixel_acc)]
+        table.add_row(str(i), *scores)
+    Console().print(table)
+    first = next(iter(lines.values()))
+    tied = max(group.tied for groups in lines.values() for group in groups)
+    print(
+        f"{first[0].pixels:,.1f} pixels in each group; at most {100 * tied:.3g} % of a group comes from ties at its "
+        "ends, which are shared out in proportion"
+    )
+
+
+def show_ranking(rows: Sequence[Ranked]) -> None:
+    table = Table(title="how hardness maps rank the errors of their runs")
+    table.add_column("run")
+    table.add_column("map")
+    for name in ("pixels", "errors %", "AUROC", "AP", "Spearman, true hardness"):
+        table.add_column(name, justify="right")
+    last = None
+    for row in rows:
+        if last not in (None, row.run):
+            table.add_section()
+        scores = (_number(x, 4) for x in (row.auroc, row.ap, row.spearman))
+        told = (f"{row.pixels:,.0f}", _number(100 * row.error_rate, 2), *scores)
+        table.add_row(escape(row.run) if row.run != last else "", escape(row.marked), *told)
+        last = row.run
+    Console().print(table)
+    if any(row.from_truth for row in rows):
+        print(f"{TRUTH} made with the truth: labels, depth, or what the data set knows")
+
+
+def show_similarities(values: Sequence[tuple[str, float]], labels: Sequence[str], title: str) -> float:
+    """Prints and returns the mean over the frames that have one."""
+    known = np.array([value for _, value in values if not math.isnan(value)])
+    lacking = len(values) - len(known)
+    if not len(known):
+        print("no frame has a labelled pixel five or more from its border: no SSIM")
+        return math.nan
+    print(
+        f"SSIM of {title}, {labels[0]} and {labels[1]}: mean {known.mean():.4f} over {len(known)} frames (lowest "
+        f"{known.min():.4f}, median {np.median(known):.4f}, highest {known.max():.4f})"
+    )
+    if lacking:
+        print(f"note: {lacking} frames have no labelled pixel five or more from the border and are left out")
+    return float(known.mean())
+
+
+def show_evolution(steps: Sequence[Step], frame: str, title: str) -> None:
+    table = Table(title=f"{escape(frame)}: {escape(title)} and the loss")
+    for name in ("epoch", "iteration", "Spearman", "wrong %", "mean of the map", "mean loss"):
+        table.add_column(name, justify="right")
+    for s in steps:
+        means = (f"{np.nanmean(values):.4f}" for values in (s.map, s.loss))
+        table.add_row(str(s.epoch), str(s.iteration), _number(s.rho, 4), _number(100 * s.wrong, 2), *means)
+    Console().print(table)
+
+
+def _number(value: float, places: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{places}f}"

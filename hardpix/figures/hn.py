@@ -1,4 +1,4 @@
-"""The frames of the figures of height and normal labels: where classes lie, and how labels look from several views."""
+"""Frames for the figures of height and normal labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from hardpix.data import HN, Frames, Source
-from hardpix.data.base import CameraFrames
-from hardpix.data.hn_classes import hn_class_names, hn_palette
-from hardpix.data.hn_frame import KEYS, HNSettings, Picture, label_of, read_picture
-from hardpix.data.rgbd import camera_matrix
+from hardpix.data.hn_labels import KEYS, HNSettings, Picture, label_of, read_picture
+from hardpix.data.sets.hn import hn_class_names, hn_palette
+from hardpix.data.sets.rgbd import camera_matrix
+from hardpix.data.source import CameraFrames
+from hardpix.draw.pictures import PAPER, ColumnGroup, Entry, Tile, colorize
+from hardpix.draw.pictures import VOID as NO_LABEL
 from hardpix.ops.quantize import VOID
-from hardpix.report.figures import PAPER, Entry, colorize
-from hardpix.report.figures import VOID as NO_LABEL
-from hardpix.report.grid import Group, Tile
 from hardpix.types import ConfigError, DatasetInfo
 
 VIEWS = 3  # in a row of the figure
@@ -61,7 +60,7 @@ def camera_of(source: Source, frames: Frames, place: int, settings: HNSettings) 
 
 def view_rows(
     source: Source, frames: Frames, places: Sequence[int], settings: HNSettings
-) -> tuple[list[list[Group]], list[tuple[Any, ...]], list[Entry]]:
+) -> tuple[list[list[ColumnGroup]], list[tuple[Any, ...]], list[Entry]]:
     """Three views in a row, each with its label; the numbers, and the legend.
 
     Numbers: HEADER, then the pixels of each class. The labels are made of depth, or read where the source holds them.
@@ -82,11 +81,13 @@ def view_rows(
             facts = (made.rejected, height, *made.up)
         counts = np.bincount(label[label != VOID].astype(np.int64), minlength=info.num_classes)
         shown = colorize(label, info.palette, VOID)
-        views.append(Group("", [Tile(_pixels(image), frames.name(place), smooth=True), Tile(shown, told)]))
+        views.append(
+            ColumnGroup("", [Tile(_pixels(image), frames.name(place), smooth=True), Tile(shown, told)])
+        )
         numbers.append((frames.name(place), *facts, float((label != VOID).mean()), *counts.tolist()))
     blank = Tile(np.full((1, 1, 3), PAPER, np.uint8))
     if len(views) > VIEWS:
-        views += [Group("", [blank, blank])] * (-len(views) % VIEWS)
+        views += [ColumnGroup("", [blank, blank])] * (-len(views) % VIEWS)
     rows = [views[start : start + VIEWS] for start in range(0, len(views), VIEWS)]
     entries = list(zip(info.classes, info.palette, strict=True))
     return rows, numbers, [*entries, ("no label", NO_LABEL)]

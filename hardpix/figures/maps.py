@@ -1,4 +1,4 @@
-"""What the figures show, computed: depth errors over a split, LWM's maps over epochs, predictions of several runs."""
+"""Figures of depth errors, of LWM's maps over epochs, of the predictions of several runs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from hardpix.draw.charts import DepthErrors
+from hardpix.draw.pictures import ColumnGroup, Tile, colorize, error, heatmap
+from hardpix.figures.runs import FigureRun
 from hardpix.ops.depth_hardness import DEEPEST, curriculum, scaled_depth
-from hardpix.report.depth_bins import DepthErrors
-from hardpix.report.figures import colorize, error, heatmap
-from hardpix.report.grid import Group, Tile
-from hardpix.run import rundir
-from hardpix.run.checkpoint import load_file
-from hardpix.run.figure_runs import FigureRun, batches, dense
-from hardpix.run.panels import unnormalize
+from hardpix.ops.hardness import HardMap
+from hardpix.train import rundir
+from hardpix.train.checkpoint import load_file
+from hardpix.train.results import batches, dense, known_maps, unnormalize
 from hardpix.types import ConfigError, HardpixError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hardpix.data import DataModule
     from hardpix.methods import Method
     from hardpix.types import Batch
+
 
 # Titles of the maps that a run may have, in the order of drawing; M is the weight of the loss.
 LEFT_OUT = (222, 222, 222)  # no colour of the map; dark void would look like low values
@@ -70,7 +71,7 @@ def _gap(method: Any, found: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     return (found[:, -1].float().clamp(0, math.log(DEEPEST)) - target.log()).abs(), valid
 
 
-def known_maps(run: FigureRun, wanted: Sequence[str]) -> list[str]:
+def lwm_maps(run: FigureRun, wanted: Sequence[str]) -> list[str]:
     """The maps to draw: those the run's loss is made of, or the wanted ones of them."""
     fusion = run.cfg.method.hardness
     known = ["dpe", "dse"] + ["hardness"] * (fusion in ("sum", "product", "max"))
@@ -99,13 +100,13 @@ def map_rows(
     split: str,
     epochs: Sequence[int],
     names: Sequence[str],
-) -> tuple[list[list[Group]], list[tuple[Any, ...]]]:
+) -> tuple[list[list[ColumnGroup]], list[tuple[Any, ...]]]:
     """A row per frame: image and truth, then a group of maps per epoch. Numbers: frame, epoch, map, mean, kept.
 
     A map is undefined where its pixel has no label (DPE: no depth reading), and the curriculum's where the pixel
     is left out in that epoch; ``kept`` is the share of labelled pixels on which a map is defined.
     """
-    rows: list[list[Group]] = [[] for _ in places]
+    rows: list[list[ColumnGroup]] = [[] for _ in places]
     numbers = []
     for epoch in epochs:
         progress = epoch / load_file(method, rundir.snapshot(run.directory, epoch))["epochs"]
@@ -127,7 +128,7 @@ def map_rows(
                     np.isfinite(values)[..., None], heatmap(values, 0, top), np.array(LEFT_OUT, np.uint8)
                 )
                 tiles.append(Tile(shown, told))
-            row.append(Group(f"epoch {epoch}", tiles))
+            row.append(ColumnGroup(f"epoch {epoch}", tiles))
     return rows, numbers
 
 
@@ -154,16 +155,16 @@ def _maps(
     }
 
 
-def _frame(batch: Batch, data: DataModule) -> Group:
+def _frame(batch: Batch, data: DataModule) -> ColumnGroup:
     truth = colorize(batch["label"][0].cpu().numpy(), data.info.palette, data.info.ignore_index)
     image = unnormalize(batch["image"][0], data.info)
-    return Group("", [Tile(image, batch["name"][0], smooth=True), Tile(truth, "truth")])
+    return ColumnGroup("", [Tile(image, batch["name"][0], smooth=True), Tile(truth, "truth")])
 
 
 @torch.inference_mode()
 def panel_rows(
     methods: Mapping[str, Method], data: DataModule, places: Sequence[int], split: str
-) -> tuple[list[list[Group]], list[tuple[str, str, int, int, float]], set[int]]:
+) -> tuple[list[list[ColumnGroup]], list[tuple[str, str, int, int, float]], set[int]]:
     """A row per frame: image and truth, then each run's prediction and error.
 
     Numbers: frame, run, labelled pixels, wrong ones, their share. The set holds the labels that occur.
@@ -183,8 +184,31 @@ def panel_rows(
                 Tile(colorize(shown, info.palette, info.ignore_index), "prediction"),
                 Tile(error(image, truth, shown, info.ignore_index), f"error {100 * rate:.1f} %"),
             ]
-            row.append(Group(label, tiles))
+            row.append(ColumnGroup(label, tiles))
             present |= set(np.unique(shown).tolist())
         present |= set(np.unique(truth).tolist())
         rows.append(row)
     return rows, numbers, present
+
+
+def chosen_map(run: FigureRun, known: Mapping[str, HardMap], name: str | None) -> str:
+    """The wanted map, or the method's own one; raises with the names that there are."""
+    name = name or next(own for own in OWN_FIRST if own in known)
+    if name not in known:
+        raise ConfigError(f"--map {name}: {run.directory} has no such hardness map, but {', '.join(known)}")
+    return name
+
+
+def remarks(runs: Sequence[FigureRun], methods: Mapping[str, Method], data: DataModule) -> list[str]:
+    """Why a run has no DPE and DSE."""
+    told = []
+    for run in runs:
+        own = methods[run.label].hard_maps()
+        if "dpe" not in own:
+            told.append(f"{run.label}: no DPE and DSE, its method predicts no depth")
+        elif "dpe" not in known_maps(methods[run.label], data):
+            told.append(f"{run.label}: DPE and DSE left out, {data.info.name} has no depth")
+    return told
+
+
+OWN_FIRST = ("hardness", "error_probability", "uncertainty")  # what a figure shows unless told otherwise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.report.compare import covers
-from hardpix.report.identity import FINGERPRINT, own_data
-from hardpix.run import places, rundir
-from hardpix.run.evaluate import loaded, override
+from hardpix.draw.pictures import spread
+from hardpix.evaluate import loaded, override
+from hardpix.record import covers, own_data
+from hardpix.tables.compare import FINGERPRINT
+from hardpix.train import rundir
 from hardpix.types import ConfigError, HardpixError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from hardpix.data import DataModule, Frames
     from hardpix.methods import Method
-    from hardpix.types import Batch
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _frame_factors(cfg: DictConfig, split: str, ignore: Sequence[str]) -> dict[s
     factors = record.flatten(rundir.plain(cfg))
     wanted = ("data.source", "data.test_transform", f"data.{split}_split")
     return {
-        k: v for k, v in factors.items() if covers(wanted, k) and not covers((*places.PLACES, *ignore), k)
+        k: v for k, v in factors.items() if covers(wanted, k) and not covers((*rundir.PLACES, *ignore), k)
     }
 
 
@@ -131,7 +129,7 @@ def _fingerprints(run: FigureRun, split: str, ignore: Sequence[str]) -> dict[str
 
 
 def build(run: FigureRun, overrides: list[str], weights: str, device: str) -> tuple[DataModule, Method]:
-    places.check(run.cfg, run.directory)
+    rundir.check_data_paths(run.cfg, run.directory)
     _, data, method = loaded(run.directory, weights, overrides)
     return data, method.to(device)
 
@@ -167,12 +165,6 @@ def place_of(data: DataModule, split: str, image: str) -> int:
     return int(image)
 
 
-def spread(total: int, count: int) -> list[int]:
-    """``count`` places of ``total`` (all, if they are fewer), evenly spaced from the first to the last."""
-    count = min(count, total)
-    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(count)})
-
-
 def choose(
     frames: Frames, where: str, names: Sequence[str], count: int, option: str = "--frames"
 ) -> list[int]:
@@ -186,17 +178,6 @@ def choose(
             hint = f"did you mean {close[0]}?" if close else f"they are called like {next(iter(known))}"
             raise ConfigError(f"{option} {name}: {where} has no such frame; {hint}")
     return [known[name] for name in names]
-
-
-def batches(data: DataModule, split: str, places: Sequence[int], method: Method) -> Iterator[Batch]:
-    """Single frames as the method sees them, on its device."""
-    for place in places:
-        yield method.transfer_batch_to_device(data.evaluation_batch(split, place), method.device, 0)
-
-
-def dense(method: Method, batch: Batch) -> Tensor:
-    """Class logits at label size, then what the method predicts besides: what its scores are computed from."""
-    return method.enlarge(method.predict_dense(batch["image"]), batch["label"].shape)
 
 
 def check_snapshots(run: FigureRun, wanted: Sequence[int]) -> list[int]:

@@ -3,13 +3,9 @@
 Void pixels get a gradient of exactly zero, and a batch of void alone costs exactly 0.
 """
 
-from hardpix.losses.balanced import BalancedCrossEntropy
 from hardpix.losses.contrast import BankContrast, ContrastSettings
-from hardpix.losses.cross_entropy import CrossEntropy
-from hardpix.losses.focal import Focal
-from hardpix.losses.max_pooling import LossMaxPooling
-from hardpix.losses.ohem import OHEM
-from hardpix.losses.rank_mining import LossRankMining
+from hardpix.losses.mining import OHEM, LossMaxPooling, LossRankMining
+from hardpix.losses.pixelwise import BalancedCrossEntropy, CrossEntropy, Focal
 
 __all__ = [
     "OHEM",

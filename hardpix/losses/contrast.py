@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.schema import Count, Positive, Share, Whole
 from hardpix.ops.resize import resize_nearest
 from hardpix.ops.semi import percentile
-from hardpix.ranges import Count, Positive, Share, Whole
 from hardpix.types import ConfigError
 
 PUBLISHED_CLASSES = 19  # of Cityscapes, for which the published ranks and sizes are

@@ -1,4 +1,4 @@
-"""Class-balanced cross-entropy."""
+"""Pixel-wise losses: cross-entropy, class-balanced cross-entropy, focal loss."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hardpix.losses.reduction import normalized_sum
+from hardpix.config.schema import NonNegative, checked
 from hardpix.ops.pixel import pixel_cross_entropy
-from hardpix.ranges import NonNegative, checked
 from hardpix.types import ClassCounts, ConfigError
 
 
@@ -98,3 +97,66 @@ class BalancedCrossEntropy(nn.Module):
         if self.weight is None:
             self.weight = class_weights(self.class_counts(), self.weighting)
         return self.weight
+
+
+# Cross-entropy, the loss that every other one is compared with.
+
+
+class CrossEntropy(nn.Module):
+    """Mean cross-entropy over the valid pixels, or over all pixels of the batch.
+
+    ``normalizer="valid"`` divides by the labelled pixels (PyTorch's mean); ``"all"`` divides by ``B * H * W``
+    so that void pixels dilute the loss (mmsegmentation 0.x, and every published HL number). A batch without
+    a labelled pixel costs exactly 0, with a graph.
+    """
+
+    @checked
+    def __init__(self, *, ignore_index: int, normalizer: Literal["valid", "all"]) -> None:
+        super().__init__()
+        self.ignore_index, self.normalizer = ignore_index, normalizer
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
+        error = pixel_cross_entropy(logits, label, self.ignore_index)
+        return normalized_sum(error, label != self.ignore_index, self.normalizer)
+
+
+# Focal loss: confident pixels count less.
+
+
+class Focal(nn.Module):
+    """Softmax focal loss ``(1 - p)^gamma * CE``, p the probability of the true class (Lin et al. 2017, eq. 4).
+
+    The gradient flows through the factor as well. This is the form of the HL comparison, whose factor
+    ``2 * alpha`` is 1; the sigmoid form of detection is another function.
+    """
+
+    @checked
+    def __init__(self, *, ignore_index: int, gamma: NonNegative, normalizer: Literal["valid", "all"]) -> None:
+        super().__init__()
+        self.ignore_index, self.gamma, self.normalizer = ignore_index, gamma, normalizer
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """``logits`` ``[B, C, H, W]`` at label size, ``label`` ``[B, H, W]``; returns a float32 scalar."""
+        error = pixel_cross_entropy(logits, label, self.ignore_index)
+        # The floor keeps the power's gradient finite at p = 1, and so on void pixels, for gamma below 1.
+        miss = (-torch.expm1(-error)).clamp_min(1e-12)
+        return normalized_sum(miss**self.gamma * error, label != self.ignore_index, self.normalizer)
+
+
+# Reduce pixel losses to one number.
+
+
+def normalized_sum(error: Tensor, counted: Tensor, normalizer: str) -> Tensor:
+    """``sum error / #counted``, or ``/ (B * H * W)`` for ``"all"``; 0 with a graph if none is counted.
+
+    ``error`` ``[B, H, W]`` float32, 0 where it must not contribute; ``counted`` ``[B, H, W]`` bool.
+    """
+    if normalizer == "all":
+        return error.sum() / max(error.numel(), 1)
+    return error.sum() / torch.count_nonzero(counted).clamp_min(1)
+
+
+def check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key} is {value!r}, but must be one of {', '.join(allowed)}.")

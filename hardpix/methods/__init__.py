@@ -1,16 +1,13 @@
 """One file per paper, each a thin LightningModule behind one contract."""
 
-from hardpix.methods.bagging import Bagging
 from hardpix.methods.base import Method
 from hardpix.methods.baseline import Baseline
-from hardpix.methods.detail import Detail
+from hardpix.methods.detail import Bagging, Detail, LayerCascade
 from hardpix.methods.error_prediction import ErrorPrediction
 from hardpix.methods.hardness import HardnessLevel
-from hardpix.methods.layer_cascade import LayerCascade
 from hardpix.methods.lwm import LossWeightModule
-from hardpix.methods.parts import Parts
-from hardpix.methods.semi import U2PL
-from hardpix.methods.semi_hardness import U2PLHardness
+from hardpix.methods.semi import U2PL, U2PLHardness
+from hardpix.methods.steps import Parts
 
 __all__ = [
     "U2PL",

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from hardpix.methods.parts import Parts, Regression
-from hardpix.methods.steps import TrainingSteps
+from hardpix.methods.steps import Parts, Regression, TrainingSteps
 from hardpix.metrics import ImageScore, ImageScores, SegmentationMetrics
-from hardpix.ops.hard_map import HardMap
+from hardpix.ops.hardness import HardMap
 from hardpix.ops.resize import resize
 from hardpix.types import Batch, DataError, SegOutput
 

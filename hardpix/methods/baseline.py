@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hardpix.methods.base import Method, Parts
+from hardpix.methods.base import Method
+from hardpix.methods.steps import Parts
 from hardpix.types import Batch
 
 

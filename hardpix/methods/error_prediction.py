@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hardpix.config.schema import Count, NonNegative, Share, checked
 from hardpix.methods.base import Method
-from hardpix.methods.parts import Parts
+from hardpix.methods.steps import Parts
 from hardpix.metrics import ErrorMetrics
 from hardpix.models import ErrorBranch
-from hardpix.ops.error import error_prediction_loss, semantic_errors
-from hardpix.ops.hard_map import HardMap
+from hardpix.ops.errors import error_prediction_loss, semantic_errors
+from hardpix.ops.hardness import HardMap
 from hardpix.ops.resize import resize
-from hardpix.ranges import Count, NonNegative, Share, checked
 from hardpix.types import Batch, FeatureSpec
 
 STRIDE = 4  # the semantic branch's output in the paper, at which the error branch works

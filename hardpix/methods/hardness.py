@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from hardpix.methods.base import Method, Parts
+from hardpix.config.schema import NonNegative, Positive, checked
+from hardpix.methods.base import Method
+from hardpix.methods.steps import Parts
 from hardpix.models import Pyramid
-from hardpix.ops.hard_map import HardMap
+from hardpix.ops.hardness import HardMap, hardness_weight, weighted_loss
 from hardpix.ops.pixel import pixel_cross_entropy
-from hardpix.ops.weight import hardness_weight, weighted_loss
-from hardpix.ranges import NonNegative, Positive, checked
 from hardpix.types import Batch
 
 

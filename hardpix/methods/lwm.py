@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from hardpix.config.schema import Count, NonNegative, checked
 from hardpix.losses import CrossEntropy
-from hardpix.losses.reduction import check_choice, normalized_sum
-from hardpix.methods.base import Method, Parts
-from hardpix.methods.parts import Regression
-from hardpix.methods.steps import epochs_of
+from hardpix.losses.pixelwise import check_choice, normalized_sum
+from hardpix.methods.base import Method
+from hardpix.methods.steps import Parts, Regression, epochs_of
 from hardpix.metrics import DepthMetrics
 from hardpix.ops.depth_hardness import (
     DEEPEST,
@@ -27,10 +27,9 @@ from hardpix.ops.depth_hardness import (
     log_depth_loss,
     segmentation_error,
 )
-from hardpix.ops.hard_map import HardMap
+from hardpix.ops.hardness import HardMap
 from hardpix.ops.pixel import pixel_errors
 from hardpix.ops.resize import resize_nearest
-from hardpix.ranges import Count, NonNegative, checked
 from hardpix.types import Batch, ConfigError
 
 CONSTANT = "constant"  # one weight per image; the other kinds weigh pixel by pixel

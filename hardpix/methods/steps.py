@@ -1,16 +1,21 @@
-"""The steps of training: losses summed, logged and averaged over epochs, random numbers that survive a resume."""
+"""Training steps of all methods, and the parts that every method is assembled from."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
-from hardpix.methods.random_state import gathered, random_state, set_random_state
-from hardpix.models import Segmenter
+from hardpix.models import Head, Segmenter
 from hardpix.types import Batch, DatasetInfo
 
 
@@ -129,3 +134,75 @@ def epochs_of(trainer: pl.Trainer) -> int:
     """Epochs that a fit will have seen at its end, whether its length was given in steps or in epochs; at least 1."""
     per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     return max(1, math.ceil(trainer.estimated_stepping_batches / per_epoch))
+
+
+# The swappable parts that every method is assembled from.
+
+
+class Regression(NamedTuple):
+    """An output of the segmenter that estimates a number at each pixel, and where its bias starts.
+
+    At 0 such an output begins far from its target, and the large gradients of its loss spoil the shared features.
+    """
+
+    start: float | None  # None: the mean of ``target`` over the training frames
+    keys: frozenset[str]  # what ``target`` reads of a frame
+    target: Callable[
+        [Mapping[str, Any]], Tensor
+    ]  # a frame's tensors as stored -> the target at its valid pixels, ``[N]``
+    identity: str  # of the target: what it depends on besides the frames
+
+
+class Parts(NamedTuple):
+    """What a method is given; factories, so that it may build several networks of one kind."""
+
+    info: DatasetInfo
+    build_model: Callable[..., Segmenter]  # (outputs={"label": C}, in_channels=3)
+    build_head: Callable[..., Head]  # (specs, outputs, align_corners=), the same head configuration
+    loss: nn.Module  # (logits [B, C, H, W], label [B, H, W]) -> scalar, from conf/loss
+    aux_loss: nn.Module  # plain cross-entropy with the same normaliser: auxiliary heads are never mined
+    aux_weight: float
+    infer: Callable[..., Tensor]  # (forward, image, groups=) -> logits: whole image, windows, scales
+    build_optimizer: Callable[[dict[str, list[Parameter]]], Optimizer]
+    build_scheduler: Callable[[Optimizer, int], list[dict[str, Any]]]
+    parent: TrainingSteps | None = None  # the method of the run that this one stands on, with its networks
+
+
+# The random number generators of a process, and what each of several processes keeps of its own in a
+# checkpoint.
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Of Python, NumPy and torch, and of ``device`` where that is a GPU; plain data and tensors."""
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002 - the generator others share
+    return {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Earlier versions kept the states of torch alone, of all GPUs in a list."""
+    torch.set_rng_state(state["cpu"].cpu())
+    cuda = state["cuda"]
+    if isinstance(cuda, list):
+        index = device.index or 0
+        cuda = cuda[index] if index < len(cuda) else None
+    if device.type == "cuda" and cuda is not None:
+        torch.cuda.set_rng_state(cuda.cpu(), device)
+    if "python" in state:
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        name, keys, *rest = state["numpy"]
+        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+
+
+def gathered(own: Any) -> list[Any]:
+    """What every process gives, by rank. All of them must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return found

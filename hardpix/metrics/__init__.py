@@ -1,11 +1,16 @@
 """Streaming metrics."""
 
 from hardpix.metrics.depth import DepthMetrics
-from hardpix.metrics.error import ErrorMetrics, FusionMetrics
+from hardpix.metrics.errors import ErrorMetrics, FusionMetrics
 from hardpix.metrics.hardness import ErrorRanking, HardnessGroups
-from hardpix.metrics.images import ImageScore, ImageScores
-from hardpix.metrics.members import MemberMetrics, ShareMetrics
-from hardpix.metrics.segmentation import SegmentationMetrics, scores
+from hardpix.metrics.segmentation import (
+    ImageScore,
+    ImageScores,
+    MemberMetrics,
+    SegmentationMetrics,
+    ShareMetrics,
+    scores,
+)
 
 __all__ = [
     "DepthMetrics",

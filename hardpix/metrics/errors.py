@@ -1,7 +1,7 @@
 """How well errors of a segmenter are predicted, and what repairing the predicted ones gains (EP).
 
 A pixel is predicted to be erroneous where its error probability exceeds a threshold, compared in float32 as
-:func:`hardpix.ops.error.fuse_probabilities` does. Every pixel is counted once, by the interval between two
+:func:`hardpix.ops.errors.fuse_probabilities` does. Every pixel is counted once, by the interval between two
 thresholds that its probability lies in; the counts of a threshold are sums over the intervals above it.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from hardpix.metrics.segmentation import scores
-from hardpix.ops.error import semantic_errors
+from hardpix.ops.errors import semantic_errors
 from hardpix.types import ConfigError
 
 

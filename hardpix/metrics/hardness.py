@@ -1,6 +1,6 @@
 """What hardness maps are worth, over a whole split: scores by groups of equal hardness, and how well maps rank errors.
 
-Maps have the form of :mod:`hardpix.ops.hard_map`: higher is harder, NaN where a pixel does not count. Pixels are
+Maps have the form of :mod:`hardpix.ops.hardness`: higher is harder, NaN where a pixel does not count. Pixels are
 counted by fine intervals of their hardness and never kept; those of one interval tie. The int64 counts are exact and
 summed over processes, so results do not depend on the order of frames or on how the split was divided.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from hardpix.metrics.error import auroc, average_precision, intervals, log_odds, tally
+from hardpix.metrics.errors import auroc, average_precision, intervals, log_odds, tally
 
 LEVELS = 256  # of a true hardness
 LEAST = 0.5  # pixels of a class that is there

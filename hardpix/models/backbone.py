@@ -1,23 +1,28 @@
-"""Any timm model as a pyramid of feature maps. The only file that imports timm."""
+"""Backbones: any timm model as a pyramid of feature maps. The only file that imports timm."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import logging
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-import timm
 import timm.layers
 import timm.models
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hardpix.models.encoder import Backbone, Pyramid, Stitch
-from hardpix.models.loading import check_source, hub
-from hardpix.ranges import Count
+from hardpix.config.schema import Count
 from hardpix.types import ConfigError, FeatureSpec
 
 _log = logging.getLogger(__name__)
@@ -33,6 +38,60 @@ ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {"strict_img_size": False},
     {},
 )
+
+
+# The contract of a backbone: image -> pyramid of feature maps, in stages that can be frozen by name.
+
+
+class Backbone(nn.Module):
+    """Image ``[B, in_channels, H, W]`` -> :class:`Pyramid` of as many maps as ``specs``, finest first.
+
+    The last map is what a head reads that reads one. It may be finer than the one before where the backbone ends by
+    joining what it has (BiSeNetV2); heads that climb level by level refuse such a pyramid.
+
+    Subclasses set ``specs``, and implement ``levels`` and ``stages``.
+    """
+
+    specs: tuple[FeatureSpec, ...]
+    freeze_bn: bool = False
+    frozen: tuple[str, ...] = ()
+
+    def levels(self, image: Tensor, stitch: Stitch | None = None) -> Pyramid:
+        """The maps, finest first; ``stitch`` replaces each one before anything reads it."""
+        raise TypeError(f"{type(self).__name__} does not say how it encodes")
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The modules behind each name that ``freeze`` takes, in the order in which they run."""
+        raise TypeError(f"{type(self).__name__} does not name its stages")
+
+    def forward(self, image: Tensor, stitch: Stitch | None = None) -> Pyramid:
+        return self.levels(image, stitch)
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """No gradient for these stages, and their norms and dropout in inference mode whatever the rest does."""
+        known = self.stages()
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ConfigError(
+                f"freeze: the backbone has no stage {', '.join(unknown)}; its stages are {', '.join(known)}"
+            )
+        self.frozen = tuple(names)
+        for name in names:
+            for module in known[name]:
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        stages = self.stages() if self.frozen else {}
+        for name in self.frozen:
+            for module in stages[name]:
+                module.eval()
+        return self
 
 
 class TimmBackbone(Backbone):
@@ -297,3 +356,82 @@ def _flat(key: str) -> str:
 
 def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+# (level, its map [B, c, h, w]) -> the map that the next stage and the pyramid get instead
+Stitch = Callable[[int, Tensor], Tensor]
+
+
+class Pyramid(list[Tensor]):
+    """Encoder maps ``[B, c, h, w]``, finest first, and where their values stood before the max-pooling of each.
+
+    Args:
+        indices: int64 maps of the maps' shapes, as ``max_pool2d`` returns them; empty where nothing is unpooled.
+        sizes: (height, width) that each map had before its pooling; as many as ``indices``.
+    """
+
+    def __init__(
+        self,
+        maps: Iterable[Tensor] = (),
+        indices: Sequence[Tensor] = (),
+        sizes: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        super().__init__(maps)
+        self.indices, self.sizes = list(indices), list(sizes)
+
+    def detach(self) -> Pyramid:
+        """The same values without a way back to the encoder."""
+        return Pyramid([x.detach() for x in self], self.indices, self.sizes)
+
+
+def he_initialise(module: nn.Module) -> None:
+    """All convolutions of ``module`` from a normal distribution of variance 2 / fan-in, biases 0 (He et al. 2015)."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+
+# Sources of a backbone's weights, and the hub's answers in limited time.
+
+
+HUB_SECONDS = 5.0  # to be connected with; its client alone tries for more than a minute
+
+LOADING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
+
+def check_source(name: str, options: dict[str, Any]) -> None:
+    """Refuse names such as ``hf-hub:OWNER/NAME`` and ``local-dir:PATH``, and options that load."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(
+            f"backbone.name={name}: must be a name of timm's own list; weights from elsewhere are a file, "
+            "backbone.pretrained=FILE.safetensors"
+        )
+    if loading := sorted(set(options) & set(LOADING)):
+        raise ConfigError(
+            f"backbone.options.{loading[0]}: is not passed on; weights are given by backbone.pretrained"
+        )
+
+
+@contextmanager
+def hub() -> Iterator[None]:
+    """Within: timm asks the hub, or only the files that it has left here before, if nobody answers there."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(endpoint: str) -> bool:
+    place = urlsplit(endpoint)
+    if place.scheme in getproxies() or place.hostname is None:
+        return True  # the way there is not ours to judge
+    port = place.port or (443 if place.scheme == "https" else 80)
+    try:
+        socket.create_connection((place.hostname, port), HUB_SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardpix.models.encoder import Backbone, Pyramid, Stitch
+from hardpix.config.schema import Count
+from hardpix.models.backbone import Backbone, Pyramid, Stitch
 from hardpix.models.layers import ConvNormAct, check_batch_norm
 from hardpix.ops.resize import resize
-from hardpix.ranges import Count
 from hardpix.types import ConfigError, FeatureSpec
 
 SEMANTIC_STRIDES = (4, 8, 16, 32)

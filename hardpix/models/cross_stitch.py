@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from hardpix.models import encoder
-from hardpix.models.encoder import Backbone, Pyramid
-from hardpix.models.head import Head
+from hardpix.config.schema import Count, Share
+from hardpix.models import backbone
+from hardpix.models.backbone import Backbone, Pyramid
+from hardpix.models.layers import Head
 from hardpix.models.segmenter import Segmenter
-from hardpix.ranges import Count, Share
 
 UNITS = 4  # behind the first four poolings of a SegNet, or levels of another backbone
 STREAMS = ("own", "fixed")  # names in a state dict; a plain run's backbone starts both
@@ -58,7 +58,7 @@ class CrossStitchBackbone(Backbone):
             Unit(spec.channels if per_channel else 1, own=own, other=other) for spec in self.specs[:UNITS]
         )
 
-    def levels(self, image: Tensor, stitch: encoder.Stitch | None = None) -> Pyramid:
+    def levels(self, image: Tensor, stitch: backbone.Stitch | None = None) -> Pyramid:
         with torch.no_grad():
             fixed = self.fixed.levels(image)
 

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.schema import Count, Share
 from hardpix.models.deeplab import ASPP
-from hardpix.models.head import Head, HeadOutput
-from hardpix.models.layers import Classifiers, Concat, ConvNormAct
+from hardpix.models.layers import Classifiers, Concat, ConvNormAct, Head, HeadOutput
 from hardpix.ops.resize import resize
-from hardpix.ranges import Count, Share
 from hardpix.types import ConfigError, DataError, FeatureSpec, HardpixError
 
 MAX_ENTRIES = (

@@ -1,15 +1,18 @@
-"""Global attention upsampling, and the two branches made of it that find and repair a segmenter's errors."""
+"""Global attention upsampling (GAU), and the branches and the decoder made of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.schema import Count, Share
+from hardpix.models.deeplab import ASPP
+from hardpix.models.layers import Classifiers, Concat, Head, check_order
 from hardpix.models.tiles import TrackedGroupNorm, cut, fill_in
 from hardpix.ops.resize import resize
 from hardpix.types import ConfigError, FeatureSpec
@@ -278,3 +281,55 @@ def _classifier(inputs: int, outputs: int) -> nn.Conv2d:
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
+
+
+# The detail branch of Erroneous Pixel Prediction as the decoder of a segmenter (its table of decoders).
+
+
+class GAUDecoderHead(Head):
+    """Separable ASPP, then three blocks of global attention upsampling with skips of strides 16, 8 and 4.
+
+    Decoder maps: ``dec0`` the third block's output, which the classifiers read, ``dec1`` the second's, ``dec2`` the
+    first's, ``dec3`` the ASPP output. The stages 1, 2, 3 of a layer cascade are so ``dec2``, ``dec1``, ``dec0``.
+
+    Args:
+        channels: width of the ASPP and of all blocks.
+        attention: ``relu`` or ``sigmoid``.
+    """
+
+    def __init__(
+        self,
+        specs: tuple[FeatureSpec, ...],
+        outputs: dict[str, int],
+        *,
+        channels: Count,
+        dilations: Sequence[Count],
+        attention: str,
+        levels: Sequence[int],
+        align_corners: bool,
+        dropout: Share,
+        project_kernel: Literal[1, 3] = 3,
+    ) -> None:
+        super().__init__()
+        check_order("gau_decoder", specs)
+        self.input = Concat(specs, levels, align_corners=align_corners)
+        self.aspp = ASPP(
+            self.input.spec.channels,
+            channels,
+            dilations,
+            separable=True,
+            align_corners=align_corners,
+            project_kernel=project_kernel,
+        )
+        self.skips = skip_levels(specs)
+        deep = FeatureSpec(self.input.spec.stride, channels)
+        skips = [specs[level] for level in self.skips]
+        self.blocks = gau_blocks(deep, skips, channels, attention=attention, align_corners=align_corners)
+        self.features = (*(FeatureSpec(skip.stride, channels) for skip in reversed(skips)), deep)
+        self.classifiers = Classifiers(channels, outputs, nn.Dropout2d(dropout))
+
+    def decode(self, pyramid: list[Tensor]) -> list[Tensor]:
+        maps = [self.aspp(self.input(pyramid))]
+        for block, level in zip(self.blocks, self.skips, strict=True):
+            maps.insert(0, block(maps[0], pyramid[level]))
+        return maps

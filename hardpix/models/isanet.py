@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers, Concat, ConvNormAct
-from hardpix.ranges import Count, Share
+from hardpix.config.schema import Count, Share
+from hardpix.models.layers import Classifiers, Concat, ConvNormAct, Head
 from hardpix.types import FeatureSpec
 
 # A map cut into blocks, [B, c, down, row in block, across, column in block], as [B, groups (2 axes), pixels (2), c].

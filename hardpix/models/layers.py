@@ -1,10 +1,11 @@
-"""Layers that several heads are made of."""
+"""Layers that several heads are made of, and the contract of a head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -138,3 +139,57 @@ class Concat(nn.Module):
             return maps[0]
         size = (maps[self.finest].shape[-2], maps[self.finest].shape[-1])
         return torch.cat([resize(x, size, align_corners=self.align_corners) for x in maps], 1)
+
+
+# The contract of a head: pyramid -> named outputs and decoder features.
+
+
+class HeadOutput(NamedTuple):
+    outputs: dict[str, Tensor]  # name -> [B, channels, h, w] at the finest decoder map's resolution
+    decoder: list[
+        Tensor
+    ]  # finest first, never empty; the last is the deepest (ASPP or pyramid-pooling output)
+    # name -> label logits [B, C, h, w] of the stages before the last, of heads that decide twice (OCRNet)
+    stages: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class Head(nn.Module):
+    """One decoder shared by all outputs, and one classifier per output on the decoder's finest map.
+
+    Subclasses set ``features`` (the decoder's maps, known at construction) and ``classifiers``, and implement
+    ``decode``. A second head of the same configuration is a second instance: nothing is shared.
+
+    A constructor may ask for ``num_classes``, the data set's, beside ``specs``, ``outputs`` and ``align_corners``: a
+    head that gathers context by class needs it whatever its outputs are.
+    """
+
+    decides_twice: ClassVar[bool] = False  # its output has ``stages``, in the place of an auxiliary head
+    features: tuple[FeatureSpec, ...]
+    classifiers: Classifiers
+
+    def decode(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """Encoder maps, finest first -> decoder maps, finest first."""
+        raise TypeError(f"{type(self).__name__} does not say how it decodes")
+
+    def forward(self, pyramid: list[Tensor]) -> HeadOutput:
+        decoder = self.decode(pyramid)
+        return HeadOutput(self.classifiers(decoder[0]), decoder)
+
+
+# A head whose output is compared, not classified (U2PL).
+
+
+class Representation(nn.Sequential):
+    """Two 3x3 convolutions with batch norm, ReLU and Dropout2d, then 1x1.
+
+    ``[B, inputs, h, w]`` -> ``[B, channels, h, w]``.
+    """
+
+    def __init__(self, inputs: int, channels: int, dropout: float) -> None:
+        super().__init__(
+            ConvNormAct(inputs, channels, 3),
+            nn.Dropout2d(dropout),
+            ConvNormAct(channels, channels, 3),
+            nn.Dropout2d(dropout),
+            nn.Conv2d(channels, channels, 1),
+        )

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hardpix.models.head import Head, HeadOutput
-from hardpix.models.layers import Classifiers, Concat, ConvNormAct
+from hardpix.config.schema import Count, Share
+from hardpix.models.layers import Classifiers, Concat, ConvNormAct, Head, HeadOutput
 from hardpix.ops.resize import resize
-from hardpix.ranges import Count, Share
 from hardpix.types import FeatureSpec
 
 

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers, Concat, ConvNormAct
+from hardpix.config.schema import Count, Share
+from hardpix.models.layers import Classifiers, Concat, ConvNormAct, Head
 from hardpix.ops.resize import resize
-from hardpix.ranges import Count, Share
 from hardpix.types import ConfigError, FeatureSpec
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from hardpix.models.encoder import Backbone
-from hardpix.models.fcn import FCNHead
-from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers
-from hardpix.ranges import Count, Share, Whole
+from hardpix.config.schema import Count, Share, Whole
+from hardpix.models.backbone import Backbone
+from hardpix.models.layers import Classifiers, Head
+from hardpix.models.pyramid import FCNHead
 from hardpix.types import ConfigError, FeatureSpec, SegOutput
 
 

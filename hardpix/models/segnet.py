@@ -8,11 +8,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardpix.models.backbone import load_vgg16_bn
-from hardpix.models.encoder import Backbone, Pyramid, Stitch, he_initialise
-from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers, ConvNormAct
-from hardpix.ranges import Count
+from hardpix.config.schema import Count
+from hardpix.models.backbone import Backbone, Pyramid, Stitch, he_initialise, load_vgg16_bn
+from hardpix.models.layers import Classifiers, ConvNormAct, Head
 from hardpix.types import ConfigError, FeatureSpec
 
 

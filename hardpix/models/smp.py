@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardpix.models.head import Head
-from hardpix.models.layers import Classifiers
+from hardpix.models.layers import Classifiers, Head
 from hardpix.types import ConfigError, FeatureSpec
 
 ENCODER = "hardpix"  # the name under which smp finds the pyramid

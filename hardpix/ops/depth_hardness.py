@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardpix.ops.select import kth_smallest
+from hardpix.ops.pixel import kth_smallest
 from hardpix.types import ConfigError
 
 DEEPEST = 256.0  # depth is read on a scale from 1 to 256

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardpix.ops.hardness import weighted_loss
 from hardpix.ops.pixel import pixel_cross_entropy
-from hardpix.ops.weight import weighted_loss
 from hardpix.types import ConfigError
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hardpix.ops import geometry, gravity
+from hardpix.ops import geometry
 from hardpix.ops.geometry import Bools, Floats, Matrix
 from hardpix.types import ConfigError
 
@@ -60,7 +60,7 @@ def hn_label(
         reason = f"fewer than {MIN_VALID:.0%} of the pixels have depth"
         return HNLabel(nothing, np.full(3, np.nan), math.nan, share, reason)
     normal, found = geometry.grid_normals(inverse, camera, gravity_radius, GRID)
-    up = gravity.up_direction(normal[found], up_method)
+    up = geometry.up_direction(normal[found], up_method)
     level = heights(depth, camera, up)
     floor = floor_level(level, valid)
     horizontal, aligned, has_normal = _by_angle(inverse, camera, radius, up)

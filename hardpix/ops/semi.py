@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hardpix.ops.select import kth_smallest
+from hardpix.ops.pixel import kth_smallest
 
 Rectangle = tuple[int, int, int, int]  # top, left, height, width
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardpix.config.schema import Count, Positive, checked
 from hardpix.ops.resize import resize
-from hardpix.ranges import Count, Positive, checked
 from hardpix.types import ConfigError
 
 Forward = Callable[[Tensor], Tensor]  # image [B, 3, H, W] -> logits [B, C, H, W]

@@ -1,4 +1,4 @@
-"""What a page of runs is made of: the runs by data set, their rows, and the files that lie beside the records."""
+"""Collect what a page of runs shows: runs by data set, rows, curves, files beside the records."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from hardpix import record
 from hardpix.record import EFFECTIVE_BATCH, read
-from hardpix.report import compare
-from hardpix.report.collect import Run, directories_of
-from hardpix.report.identity import by_content
-from hardpix.report.labels import brief, labels, titles
-from hardpix.report.table import DEFAULT_ROWS, Table, natural, table
+from hardpix.scores import brief
+from hardpix.tables import compare
+from hardpix.tables.columns import labels, titles
+from hardpix.tables.compare import Run, by_content, directories_of
+from hardpix.tables.table import DEFAULT_ROWS, Table, natural, table
 from hardpix.types import DataError, HardpixError
 
 COSTS = {
@@ -98,7 +99,7 @@ def parts(runs: Sequence[Run], split: str, rows: Sequence[str] = ()) -> list[Par
 def varied(runs: Sequence[Run]) -> list[str]:
     """The keys that may matter and of which the runs have more than one value, sorted."""
     keys = sorted({key for run in runs for key in run.record.factors})
-    silent = (*compare.IGNORED, *compare.WARNED, EFFECTIVE_BATCH)  # which follows from its parts
+    silent = (*record.IGNORED, *compare.WARNED, EFFECTIVE_BATCH)  # which follows from its parts
     seen = by_content(runs)[0]
     return [key for key in keys if not compare.silenced(silent, key) and compare.differs(seen, key)]
 
@@ -107,11 +108,11 @@ def automatic_rows(runs: Sequence[Run]) -> list[str]:
     """Factors that tell the runs apart: a part of the configuration where its class differs, else single keys."""
     keys = varied(runs)
     classes = [key.removesuffix("._target_") for key in keys if key.endswith("._target_")]
-    outer = [one for one in classes if not compare.covers([c for c in classes if c != one], one)]
+    outer = [one for one in classes if not record.covers([c for c in classes if c != one], one)]
     if "method" in outer:  # a method that stands on other runs brings theirs along
-        keys = [key for key in keys if not compare.covers(["parent_config"], key)]
-        outer = [one for one in outer if not compare.covers(["parent_config"], one)]
-    single = [key for key in keys if not compare.covers(outer, key)]
+        keys = [key for key in keys if not record.covers(["parent_config"], key)]
+        outer = [one for one in outer if not record.covers(["parent_config"], one)]
+    single = [key for key in keys if not record.covers(outer, key)]
     chosen = sorted([*outer, *single], key=lambda f: (f != "method", f != "loss", f))
     present = {key.split(".")[0] for run in runs for key in run.record.factors}
     return chosen or [f for f in DEFAULT_ROWS if f in present][:1] or sorted(present)[:1]

@@ -1,4 +1,4 @@
-"""The frames of the explorer of ``hardpix report``: what runs predict, and every hardness map that they can give."""
+"""Frames for the explorer of a page: predictions and hardness maps of its runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hardpix.report.page_explorer import VOID, Explorer, Frame, MapKind, View, score
-from hardpix.report.page_runs import Part, Row
-from hardpix.report.per_image import read_per_image
-from hardpix.run import figure_runs, hard_maps
-from hardpix.run.panels import unnormalize
-from hardpix.run.predict import find_device
+from hardpix.draw import pictures
+from hardpix.figures import runs
+from hardpix.page.content import Part, Row
+from hardpix.page.page import VOID, Explorer, Frame, MapKind, View, score
+from hardpix.predict import find_device
+from hardpix.scores import read_per_image
+from hardpix.train import results
+from hardpix.train.results import unnormalize
 from hardpix.types import HardpixError
 
 if TYPE_CHECKING:
     from hardpix.data import DataModule
+    from hardpix.figures.runs import FigureRun
     from hardpix.methods import Method
-    from hardpix.ops.hard_map import HardMap
-    from hardpix.run.figure_runs import FigureRun
+    from hardpix.ops.hardness import HardMap
     from hardpix.types import Batch
+
 
 MAX_RUNS = 8  # one for each row; more would make the page large
 
@@ -43,7 +46,7 @@ def explorer(part: Part, overrides: list[str], split: str, count: int, device: s
     for row, directory in chosen[:MAX_RUNS]:
         try:
             run = _opened(Path(directory), first, overrides, split)
-            own, method = figure_runs.build(run, overrides, "last", where)
+            own, method = runs.build(run, overrides, "last", where)
             if data is None:
                 _check_frames(own, split)
         except (HardpixError, OSError) as error:
@@ -63,8 +66,8 @@ def explorer(part: Part, overrides: list[str], split: str, count: int, device: s
 def _opened(directory: Path, first: FigureRun | None, overrides: list[str], split: str) -> FigureRun:
     """Raises if the run does not see the frames and classes of the ``first`` one."""
     if first is None:
-        return figure_runs.open_runs([directory], [], overrides, split, None)[0]
-    return figure_runs.open_runs([first.directory, directory], ["A", "B"], overrides, split, ())[1]
+        return runs.open_runs([directory], [], overrides, split, None)[0]
+    return runs.open_runs([first.directory, directory], ["A", "B"], overrides, split, ())[1]
 
 
 def _check_frames(data: DataModule, split: str) -> None:
@@ -78,8 +81,8 @@ def _check_frames(data: DataModule, split: str) -> None:
 def _explored(
     part: Part, data: DataModule, methods: dict[str, Method], split: str, count: int, notes: list[str]
 ) -> Explorer:
-    known = {label: hard_maps.known_maps(method, data) for label, method in methods.items()}
-    hard_maps.use(data, list(methods.values()), [about for maps in known.values() for about in maps.values()])
+    known = {label: results.known_maps(method, data) for label, method in methods.items()}
+    results.use(data, list(methods.values()), [about for maps in known.values() for about in maps.values()])
     places, order = _worst(part.rows, data, split, count)
     batches = [data.evaluation_batch(split, place) for place in places]
     views: dict[str, list[View]] = {}
@@ -103,7 +106,7 @@ def _explored(
 
 def _view(data: DataModule, who: str, method: Method, maps: dict[str, HardMap], batch: Batch) -> View:
     moved: Any = {k: v.to(method.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    seen = hard_maps.seen(method, moved, maps, hard_maps.labelled(moved["label"], data), who)
+    seen = results.seen(method, moved, maps, results.labelled(moved["label"], data), who)
     label, prediction = batch["label"][0].numpy(), seen.pred[0].cpu().numpy()
     shown = {name: values[0].float().cpu().numpy() for name, values in seen.maps.items()}
     return View(prediction, shown, *score(label, prediction, data.info.ignore_index, data.info.num_classes))
@@ -121,7 +124,7 @@ def _worst(rows: Sequence[Row], data: DataModule, split: str, count: int) -> tup
     known = {frames.name(i): i for i in range(len(frames))}
     ranked = sorted((sum(v) / len(v), known[name]) for name, v in scores.items() if name in known)
     if not ranked:
-        places = figure_runs.spread(len(frames), count)
+        places = pictures.spread(len(frames), count)
         return places, f"{len(places)} of {len(frames)} {split} frames, evenly spaced."
     places = [place for _, place in ranked[:count]]
     return (

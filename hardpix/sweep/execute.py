@@ -1,14 +1,19 @@
-"""One job in this process, and the launcher that takes one after the other here."""
+"""Run one job in this process, isolated from the next, and all jobs one after the other."""
 
 from __future__ import annotations
 
+import gc
+import os
 import platform
 import shlex
+import signal
+import subprocess
 import sys
+import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,19 +22,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.run import ailments, attempts, console, rundir
-from hardpix.run.lock import held
-from hardpix.run.overrides import quoted
-from hardpix.run.sweep import process, queue
-from hardpix.run.sweep.crew import Crew, Elsewhere, follow
-from hardpix.run.sweep.jobs import Job, counted
-from hardpix.run.sweep.state import ACTION, ERROR, INTERRUPTED, State, look, scores
-from hardpix.run.sweep.study import Study
+from hardpix.config.command_line import quoted
 from hardpix.secrets import masked
+from hardpix.sweep import jobs
+from hardpix.sweep.jobs import ACTION, ERROR, INTERRUPTED, Job, State, counted, look, scores
+from hardpix.sweep.lockstep import Elsewhere, RankGroup, follow
+from hardpix.sweep.study import Study
+from hardpix.train import machine, rundir
+from hardpix.train.rundir import held
+from hardpix.train.signals import STOPPING
 from hardpix.types import HardpixError, Pruned
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+
 
 OUTPUT = "output.log"  # what a run printed, where no terminal shows it
 TAIL = 4000  # bytes of it that are told of a run whose process is gone
@@ -71,13 +77,13 @@ class Outcome:
 def run_here(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> Outcome:
     """Bring every job to its end, as far as it is not there yet; the state of each is looked up when its turn comes."""
     outcome = Outcome(len(jobs))
-    crew = Crew()
+    crew = RankGroup()
     crew.agree(jobs)
     if crew.follows:
-        with process.terminable(), process.thawed():
+        with terminable(), gc_unfrozen():
             outcome.status = follow(crew, jobs, _train)
         return outcome
-    with process.terminable() as stopped, process.thawed(), crew.led():
+    with terminable() as stopped, gc_unfrozen(), crew.led():
         for job in jobs:
             for _ in range(study.tries):
                 ended = work(job, partial(outcome.begun, job), crew, take_over=take_over)
@@ -95,7 +101,7 @@ def run_here(study: Study, jobs: Sequence[Job], *, take_over: bool = False) -> O
 def work(
     job: Job,
     tell: Callable[[State], None],
-    crew: Crew | None = None,
+    crew: RankGroup | None = None,
     *,
     take_over: bool = False,
     to_file: bool = False,
@@ -115,17 +121,19 @@ def work(
         tell(state)
         if ACTION[state.kind] in ("skip", "leave"):
             return Ended(state.kind)
-        if not queue.ours(job.run_dir):
-            queue.forget(job.run_dir)
-        process.settle()
-        with console.written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
+        if not jobs.is_own_submission(job.run_dir):
+            jobs.forget_submission(job.run_dir)
+        freeze_imports()
+        with machine.written_to(job.run_dir / OUTPUT) if to_file else nullcontext():
             return attempt(job, state, crew)
 
 
-def attempt(job: Job, state: State, crew: Crew | None = None, callbacks: Sequence[pl.Callback] = ()) -> Ended:
+def attempt(
+    job: Job, state: State, crew: RankGroup | None = None, callbacks: Sequence[pl.Callback] = ()
+) -> Ended:
     """Train; what a job raises ends it alone, a signal is told by a status."""
-    crew = crew or Crew()
-    if state.kind == "failed" and not state.resume and (kept := attempts.set_aside(job.run_dir)):
+    crew = crew or RankGroup()
+    if state.kind == "failed" and not state.resume and (kept := rundir.set_aside(job.run_dir)):
         print(f"{job.name} starts afresh; what it had saved is kept in {kept}", flush=True)
     cfg = job.config(resume=state.resume)
     crew.say(f"train {job.number} {'resume' if cfg.resume else 'fresh'}")
@@ -144,7 +152,7 @@ def attempt(job: Job, state: State, crew: Crew | None = None, callbacks: Sequenc
         text = "".join(traceback.format_exception(error))
         if not isinstance(error, HardpixError):
             print(masked(text), file=sys.stderr, flush=True)
-        line = masked(ailments.one_line(error))
+        line = masked(machine.one_line(error))
         _leave_traces(job, line, text, again=isinstance(error, Elsewhere))
         return Ended("failed", line)
     (job.run_dir / ERROR).unlink(missing_ok=True)
@@ -168,16 +176,16 @@ def lost(job: Job, why: str) -> Ended:
         if state.kind == "failed" and state.record is not None and not state.resume:
             return Ended("failed", state.record.error or why)
         path = job.run_dir / OUTPUT
-        console.settled(path)
+        machine.settled(path)
         tail = path.read_bytes()[-TAIL:].decode(errors="replace") if path.is_file() else ""
         _leave_traces(job, why, f"{why}\nThe end of {path}:\n{tail}", again=True)
         return Ended("failed", why)
 
 
 def _train(cfg: DictConfig, job: Job, callbacks: Sequence[pl.Callback] = ()) -> None:
-    from hardpix.run import train
+    from hardpix.train import train
 
-    with process.cleaned():
+    with isolated_job():
         train.train(cfg, job.overrides, callbacks)
 
 
@@ -196,8 +204,8 @@ def _leave_traces(job: Job, line: str, text: str, *, again: bool = False) -> Non
 
 def _unbegun(job: Job) -> record.RunRecord:
     """The record of a run that did not come as far as writing one: no device is known to have had it."""
-    from hardpix.run.environment import code_versions
-    from hardpix.run.parent import factors
+    from hardpix.train.cost import code_versions
+    from hardpix.train.parent import factors
 
     cfg = job.config()
     return record.RunRecord(
@@ -224,7 +232,7 @@ def command(job: Job, state: State, config_dir: Path | None = None) -> str:
     folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
     line = shlex.join(["hardpix", "train", *folder, *words])
     if state.kind == "failed" and not state.resume:  # `train` keeps what a failed run has left
-        return f"{attempts.command(job.run_dir)} && {line}"
+        return f"{rundir.command(job.run_dir)} && {line}"
     return line
 
 
@@ -246,3 +254,101 @@ def summary(jobs: Sequence[Job], outcome: Outcome, before: dict[int, State], sec
         elif end != "done":
             lines.append(f"  {end:<11}  {job.name}")
     return "\n".join(lines)
+
+
+# Isolate jobs that share a process: memory, signals, child processes.
+
+
+# What Lightning sets for the processes that it starts, and takes for the user's own at the next job.
+OF_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CHILD_LEAVES = 60.0  # seconds for a further process to end by itself
+
+
+@contextmanager
+def isolated_job() -> Iterator[None]:
+    """After the block nothing of its training is left to the next."""
+    before = {name: os.environ.get(name) for name in OF_LAUNCHERS}
+    try:
+        yield
+    finally:
+        if machine.size() == 1:
+            _end_children()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        _clean_up()
+
+
+def _end_children() -> None:
+    """End the processes that Lightning started for DDP, and its thread that would end this one if one of them fails.
+
+    They leave by themselves when the group does; the next job has its own.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            children = thread._child_processes  # type: ignore[attr-defined]
+            thread._child_processes = []  # type: ignore[attr-defined]  # it would kill this process for one that failed
+            for child in children:
+                try:
+                    child.wait(CHILD_LEAVES)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+
+
+def freeze_imports() -> None:
+    """Set the half a million objects of the imports apart: looking through them took 0.4 s after every job."""
+    if gc.get_freeze_count():
+        return
+    import hardpix.train.train  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def _clean_up() -> None:
+    """A network refers to its trainer and back: the next job must not find it in memory."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.compiler.reset()
+
+
+@contextmanager
+def gc_unfrozen() -> Iterator[None]:
+    """At the end of a process libraries complain of what was never collected."""
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def terminable() -> Iterator[list[int]]:
+    """A list that SIGINT, SIGTERM and SIGUSR1 fill.
+
+    Outside of a training the signal raises; in it, handlers of its own end the run after the current step.
+    """
+    stopped: list[int] = []
+
+    def handler(number: int, _: object) -> None:
+        stopped.append(number)
+        if signal.getsignal(number) is handler:
+            raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield stopped
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

@@ -1,4 +1,4 @@
-"""Several processes that torchrun or srun started alike, going through a sweep together.
+"""Run a sweep's jobs in lock-step across torchrun ranks.
 
 The first one looks up what each job needs, takes its lock and writes; the others train what it names. Their words go
 through the store at which the processes meet. Each job has a process group of its own, which ends with it, so that a
@@ -16,8 +16,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from hardpix.run import world
-from hardpix.run.sweep.jobs import Job
+from hardpix.sweep.jobs import Job
+from hardpix.train import machine
 from hardpix.types import ConfigError, HardpixError
 
 FOREVER = timedelta(days=365)  # a first process may train for long where the others have nothing to do
@@ -28,11 +28,11 @@ class Elsewhere(HardpixError):
     """What failed is another process, whose error this is."""
 
 
-class Crew:
+class RankGroup:
     """This process among the others. ``size`` 1: alone, and nothing here does anything."""
 
     def __init__(self) -> None:
-        self.rank, self.size, self.spoken = world.rank(), world.size(), 0
+        self.rank, self.size, self.spoken = machine.rank(), machine.size(), 0
         self.store: Any = _store() if self.size > 1 else None
 
     @property
@@ -118,7 +118,7 @@ class Crew:
             raise problem
 
 
-def follow(crew: Crew, jobs: Sequence[Job], train: Callable[[DictConfig, Job], None]) -> int:
+def follow(crew: RankGroup, jobs: Sequence[Job], train: Callable[[DictConfig, Job], None]) -> int:
     """What a further process does in a sweep; returns its exit status, which no failed job makes other than 0."""
     known = {job.number: job for job in jobs}
     while (word := crew.hear())[0] == "train":
@@ -168,8 +168,8 @@ def _store() -> Any:
         return dist.TCPStore(
             slurm.main_address,
             slurm.main_port,
-            world.size(),
-            is_master=world.rank() == 0,
+            machine.size(),
+            is_master=machine.rank() == 0,
             wait_for_workers=False,
         )
     store, _, _ = next(dist.rendezvous("env://"))

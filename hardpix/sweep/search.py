@@ -1,4 +1,4 @@
-"""A study with ``search:``: trials asked of Optuna one by one, each of them ordinary runs of the study's folder."""
+"""Search with Optuna, trial by trial, or write the search as a sweep of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardpix.record import flatten
-from hardpix.run import own_files
-from hardpix.run.config import nearest
-from hardpix.run.lock import held
-from hardpix.run.overrides import override
-from hardpix.run.places import PLACES, present
-from hardpix.run.rundir import NO_FACTOR, check_writable, plain, short_name
-from hardpix.run.sweep.execute import attempt, command
-from hardpix.run.sweep.jobs import Composer, Job, composer, counted, jobs_of
-from hardpix.run.sweep.process import settle, terminable, thawed
-from hardpix.run.sweep.space import Dimension, Search
-from hardpix.run.sweep.state import State, look
-from hardpix.run.sweep.study import Study, merged
+import yaml
+
+from hardpix.config import safe_files
+from hardpix.config.command_line import override, quoted
+from hardpix.config.compose import nearest
+from hardpix.record import flatten, write_text
+from hardpix.sweep.execute import attempt, command, freeze_imports, gc_unfrozen, terminable
+from hardpix.sweep.jobs import Composer, Job, State, composer, counted, jobs_of, look
+from hardpix.sweep.space import Dimension, Search
+from hardpix.sweep.study import Study, merged
+from hardpix.train.parent import present
+from hardpix.train.rundir import NO_FACTOR, PLACES, check_writable, held, plain, short_name
 from hardpix.types import ConfigError
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
+
 
 PAUSE = 1.0  # seconds between two looks at a run that another process trains
 
@@ -66,14 +66,14 @@ def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False
     search, begin = _search(study), time.perf_counter()
     folder, settings, jobs = prepare(study, config_dir)
     check_writable(folder)
-    own_files.check(folder, deep=False)
-    from hardpix.run.sweep import trials
+    safe_files.check_run_files(folder, deep=False)
+    from hardpix.sweep import trials
 
     named = [key for key in PLACES if isinstance(settings.get(key), str)]
     settings[trials.CONTENT] = present(jobs[0].config(), named)
     store = trials.opened(folder, study.name or folder.name, search, settings)
     worker = _Worker(study, search, config_dir, take_over)
-    with terminable() as stopped, thawed():
+    with terminable() as stopped, gc_unfrozen():
         try:
             while not stopped:
                 trial = trials.next_trial(store, folder, search, take_over=take_over)
@@ -87,9 +87,9 @@ def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False
         except (KeyboardInterrupt, SystemExit) as error:  # between two trainings
             code = error.code if isinstance(error, SystemExit) else 130
             worker.status = code if isinstance(code, int) and code else 130
-    from hardpix.run.sweep.search_status import footer
+    from hardpix.sweep.status import search_footer
 
-    print("\n" + "\n".join(footer(trials.found(folder, store.study_name), search, over=True)), end="")
+    print("\n" + "\n".join(search_footer(trials.found(folder, store.study_name), search, over=True)), end="")
     print(f"; {time.perf_counter() - begin:.0f} s", flush=True)
     status = 128 + stopped[0] if stopped else worker.status
     return status or (1 if worker.failures else 0)
@@ -106,7 +106,7 @@ class _Worker:
 
     def bring_to_end(self, store: Any, trial: Trial) -> bool:
         """Train what a trial's score is the mean of, and tell it; whether the trial failed."""
-        from hardpix.run.sweep import trials
+        from hardpix.sweep import trials
 
         picked = trials.choose(trial, self.search)
         number = f"trial {trial.number + 1} of {self.search.trials}"
@@ -133,7 +133,7 @@ class _Worker:
         return False
 
     def _train(self, job: Job, trial: Trial, index: int) -> tuple[str, State]:
-        from hardpix.run.sweep import trials
+        from hardpix.sweep import trials
 
         while True:
             with held(job.run_dir) as free:
@@ -141,13 +141,13 @@ class _Worker:
                 if state.kind in ("done", "pruned"):  # by this trial before, or another one chose the same
                     return state.kind, state
                 if free and state.kind != "running":
-                    settle()
+                    freeze_imports()
                     return self._attempts(job, trial, index, state, trials.reporter(trial))
             print(f"waiting for another process that trains {job.run_dir}", flush=True)
             time.sleep(PAUSE)
 
     def _attempts(self, job: Job, trial: Trial, index: int, state: State, report: Any) -> tuple[str, State]:
-        from hardpix.run.sweep.search_callback import ReportToTrial
+        from hardpix.train.callbacks import ReportToTrial
 
         for count in range(1, self.study.tries + 1):
             self.errors.pop(job.number, None)
@@ -169,7 +169,7 @@ class _Worker:
         return ended.kind, state
 
     def _failed(self, store: Any, trial: Trial, number: str, error: str) -> bool:
-        from hardpix.run.sweep import trials
+        from hardpix.sweep import trials
 
         print(f"{number} failed: {error}", flush=True)
         trial.set_user_attr("error", error)
@@ -191,7 +191,7 @@ def plan(study: Study, config_dir: Path | None = None) -> str:
     """What the search would do, with the command that trains one of its corners."""
     search = _search(study)
     folder, _, jobs = prepare(study, config_dir)
-    from hardpix.run.sweep import trials
+    from hardpix.sweep import trials
 
     states = Counter(str(t.state.name).lower() for t in trials.found(folder, study.name or folder.name))
     lines = [f"a search of {search.trials} trials, sampler={search.sampler}, pruner={search.pruner}, in {folder}: "
@@ -233,3 +233,83 @@ def _score(search: Search, state: State) -> float:
 def _search(study: Study) -> Search:
     assert study.search is not None
     return study.search
+
+
+# A search as a sweep of Weights & Biases: the YAML file that ``wandb sweep`` takes.
+#
+# Keys and values: docs.wandb.ai, "Sweep configuration options". The agent writes what was chosen in place
+# of ``${args_no_hyphens}`` as ``key=value`` words, which are Hydra's overrides.
+
+
+METHODS = {"tpe": "bayes", "random": "random", "grid": "grid"}
+DISTRIBUTIONS = {"loguniform": "log_uniform_values", "uniform": "uniform", "integers": "int_uniform"}
+
+
+def write_wandb_sweep(study: Study, path: Path, config_dir: Path | None = None) -> str:
+    """Write the file; returns the commands that start the sweep with it."""
+    content = sweep_of(study, config_dir)
+    head = "# wandb sweep THIS_FILE, then on each machine: wandb agent ENTITY/PROJECT/ID\n"
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, width=110))
+    return f"wandb sweep {path}\nwandb agent ENTITY/PROJECT/ID      # as wandb sweep prints it; once for each worker"
+
+
+def sweep_of(study: Study, config_dir: Path | None = None) -> dict[str, Any]:
+    """The file's content; raises for what such a sweep cannot do."""
+    search = study.search
+    if search is None:
+        raise ConfigError("--wandb: only a study with search: can be a sweep of W&B")
+    dimensions = _unconditional(search)
+    if len(search.seeds) > 1:
+        raise ConfigError("seeds: a sweep of W&B trains one run for each choice; give one, as seed=0")
+    if search.metric is None:
+        raise ConfigError("metric: W&B must be told its name, such as val/miou")
+    _, _, corners = prepare(study, config_dir)
+    logger = corners[0].config().logger
+    if not logger.wandb:
+        raise ConfigError("logger.wandb=false: a sweep of W&B reads the scores there; leave logger=csv out")
+    fixed = merged(search.common, search.seeds, [f"study={quoted(study.name)}"] if study.name else [])
+    folder = [] if config_dir is None else ["--config-dir", str(config_dir.resolve())]
+    content: dict[str, Any] = {
+        "name": study.name or "search",
+        "program": "hardpix",
+        "project": str(logger.project),
+        "method": METHODS[search.sampler],
+        "metric": {"name": search.metric, "goal": "maximize"},
+        "run_cap": search.trials,
+        "parameters": {d.key: _parameter(d) for d in dimensions},
+        "command": ["${env}", "${program}", "train", *folder, *fixed, "${args_no_hyphens}"],
+    }
+    if logger.entity:
+        content["entity"] = str(logger.entity)
+    if search.pruner == "hyperband":
+        content["early_terminate"] = {
+            "type": "hyperband",
+            "min_iter": 3,
+        }  # validations; the others W&B has not
+    return content
+
+
+def _unconditional(search: Search) -> list[Dimension]:
+    """The dimensions that every trial has; raises where some have them and others not."""
+    possible = {*search.common, *(text for d in search.dimensions for text in d.texts)}
+    sure = {*search.common, *(d.texts[0] for d in search.dimensions if len(d.texts) == 1)}
+    for dimension in search.dimensions:
+        if dimension.condition in possible - sure:
+            raise ConfigError(
+                f"for.{dimension.condition}: a sweep of W&B has no conditions; write a file for each choice, with "
+                f"{dimension.condition} on the command line for this one"
+            )
+    return [d for d in search.dimensions if d.condition in (None, *sure)]
+
+
+def _parameter(dimension: Dimension) -> dict[str, Any]:
+    if dimension.kind != "choice":
+        low, high = dimension.values
+        return {"distribution": DISTRIBUTIONS[dimension.kind], "min": low, "max": high}
+    pairs = zip(dimension.values, dimension.texts, strict=True)
+    return {"values": [_value(value, text.partition("=")[2]) for value, text in pairs]}
+
+
+def _value(value: Any, text: str) -> Any:
+    """A number as such; of all else the text by which Hydra reads it back."""
+    return value if type(value) in (int, float) else text

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hardpix.run.config import nearest
-from hardpix.run.overrides import override
+from hardpix.config.command_line import override
+from hardpix.config.compose import nearest
 from hardpix.types import ConfigError
 
 KINDS = ("loguniform", "uniform", "integers", "choice")

@@ -1,4 +1,4 @@
-"""``hardpix chain``: runs that stand on each other, one after the other, from one file and one command."""
+"""``hardpix chain``: train runs that start from each other, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from hardpix import plain_yaml, record
-from hardpix.arguments import Parser
-from hardpix.run import rundir
-from hardpix.run.config import compose, validate
-from hardpix.run.named_files import named_file
-from hardpix.run.targets import check_trust, named_trust, own_word
+from hardpix import record
+from hardpix.config import safe_files
+from hardpix.config.command_line import Parser
+from hardpix.config.compose import compose, named_file, validate
+from hardpix.config.trust import check_trust, named_trust, own_word
+from hardpix.train import rundir
 from hardpix.types import ConfigError
 
 LINKS = ("parent", "init_from")
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
     """The stages of ``conf/chain/NAME.yaml``, or of a file of that name below the folder ``extra``."""
     path = named_file("chain", name, extra)
-    content = plain_yaml.read(path)
+    content = safe_files.read_yaml(path)
     if not isinstance(content, dict) or set(content) != {"stages"} or not isinstance(content["stages"], dict):
         raise ConfigError(f"{path}: needs the one key stages, a mapping of names to overrides")
     if not content["stages"]:
@@ -184,7 +184,7 @@ def _check_data(
 
 def _check(plans: Sequence[tuple[Stage, list[str]]], used: dict[str, Path], config_dir: Path | None) -> None:
     """Whether every stage can be configured, and stand on the one it names."""
-    from hardpix.run.build import method_class
+    from hardpix.train.build import method_class
 
     kinds: dict[str, Any] = {}
     for stage, overrides in plans:
@@ -239,7 +239,7 @@ def _check_source(
 def _train_one(cfg: DictConfig, overrides: list[str]) -> None:
     import torch
 
-    from hardpix.run.train import train
+    from hardpix.train.train import train
 
     try:
         train(cfg, overrides)

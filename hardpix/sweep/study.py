@@ -1,4 +1,4 @@
-"""What a sweep consists of: a file of ``conf/sweep/``, or the command line, as one list of overrides per job."""
+"""Studies: a file of ``conf/sweep/`` or the command line as a list of jobs, and where they run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hardpix import plain_yaml
-from hardpix.run.config import explain, nearest
-from hardpix.run.named_files import named_file
-from hardpix.run.overrides import override, quoted
-from hardpix.run.sweep.launchers import HERE, Launcher, read_launcher
-from hardpix.run.sweep.space import SETTINGS, Search, read_search, replaced
-from hardpix.run.targets import own_word
+from hardpix.config import safe_files
+from hardpix.config.command_line import override, quoted
+from hardpix.config.compose import explain, named_file, nearest
+from hardpix.config.trust import COMMANDS, own_word
+from hardpix.sweep.space import SETTINGS, Search, read_search, replaced
 from hardpix.types import ConfigError
 
 KEYS = (
@@ -40,6 +38,22 @@ OWN = ("run", "resume")  # the sweep's own business
 
 OnError = Literal["continue", "retry", "stop"]
 Axes = dict[str, list[str]]  # key -> its overrides: {"method.alpha": ["method.alpha=0.1", ...]}
+
+
+# Launchers: where a study's jobs run.
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """``workers`` processes, dealt out to the devices in turn: 4 on two GPUs are two on each."""
+
+    workers: int | Literal["auto"] = 0  # 0: in this process; auto: one per GPU, without a GPU one per core
+    devices: tuple[str, ...] | Literal["auto"] = "auto"  # CUDA_VISIBLE_DEVICES of each; auto: all GPUs
+    kind: Literal["here", "slurm"] = "here"
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of slurm, as its plugin names them
+
+
+HERE = Launcher()
 
 
 @dataclass(frozen=True)
@@ -161,7 +175,7 @@ def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
     path = named_file("sweep", name, extra, further=["status"])
     try:
         content = OmegaConf.to_container(
-            OmegaConf.create(plain_yaml.read_text(path))
+            OmegaConf.create(safe_files.read_yaml_text(path))
         )  # its reader takes 1e-3 for a number
     except (yaml.YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
@@ -253,3 +267,49 @@ def _check_own(path: Path, where: str, key: str) -> None:
         raise ConfigError(f"{path}: {where}: {key}: {why}")
     if key.lstrip("+~") in (*OWN, "study"):
         raise ConfigError(f"{path}: {where}: {key}: a sweep names and resumes its runs itself")
+
+
+LAUNCHER_KEYS = ("workers", "devices")
+KINDS = ("here", "slurm")
+
+
+def read_launcher(node: Any, where: str, *, own_word: bool = True) -> Launcher:
+    """``{workers: 4, devices: [0, 1]}``, or ``{kind: slurm, partition: gpu, ...}``.
+
+    ``own_word``: whether it is the user's own, of the command line; a file's must not hold commands.
+    Raises ``ConfigError`` that begins with ``where``.
+    """
+    if node is None:
+        return HERE
+    if node in KINDS:
+        node = {"kind": node}
+    if isinstance(node, dict) and "kind" in node:
+        kind, node = node["kind"], {key: value for key, value in node.items() if key != "kind"}
+        if kind not in KINDS:
+            raise ConfigError(f"{where}launcher.kind={kind}: must be {' or '.join(KINDS)}")
+        for key in node if not own_word else ():
+            if key in COMMANDS:
+                raise ConfigError(
+                    f"{where}launcher.{key}: is set by a file; it runs commands, so give it on the command line, "
+                    f"'launcher.{key}=...'"
+                )
+        if kind == "slurm":
+            return Launcher(kind="slurm", settings=node)
+        if not node:
+            return HERE
+    if not isinstance(node, dict) or set(node) - set(LAUNCHER_KEYS):
+        raise ConfigError(
+            f"{where}launcher={node}: must be a mapping with some of {', '.join(LAUNCHER_KEYS)}"
+        )
+    workers, devices = node.get("workers", "auto"), node.get("devices", "auto")
+    if str(workers) != "auto" and not (type(workers) in (int, str) and str(workers).isdecimal()):
+        raise ConfigError(
+            f"{where}workers={workers}: must be a whole number of processes, 0 for none besides this one, or auto"
+        )
+    listed = isinstance(devices, list | tuple) and all(type(d) in (int, str) for d in devices)
+    if devices != "auto" and not listed:
+        raise ConfigError(f"{where}devices={devices}: must be auto or a list of GPUs, such as [0, 1]")
+    return Launcher(
+        "auto" if workers == "auto" else int(workers),
+        "auto" if devices == "auto" else tuple(map(str, devices)),
+    )

@@ -1,4 +1,4 @@
-"""The trials of a search, in ``runs/STUDY/optuna.db``. The only file that imports optuna."""
+"""Trials of a search in ``runs/STUDY/optuna.db``. The only file that imports optuna."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hardpix.run.own_files import open_lock
-from hardpix.run.rundir import claim, owner_lives, process_began
-from hardpix.run.sweep.space import Dimension, Search
+from hardpix.config.safe_files import open_lock
+from hardpix.sweep.space import Dimension, Search
+from hardpix.train.rundir import claim, owner_lives, process_began
 from hardpix.types import ConfigError
 
 FILE = "optuna.db"

@@ -1,4 +1,4 @@
-"""A process that trains the jobs of a pool, one after the other: ``python -m hardpix.run.sweep.worker DESCRIPTOR``."""
+"""A process that trains the jobs of a pool, one after the other: ``python -m hardpix.sweep.worker DESCRIPTOR``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hardpix.run.sweep.execute import work
-from hardpix.run.sweep.jobs import Job
-from hardpix.run.sweep.process import settle, terminable, thawed
+from hardpix.sweep.execute import freeze_imports, gc_unfrozen, terminable, work
+from hardpix.sweep.jobs import Job
 
 Task = tuple[Job, bool]  # with take_over
 
@@ -25,8 +24,8 @@ def main(descriptor: int) -> int:
     threading.Thread(target=_receive, args=(channel, tasks), daemon=True).start()
     faulthandler.enable()  # where a crash happened is the last thing in the run's output
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    with terminable() as stopped, thawed():
-        settle()
+    with terminable() as stopped, gc_unfrozen():
+        freeze_imports()
         channel.send(None)
         while (task := tasks.get()) is not None:
             job, take_over = task
@@ -53,9 +52,9 @@ def _receive(channel: Connection, tasks: queue.SimpleQueue[Task | None]) -> None
 
 if __name__ == "__main__":
     if os.environ.get("HARDPIX_JOB") and os.environ.get("LOCAL_RANK", "0") != "0":
-        from hardpix.run.train import (
-            join,
-        )  # Lightning starts further processes of a run with this command line
+        from hardpix.train.train import (
+            join,  # Lightning starts further processes of a run with this command line
+        )
 
         join(Path(os.environ["HARDPIX_JOB"]))
     else:

@@ -1,36 +1,35 @@
-"""Which runs may stand in one table: grouping by declared factors, and refusal of any other difference."""
+"""Collect runs, group them by declared factors, and refuse any other difference."""
 
 from __future__ import annotations
 
-import difflib
 import json
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from hardpix.record import WORLD_SIZE
-from hardpix.report.collect import Run
-from hardpix.report.identity import by_content, follows, may_be_unknown
-from hardpix.report.partial import shortfalls
+from hardpix.config.command_line import suggestion
+from hardpix.record import (
+    BATCH_PARTS,
+    DEV_RUN,
+    EFFECTIVE_BATCH,
+    FILE_NAME,
+    FILES,
+    FRAMES,
+    IGNORED,
+    SPREAD,
+    TRAINED_ON,
+    WORLD_SIZE,
+    RunRecord,
+    covers,
+    read,
+    without_below,
+)
 from hardpix.types import HardpixError
 
-# Factors that cannot change what a run learns. An entry covers the key itself and all keys below it.
-IGNORED = (
-    *("seed", "data.seed"),  # what a table averages over
-    *("run", "study", "runs_dir", "resume", "parent", "trusted", "reproduces"),  # names and places
-    *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
-    *("trainer.val_every_steps", "trainer.val_every_epochs"),  # see `ignored`
-    *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
-    *(
-        "trainer.devices",
-        "trainer.num_nodes",
-        "trainer.strategy",
-    ),  # compared as trainer.world_size
-    # What came of these is told: see `warnings`.
-    *("data.on_error", "data.max_skip", "data.accept_change", "data.source.depth_missing"),
-)
 # How often a run validates decides which of its weights are the best: it matters where those are scored.
 WATCHES = ("trainer.val_every_steps", "trainer.val_every_epochs")
 BEST_WEIGHTS = ("test_weights", "evaluation.weights", "parent_weights")
@@ -108,11 +107,6 @@ def ignored(factors: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(key for key in IGNORED if key not in WATCHES) if watched else IGNORED
 
 
-def covers(parts: Iterable[str], key: str) -> bool:
-    """Whether ``key`` is one of ``parts`` or lies below one."""
-    return any(key == part or key.startswith(part + ".") for part in parts)
-
-
 def silenced(parts: Iterable[str], key: str) -> bool:
     """Whether ``parts`` cover ``key``; what cannot matter in a run cannot in the run that it stands on."""
     own = re.sub(r"^(parent_config\.)+", "", key)
@@ -188,12 +182,6 @@ def folded(name: str) -> str:
     return name.lower().replace("_", "").replace(" ", "")
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean a, b?)`` or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=3)
-    return f" (did you mean {', '.join(close)}?)" if close else ""
-
-
 def _keys_of(factor: str, keys: Sequence[str]) -> list[str]:
     found = [key for key in keys if covers([factor], key)]
     if not found:
@@ -248,3 +236,208 @@ def _refusal(count: int, differences: dict[str, dict[str, str]]) -> str:
         "declare these factors (rows of a table, --x or --lines of a figure), leave runs out, or name with --ignore a "
         "key that cannot matter."
     )
+
+
+# Find run records below files and directories.
+
+
+class Run(NamedTuple):
+    """A record and where it lies; the directory is only ever shown, never compared."""
+
+    directory: str
+    record: RunRecord
+
+
+def collect(paths: Iterable[str | os.PathLike[str]], unreadable: list[str] | None = None) -> list[Run]:
+    """Every run at or below ``paths`` (``run.json`` files, runs, directories of runs), once, by directory.
+
+    A path without any run is an error, and so is a damaged record: a table must not quietly lack a row. With a list
+    ``unreadable`` a damaged record is passed over, and what is wrong with it is put there, for all to read.
+    """
+    found = directories_of(paths)
+    if not found:
+        raise HardpixError("No runs were named: give at least one run directory or a directory of runs.")
+    runs = []
+    for directory in found:
+        try:
+            runs.append(Run(str(directory), _judged(read(directory))))
+        except HardpixError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+    if not runs:
+        raise HardpixError((unreadable or [""])[0])
+    return sorted(runs, key=lambda run: run.directory)
+
+
+def _judged(record: RunRecord) -> RunRecord:
+    """A run with ``trainer.fast_dev_run`` has no score, whatever its record says."""
+    if record.status != "done" or not is_dev_run(record):
+        return record
+    return replace(record, status="failed", error=f"{DEV_RUN}{', '.join(shortfalls(record))}")
+
+
+def directories_of(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Every run's directory at or below ``paths``, once; a path without any run is an error. Nothing is read."""
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        directories = list(_run_directories(path))
+        if not directories:
+            raise HardpixError(f"{path} holds no run: a directory with {FILE_NAME} at or below it is needed.")
+        for directory in directories:
+            found.setdefault(directory.resolve(), directory)
+    return list(found.values())
+
+
+def _run_directories(path: Path) -> Iterator[Path]:
+    """Those at or below ``path``, without the evaluations in them; nothing is read."""
+    if path.is_file() and path.name == FILE_NAME:
+        yield path.parent
+        return
+    for directory, below, files in os.walk(path, followlinks=False):
+        below.sort()
+        if FILE_NAME in files:
+            below.clear()  # its evaluations are records of their own, to be named
+            yield Path(directory)
+
+
+# What the paths among a run's factors stand for: identified by content, so that places are not compared.
+
+
+FINGERPRINT = "data.fingerprint"  # of a split: data.fingerprint.train
+
+
+def by_content(runs: Sequence[Run]) -> tuple[list[Run], set[str]]:
+    """The runs with what their paths stand for in the place of the paths, and the paths that say no more than that.
+
+    ``data.fingerprint.SPLIT`` is added for the frames of each split; where some are known of all runs, the path of
+    the frames stands for these. Of a file the content counts where it is known of all runs that name one.
+    """
+    found = [_with_fingerprints(run) for run in runs]
+    settled: set[str] = set()
+    for key in sorted(
+        {key for run in found for key in run.record.factors if _plain(key) in (*FRAMES, *FILES)}
+    ):
+        naming = [run.record for run in found if isinstance(run.record.factors.get(key), str)]
+        known = _common(key, naming)
+        if known:
+            found = [_replaced(run, key, known) for run in found]
+            settled |= {key} if _plain(key) in FRAMES else set()
+    return found, settled
+
+
+def _common(key: str, naming: Sequence[RunRecord]) -> list[str]:
+    """Where to look in each of the records that name a path for what lies there; empty where one does not know."""
+    if not naming:
+        return []
+    if _plain(key) in FILES:
+        return [key] if all(key in record.data for record in naming) else []
+    start = f"{key.removesuffix(_plain(key))}{FINGERPRINT}."
+    splits = [{k for k in record.factors if k.startswith(start)} for record in naming]
+    return sorted(set.intersection(*splits))
+
+
+def _plain(key: str) -> str:
+    return without_below(key).removeprefix(TRAINED_ON)
+
+
+def _with_fingerprints(run: Run) -> Run:
+    own = dict(run.record.factors)
+    for key, value in run.record.data.items():
+        plain = without_below(key)
+        if "/" not in plain:
+            continue
+        name, _, split = plain.rpartition("/")
+        below = key.removesuffix(plain)
+        other = TRAINED_ON if not below and run.record.dataset not in ("", name) else ""
+        own[f"{below}{other}{FINGERPRINT}.{split}"] = value
+    return Run(run.directory, replace(run.record, factors=own))
+
+
+def _replaced(run: Run, key: str, known: Sequence[str]) -> Run:
+    own = run.record.factors
+    if not isinstance(own.get(key), str):
+        return run
+    content = [str(own[name] if name in own and name != key else run.record.data[name]) for name in known]
+    return Run(run.directory, replace(run.record, factors=own | {key: " ".join(content)}))
+
+
+def may_be_unknown(keys: Iterable[str]) -> set[str]:
+    """Those of ``keys`` that are unknown, not different, in a run that lacks them."""
+    return {
+        key
+        for key in keys
+        if _plain(key) in (WORLD_SIZE, EFFECTIVE_BATCH) or _plain(key).startswith(f"{FINGERPRINT}.")
+    }
+
+
+def follows(declared: Iterable[str]) -> tuple[str, ...]:
+    """What differs between rows because ``declared`` does: the batch with its parts, what lies at a path."""
+    found = []
+    for key in declared:
+        before = key.removesuffix(_plain(key))
+        asked_for = _plain(key) in ("trainer.devices", "trainer.num_nodes")
+        found += [before + WORLD_SIZE] if asked_for else []
+        found += [before + EFFECTIVE_BATCH] if asked_for or _plain(key) in BATCH_PARTS else []
+        found += [before + FINGERPRINT] if _plain(key) in FRAMES else []
+    return tuple(found)
+
+
+# What a run falls short of: the steps and frames of its settings, and the times of its steps that tell
+# little.
+
+
+# Of the middle half of the steps, relative to the median: above it a time per step is marked.
+MOST_SPREAD = 0.5
+
+
+def shortfalls(record: RunRecord) -> list[str]:
+    """In few words each thing in which a run is less than the full run: ``12 of 40 steps``; empty of a full one."""
+    return [*_dev_run(record), *_of_training(record), *_of_scores(record)]
+
+
+def is_dev_run(record: RunRecord) -> bool:
+    """Whether a run only tried out whether it would run, and its scores mean nothing."""
+    return bool(_dev_run(record))
+
+
+def spread(record: RunRecord) -> float | None:
+    """The spread of the steps' times, relative to their median, where it exceeds the bound."""
+    found = record.metrics.get(SPREAD, 0.0)
+    return found if found > MOST_SPREAD else None
+
+
+def _dev_run(record: RunRecord) -> list[str]:
+    return ["trainer.fast_dev_run=true"] if record.factors.get("trainer.fast_dev_run") is True else []
+
+
+def _of_training(record: RunRecord) -> Iterator[str]:
+    own, factors = record.metrics, record.factors
+    made, skipped = own.get("run/steps"), own.get("run/skipped_steps", 0.0)
+    planned = own.get("run/planned_steps", factors.get("trainer.max_steps"))
+    if made is not None and planned is not None and made < planned:
+        yield f"{made:,.0f} of {planned:,.0f} steps"
+    if made is not None and skipped:
+        yield f"{skipped:,.0f} of {made:,.0f} steps skipped"
+    if (share := own.get("run/epoch_share", 1.0)) < 1:
+        yield f"{100 * share:.2g} % of an epoch's batches"
+    for key, limit in factors.items():
+        above, _, name = key.rpartition("trainer.")
+        if name == "limit_train_batches" and (above or "run/planned_steps" not in own) and _limits(limit):
+            yield f"{key}={limit}"
+
+
+def _of_scores(record: RunRecord) -> Iterator[str]:
+    for split in ("train", "val", "test"):
+        scored, there = record.metrics.get(f"{split}/frames"), record.frames.get(f"{record.dataset}/{split}")
+        limit = record.factors.get(f"trainer.limit_{split}_batches", 1.0)
+        if scored is not None and there is not None:
+            if scored < there:
+                yield f"{scored:,.0f} of {there:,} {split} frames"
+        elif split != "train" and any(k.startswith(f"{split}/") for k in record.metrics) and _limits(limit):
+            yield f"trainer.limit_{split}_batches={limit}"
+
+
+def _limits(value: Any) -> bool:
+    """A whole number counts batches; a share of 1.0 is all of them."""
+    return value is not None and (isinstance(value, int) or value != 1.0)

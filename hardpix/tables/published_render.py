@@ -8,12 +8,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from hardpix.report import published, sheet
-from hardpix.report.layout import Column
-from hardpix.report.render import ranked, state_words, test_text
-from hardpix.report.reproduction import CITED, NOT_RUN, Comparison, Entry, Line
-from hardpix.report.sheet import BEST, LACKING, SECOND, UNRUN, Note, Sheet, Text
-from hardpix.report.table_json import SCHEMA, cell, dumped
+from hardpix.config import published
+from hardpix.config.published import LayoutColumn
+from hardpix.tables import sheet
+from hardpix.tables.render import SCHEMA, cell, dumped, ranked, state_words, test_text
+from hardpix.tables.reproduction import CITED, NOT_RUN, Comparison, Entry, Line
+from hardpix.tables.sheet import BEST, LACKING, SECOND, UNRUN, Note, Sheet, Text
 
 HEADS = ("published", "hardpix", "Δ")
 UNITS = {"percent": "%", "MB": "MB", "seconds": "s"}  # others say nothing that the label does not
@@ -34,7 +34,7 @@ def title(table: Comparison) -> str:
     return f"{made.name}: {made.caption}"
 
 
-def texts(entry: Entry, column: Column, decimals: int, style: str = "") -> tuple[Text, Text, Text]:
+def texts(entry: Entry, column: LayoutColumn, decimals: int, style: str = "") -> tuple[Text, Text, Text]:
     """Published value, ours, difference. ``style``: BEST or SECOND, of ours."""
     places = max(decimals, 2)
     printed = _printed(entry.published, decimals)
@@ -92,7 +92,7 @@ def _apart(entry: Entry, places: int) -> Text:
     return Text(f"{made.mean:+.{places}f}{deviation}")
 
 
-def _decimals(table: Comparison, column: Column) -> int:
+def _decimals(table: Comparison, column: LayoutColumn) -> int:
     """As many as the paper prints in the column; trailing zeros are lost in the data."""
     values = [table.layout.published(row, column) for row in table.layout.rows]
     values += [row.cells.get(column.of) for row in table.layout.table.rows.values()] if column.of else []
@@ -137,7 +137,7 @@ def _sheet(table: Comparison) -> Sheet:
     return Sheet(title(table), heads, parts, len(names) + layout.stacked, _notes(table), right)
 
 
-def _shown(column: Column, kinds: Sequence[str]) -> list[int]:
+def _shown(column: LayoutColumn, kinds: Sequence[str]) -> list[int]:
     """Which of ``kinds`` a column has: one of a class is ours alone."""
     return [i for i in range(len(kinds)) if not column.classes_of or i not in (0, 2)]
 
@@ -170,7 +170,7 @@ def _styles(table: Comparison, lines: Sequence[Line], decimals: Sequence[int]) -
     return styles
 
 
-def _column_title(column: Column) -> str:
+def _column_title(column: LayoutColumn) -> str:
     unit = UNITS.get(column.unit)
     return f"{column.label} ({unit})" if unit and column.label != column.unit else column.label
 

@@ -1,25 +1,32 @@
-"""A published table with our runs beside it: which runs stand for which cell, and what must be told about them."""
+"""A published table with our measured cells beside the printed ones."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from hardpix.report import compare, protocol, reservations, table
-from hardpix.report.collect import Run
-from hardpix.report.columns import with_classes
-from hardpix.report.compare import folded, suggestion
-from hardpix.report.effort import Departure, Experiment, Use, departure, refuse_unequal
-from hardpix.report.lacks import reason
-from hardpix.report.layout import Column, Layout, Row
-from hardpix.report.our_cells import OurCells, Place
-from hardpix.report.printed import aside, remarks
-from hardpix.report.published import Value
-from hardpix.report.sheet import Note
-from hardpix.report.significance import Options, PairedTests
-from hardpix.report.table import Cell
-from hardpix.report.uses import uses_of
+from hardpix.config.command_line import suggestion
+from hardpix.config.published import Layout, LayoutColumn, LayoutRow, Value
+from hardpix.tables import columns, compare, significance, table
+from hardpix.tables.columns import with_classes
+from hardpix.tables.compare import Run, folded
+from hardpix.tables.protocol_check import (
+    VALUE,
+    Departure,
+    Experiment,
+    Use,
+    departure,
+    metric_of,
+    of_class,
+    reduced,
+    refuse_unequal,
+    uses_of,
+)
+from hardpix.tables.sheet import Note
+from hardpix.tables.significance import Options, PairedTest, PairedTests
+from hardpix.tables.table import Cell, Outcome, reason
 from hardpix.types import HardpixError
 
 NOT_RUN, CITED = "not run", "cited"
@@ -62,7 +69,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    row: Row
+    row: LayoutRow
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
     protocol: str = ""  # what differs from the paper's; empty without runs
@@ -110,7 +117,7 @@ def comparison(
     notes = [
         *_general(layout),
         *dict.fromkeys(notes),
-        *reservations.about(tests, lines.baseline, sorted({run.record.seed for run in used}), asked.options),
+        *significance.about(tests, lines.baseline, sorted({run.record.seed for run in used}), asked.options),
         *(compare.warnings(used, ignore) if used else ()),
     ]
     fill = tuple(Note(mark, words, commands) for (words, commands), mark in lines.fill.items())
@@ -148,7 +155,7 @@ def _with_classes(layout: Layout, uses: dict[Place, list[Use]]) -> Layout:
     """After each column of mIoU one for each class that its runs know, unless the paper prints classes itself."""
     if any(column.metric.startswith("iou:") for column in layout.columns):
         return layout
-    made: list[Column] = []
+    made: list[LayoutColumn] = []
     for column in layout.columns:
         made.append(column)
         if column.derived or column.factor or column.range or column.metric != "miou":
@@ -184,7 +191,7 @@ class _Lines:
         self.base = None if selector is None else _named(layout, selector, option)
         self.baseline = "" if self.base is None else self.base[1].label
 
-    def line(self, row: Row) -> Line:
+    def line(self, row: LayoutRow) -> Line:
         entries = [self._entry(row, column) for column in self.layout.columns]
         names = [name for name in self.layout.labels if name != "label"]
         return Line(
@@ -194,7 +201,7 @@ class _Lines:
             self._protocol(row),
         )
 
-    def _entry(self, row: Row, column: Column) -> Entry:
+    def _entry(self, row: LayoutRow, column: LayoutColumn) -> Entry:
         layout, cells = self.layout, self.cells
         value = layout.published(row, column)
         printed = tuple(self.printed.mark(text) for text in remarks(row, column, value))
@@ -207,16 +214,18 @@ class _Lines:
             own = (*own, self.fill.setdefault((words, commands), f"c{len(self.fill) + 1}"))
         apart = cells.apart(row, column, self._base(row, column), self.asked.against is not None)
         absent = CITED if row.cited else NOT_RUN
-        return Entry(value, cell, absent, aside(row, column), "", printed, own, apart, commands)
+        return Entry(
+            value, cell, absent, value_in_parentheses(row, column), "", printed, own, apart, commands
+        )
 
-    def _base(self, row: Row, column: Column) -> Place | None:
+    def _base(self, row: LayoutRow, column: LayoutColumn) -> Place | None:
         if self.base is None:
             return None
         kind, named = self.base
         name = column.classes_of or column.id
         return (named.id, name) if kind == "row" else (row.id, named.id)
 
-    def _commands(self, row: Row, column: Column) -> tuple[str, tuple[str, ...]]:
+    def _commands(self, row: LayoutRow, column: LayoutColumn) -> tuple[str, tuple[str, ...]]:
         """What is not run of the cell, or of those that it is computed from, and the commands for it."""
         found: dict[str, None] = {}
         absent: set[int] = set()
@@ -232,10 +241,10 @@ class _Lines:
         )
         return f"{named}not run", tuple(found)
 
-    def _told(self, row: Row, column: Column) -> list[str]:
+    def _told(self, row: LayoutRow, column: LayoutColumn) -> list[str]:
         """What to say below the table about a cell's runs."""
         uses = [use for place in self.cells.sources(row, column) for use in self.cells.uses.get(place, ())]
-        texts = [self.departures[use.cell, use.run.directory].told() for use in uses]
+        texts = [self.departures[use.cell, use.run.directory].describe() for use in uses]
         texts += [
             f"seed {use.run.record.seed} {reason(use.run)} ({use.run.directory})"
             for use in uses
@@ -247,21 +256,21 @@ class _Lines:
             texts.append(f"{column.range} over {len(values)} value(s) of {row.over}: {', '.join(values)}")
         return list(dict.fromkeys(filter(None, texts)))
 
-    def _protocol(self, row: Row) -> str:
+    def _protocol(self, row: LayoutRow) -> str:
         """In few words what the footnotes of the row's runs hold."""
         uses = [use for (name, _), members in self.cells.uses.items() if name == row.id for use in members]
         words = []
         for use in uses:
             departed = self.departures[use.cell, use.run.directory]
-            own = protocol.departures(use.factors, departed.keys, departed.frames)
+            own = columns.departures(use.factors, departed.keys, departed.frames)
             words.append(own or (AS_PUBLISHED if departed.known else "not checked"))
         return "; ".join(dict.fromkeys(words))
 
 
-def _named(layout: Layout, selector: str, option: str) -> tuple[str, Row | Column]:
+def _named(layout: Layout, selector: str, option: str) -> tuple[str, LayoutRow | LayoutColumn]:
     """The row, or else the column, whose id or label is ``selector`` (``row=ls``, ``Ls``)."""
     word = folded(selector.rpartition("=")[2])
-    places: tuple[tuple[str, Sequence[Row | Column]], ...] = (
+    places: tuple[tuple[str, Sequence[LayoutRow | LayoutColumn]], ...] = (
         ("row", layout.rows),
         ("column", layout.columns),
     )
@@ -273,3 +282,162 @@ def _named(layout: Layout, selector: str, option: str) -> tuple[str, Row | Colum
     names = [one.id for _, known in places for one in known]
     hint = suggestion(selector.rpartition("=")[2], names) or f" (known: {', '.join(names)})"
     raise HardpixError(f"{option}: {layout.table.name} has no one row or column {selector!r}{hint}.")
+
+
+# Our measured value of every cell of a published table.
+
+
+Place = tuple[str, str]  # row and column
+
+
+class OurCells:
+    """``uses``: the runs of each cell. What is left out for a better attempt is added to ``notes``."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        uses: dict[Place, list[Use]],
+        ignore: Sequence[str],
+        notes: list[str],
+        tester: PairedTests,
+    ) -> None:
+        self.layout, self.uses = layout, uses
+        self.ignore, self.notes, self.tester = ignore, notes, tester
+        self.by_id = {column.id: column for column in layout.columns}
+        self.rows = {row.id: row for row in layout.rows}
+
+    def cell(self, row: LayoutRow, column: LayoutColumn) -> Cell | None:
+        """In the printed unit; None where there is no run."""
+        return scaled(self._cell(row, column), column.unit)
+
+    def apart(self, row: LayoutRow, column: LayoutColumn, base: Place | None, tested: bool) -> Cell | None:
+        """The difference from the cell ``base`` over common seeds, tested if asked for; None where one has no run."""
+        place = (row.id, column.classes_of or column.id)
+        if base is None or base == place or not self.uses.get(place) or not self.uses.get(base):
+            return None
+        if column.derived and not column.classes_of:
+            return None
+        if column.range or column.factor:
+            return None
+        metric = self._metric(row.id, column)
+        own, theirs = (self._runs(*one, column, metric) for one in (place, base))
+        column_of = table.Column(metric, "difference")
+        cell = table.aggregate(column_of, table.outcomes_of(own), table.outcomes_of(theirs), sorted(own))
+        if tested:
+            cell = replace(cell, test=self.tester.test(own, theirs, metric))
+        return scaled(cell, column.unit)
+
+    def sources(self, row: LayoutRow, column: LayoutColumn) -> list[Place]:
+        """The cells that a cell is computed from."""
+        if column.of:
+            return [(row.id, column.of), (row.against, column.of)] if row.against else []
+        if column.classes_of:
+            return [(row.id, column.classes_of)]
+        return [(row.id, name) for name in column.minus or column.increase or (column.id,)]
+
+    def setting(self, row: LayoutRow, column: LayoutColumn) -> str:
+        """The value of a setting in the cell's runs, whatever became of them."""
+        values = [
+            use.factors.get(column.factor, compare.ABSENT) for use in self.uses.get((row.id, column.id), ())
+        ]
+        words = [
+            "x".join(map(str, value)) if isinstance(value, list) else compare.text(value) for value in values
+        ]
+        return ", ".join(dict.fromkeys(column.words.get(word, word) for word in words))
+
+    def _cell(self, row: LayoutRow, column: LayoutColumn) -> Cell | None:
+        if column.range:
+            return self._range(row, column)
+        sources = self.sources(row, column)
+        if not sources or any(not self.uses.get(source) for source in sources):
+            return None
+        outcomes = [self._outcomes(*source, column) for source in sources]
+        seeds = sorted(outcomes[0])
+        if len(outcomes) == 1:
+            return table.aggregate(table.Column(VALUE), outcomes[0], {}, seeds)
+        kind: table.Kind = "ratio" if column.increase else "difference"
+        made = table.aggregate(table.Column(VALUE, kind), outcomes[0], outcomes[1], seeds)
+        return replace(made, mean=made.mean - 1) if column.increase else made
+
+    def _outcomes(self, row: str, name: str, column: LayoutColumn) -> dict[int, Outcome]:
+        """One outcome per seed of a cell's runs."""
+        return table.outcomes_of(self._runs(row, name, column, VALUE))
+
+    def _runs(self, row: str, name: str, column: LayoutColumn, called: str) -> dict[int, Run]:
+        """By seed the runs of a cell, which must agree in all else, with its score as ``called``."""
+        uses = self.uses[row, name]
+        differing = compare.disagreements([use.run for use in uses], self.ignore)
+        if differing:
+            raise HardpixError(
+                f"The {len(uses)} runs of {uses[0].cell} are not seeds of one setting, because they differ in "
+                f"{'; '.join(differing[: compare.MAX_KEYS])}: leave runs out, or name with --ignore a key that cannot "
+                "matter."
+            )
+        if column.classes_of:
+            uses = [of_class(use, column) for use in uses]
+        metric = self._metric(row, column if column.classes_of else self.by_id[name])
+        return table.by_seed([reduced(use, metric, called) for use in uses], self.notes)
+
+    def _metric(self, row: str, column: LayoutColumn) -> str:
+        return column.metric if column.classes_of else metric_of(self.rows[row], column)
+
+    def _range(self, row: LayoutRow, column: LayoutColumn) -> Cell | None:
+        """The lowest or highest mean over the values of the row's key; each value's runs are its seeds."""
+        uses = self.uses.get((row.id, column.id))
+        if not uses:
+            return None
+        metric = metric_of(row, column)
+        runs = [reduced(use, metric) for use in uses]
+        groups = compare.group(runs, [row.over], self.ignore)
+        outcomes = [table.outcomes_by_seed(group.runs, self.notes) for group in groups]
+        cells = [table.aggregate(table.Column(VALUE), own, {}, sorted(own)) for own in outcomes]
+        lacking: dict[str, int] = defaultdict(int)
+        for cell in cells:
+            for state, count in cell.states:
+                lacking[state] += count
+        means = [cell.mean for cell in cells if not math.isnan(cell.mean)]
+        best = {"min": min, "max": max}[column.range](means) if means else math.nan
+        n, total = sum(cell.n for cell in cells), sum(cell.total for cell in cells)
+        return Cell(best, math.nan, n, total, tuple(sorted(lacking.items())))
+
+
+def scaled(cell: Cell | None, unit: str) -> Cell | None:
+    if cell is None or unit != "percent":
+        return cell
+    return replace(cell, mean=cell.mean * 100.0, std=cell.std * 100.0, test=_scaled(cell.test))
+
+
+def _scaled(test: PairedTest | None) -> PairedTest | None:
+    if test is None:
+        return None
+    return replace(test, delta=test.delta * 100.0, low=test.low * 100.0, high=test.high * 100.0)
+
+
+# Footnotes of printed values: copied, doubtful, deduced.
+
+
+def value_in_parentheses(row: LayoutRow, column: LayoutColumn) -> Value:
+    """The value printed in parentheses beside the cell's own."""
+    return row.facts.get("copied_cells", {}).get(column.id)
+
+
+def remarks(row: LayoutRow, column: LayoutColumn, value: Value) -> list[str]:
+    """One sentence for each reservation about a printed cell."""
+    if value is None or column.derived:
+        return []
+    facts = row.facts
+    found = []
+    if facts.get("copied") or column.id in facts.get("copied_from_source_paper", ()):
+        found.append("copied by the paper from the cited work")
+    if value_in_parentheses(row, column) is not None:
+        found.append("the authors' own re-run, in parentheses the value of the cited work")
+    if facts.get("confidence", "certain") != "certain":
+        found.append(f"{facts['confidence']}: {facts['evidence']}")
+    if facts.get("suspect"):
+        found.append("doubtful as printed")
+    if facts.get("note"):
+        found.append(str(facts["note"]))
+    if log := facts.get("released_log"):
+        parts = [f"crop {log['crop']}", f"{log['iterations']} iterations", f"batch {log['total_batch']}"]
+        found.append(f"released log: {', '.join(parts)}")
+    return found

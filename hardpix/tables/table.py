@@ -1,27 +1,22 @@
-"""Aggregation: one row for each combination of the declared factors; mean, std and n over seeds."""
+"""Aggregate runs to a table: mean, deviation and n over seeds, and which runs are missing."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hardpix.report import columns as of_table
-from hardpix.report import compare, lacks, lookup, protocol, reservations
-from hardpix.report.aggregate import Cell as Cell
-from hardpix.report.aggregate import Outcome as Outcome
-from hardpix.report.aggregate import aggregate as aggregate
-from hardpix.report.aggregate import by_seed as by_seed
-from hardpix.report.aggregate import outcomes_by_seed as outcomes_by_seed
-from hardpix.report.aggregate import outcomes_of as outcomes_of
-from hardpix.report.collect import Run
-from hardpix.report.columns import Column as Column
-from hardpix.report.columns import Kind as Kind
-from hardpix.report.labels import labels, titles
-from hardpix.report.lacks import Choose, Lack
-from hardpix.report.significance import Options, PairedTests
+from hardpix.record import STEP_SECONDS, covers
+from hardpix.tables import columns as of_table
+from hardpix.tables import compare, significance
+from hardpix.tables.columns import TARGET, Column, Kind, labels, titles
+from hardpix.tables.compare import Run, spread, text
+from hardpix.tables.significance import Options, PairedTest, PairedTests
 from hardpix.types import HardpixError
 
 DEFAULT_ROWS = ("method", "loss")
@@ -60,7 +55,7 @@ def table(
     combinations: bool = False,
     choose: Choose = lambda group, factors: "",
 ) -> Table:
-    """Aggregate comparable ``runs`` (see :func:`hardpix.report.compare.group`, which refuses others).
+    """Aggregate comparable ``runs`` (see :func:`hardpix.tables.compare.group`, which refuses others).
 
     Columns are metrics as in the records, with ``*`` as wildcard, ``iou:CLASS`` of one class, ``:x`` for the ratio of
     means to the reference row (its deviation is that of the seeds' own ratios), ``:delta`` for the mean difference from
@@ -81,8 +76,8 @@ def table(
     chosen = of_table.choose(columns, runs)
     if per_class:
         chosen += [Column(f"iou:{name}") for name in classes]
-    tested = None if against is None else lookup.row(against, rows, names, "--against")
-    first = tested if relative_to is None else lookup.row(relative_to, rows, names, "--relative-to")
+    tested = None if against is None else of_table.row(against, rows, names, "--against")
+    first = tested if relative_to is None else of_table.row(relative_to, rows, names, "--relative-to")
     if first is None and any(column.kind != "value" for column in chosen):
         raise HardpixError(
             "A :x or :delta column needs --relative-to, such as --relative-to loss=cross_entropy."
@@ -105,7 +100,7 @@ def table(
             sum(run.record.status == "done" for run in found[i].values()),
             tuple(found[i][seed] for seed in sorted(found[i])),
             tuple(_lacks(found[i], expected(i), chosen, rows, choose)),
-            "; ".join(dict.fromkeys(map(protocol.of_run, groups[i].runs))),
+            "; ".join(dict.fromkeys(map(of_table.of_run, groups[i].runs))),
         )
         for i in range(len(groups))
     ]
@@ -118,7 +113,7 @@ def table(
         (", ".join(row.labels), cell.test) for row in made for cell in row.cells if cell.test is not None
     ]
     said = ["" if i is None else ", ".join(x for x in names[i] if x != "-") for i in (first, tested)]
-    notes = [*reservations.about(tests, said[1], seeds, options), *notes]
+    notes = [*significance.about(tests, said[1], seeds, options), *notes]
     return Table(titles(rows), tuple(chosen), tuple(made), tuple(notes), *said)
 
 
@@ -159,9 +154,9 @@ def _lacks(
     metrics = list(dict.fromkeys(column.metric for column in columns))
 
     def command(seed: int) -> str:
-        return lacks.again(example, seed) or lacks.from_factors(example, rows, seed, choose)
+        return rerun_command(example, seed) or from_factors(example, rows, seed, choose)
 
-    return lacks.of_row(found, seeds, metrics, command, lacks.caution(example))
+    return missing_of_row(found, seeds, metrics, command, caution(example))
 
 
 def _absent(
@@ -191,8 +186,8 @@ def _absent(
             if names[template] != label
         }
         own = [int(wanted[rows.index("seed")])] if "seed" in rows else seeds
-        commands = [lacks.combined(examples[template], donors, rows, seed, choose) for seed in own]
-        lack = lacks.missing(own, commands, lacks.caution(examples[template]))
+        commands = [combined(examples[template], donors, rows, seed, choose) for seed in own]
+        lack = missing(own, commands, caution(examples[template]))
         cell = Cell(math.nan, math.nan, 0, len(own), (("missing", len(own)),))
         made.append(Row(wanted, (cell,) * len(columns), 0, lacks=(lack,)))
     return made
@@ -209,3 +204,266 @@ def natural(label: str) -> tuple[int, float, str]:
         return (0, float(label), label)
     except ValueError:
         return (1, 0.0, label.lower())
+
+
+# Mean, deviation and n over the seeds of one cell, and why some give no value.
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and sample standard deviation (n - 1; NaN below two values) in the metric's own unit.
+
+    ``states`` counts the seeds that gave no value: ``failed``, ``interrupted``, ``pruned``, ``running``, ``missing``
+    (no run for a seed that other rows have, or a run without the metric), ``nan``, and ``no reference`` where the
+    reference row has none. One NaN leaves no mean: averaging the seeds that did not diverge would flatter the method.
+    Runs that are not done never enter a mean. ``test``: of the difference from the row that is tested against.
+    """
+
+    mean: float
+    std: float
+    n: int
+    total: int
+    states: tuple[tuple[str, int], ...] = ()
+    test: PairedTest | None = None
+
+
+# The outcome of one seed: what its metrics are, or the status that says why there are none.
+Outcome = dict[str, float] | str
+
+
+def by_seed(runs: Sequence[Run], notes: list[str]) -> dict[int, Run]:
+    """One run per seed: an unfinished attempt gives way to a finished one; two finished are refused."""
+    found: dict[int, Run] = {}
+    rank = {"done": 3, "running": 2, "interrupted": 1}
+    for run in sorted(runs, key=lambda run: run.directory):
+        other = found.setdefault(run.record.seed, run)
+        if other is run:
+            continue
+        if other.record.status == run.record.status == "done":
+            raise HardpixError(
+                f"{other.directory} and {run.directory} are finished runs of the same row with the same seed "
+                f"{run.record.seed}, so one of them must be left out."
+            )
+        better, worse = sorted((other, run), key=lambda r: -rank.get(r.record.status, 0))
+        found[run.record.seed] = better
+        notes.append(
+            f"Left out: {worse.directory} ({worse.record.outcome}), attempted again as {better.directory}."
+        )
+    return found
+
+
+def outcomes_of(found: Mapping[int, Run]) -> dict[int, Outcome]:
+    """What each seed's run scored, or its status."""
+    return {
+        seed: run.record.metrics if run.record.status == "done" else run.record.outcome
+        for seed, run in found.items()
+    }
+
+
+def outcomes_by_seed(runs: Sequence[Run], notes: list[str]) -> dict[int, Outcome]:
+    return outcomes_of(by_seed(runs, notes))
+
+
+def aggregate(
+    column: Column, own: dict[int, Outcome], base: dict[int, Outcome], seeds: Sequence[int]
+) -> Cell:
+    got = {seed: _value(own.get(seed, "missing"), column.metric) for seed in seeds}
+    values = {seed: value for seed, value in got.items() if not isinstance(value, str)}
+    counts = Counter(value for value in got.values() if isinstance(value, str))
+    if column.kind != "value":
+        against = {seed: _value(base.get(seed, "missing"), column.metric) for seed in values}
+        counts["no reference"] = sum(isinstance(value, str) for value in against.values())
+        values = {seed: values[seed] for seed in values if not isinstance(against[seed], str)}
+        numbers = [float(against[seed]) for seed in values]
+        return _summary(column.kind, list(values.values()), numbers, counts, len(seeds))
+    return _summary("value", list(values.values()), [], counts, len(seeds))
+
+
+def _value(outcome: Outcome, metric: str) -> float | str:
+    if isinstance(outcome, str):
+        return outcome
+    value = outcome.get(metric)
+    if value is None:
+        return "missing"
+    return "nan" if math.isnan(value) else value
+
+
+def _summary(kind: Kind, values: list[float], against: list[float], counts: Counter[str], total: int) -> Cell:
+    states = tuple(sorted((state, count) for state, count in counts.items() if count))
+    n = len(values)
+    if not n or counts["nan"]:
+        return Cell(math.nan, math.nan, n, total, states)
+    if kind == "ratio":
+        below = _mean(against)
+        each = [value / base if base else math.nan for value, base in zip(values, against, strict=True)]
+        return Cell(_mean(values) / below if below else math.nan, _deviation(each), n, total, states)
+    if kind in ("difference", "test"):
+        values = [value - base for value, base in zip(values, against, strict=True)]
+    return Cell(_mean(values), _deviation(values), n, total, states)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Without the module statistics, whose exact fractions take a quarter of the time of a large table."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.nan
+    mean = _mean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+# Missing runs of a row: seeds not run, failed or running, with the command that runs them.
+
+
+# The name of the file that a group is chosen by, from the group and a run's factors; empty where none fits.
+Choose = Callable[[str, Mapping[str, Any]], str]
+
+UNEVEN = "uneven"  # of a cell that has its value, of which a note says how little it tells
+OWN = ("run", "resume", "seed", "reproduces")  # of the run that a command was made for
+
+
+@dataclass(frozen=True)
+class Lack:
+    """``metric``: of the only column that is concerned; empty where all are. ``commands``: one for each seed."""
+
+    state: str
+    seeds: tuple[int, ...]
+    words: str
+    commands: tuple[str, ...] = ()
+    metric: str = ""
+
+
+def missing_of_row(
+    found: Mapping[int, Run],
+    seeds: Sequence[int],
+    metrics: Sequence[str],
+    command: Callable[[int], str],
+    caution: str = "",
+) -> list[Lack]:
+    """``found``: the row's runs by seed, of all ``seeds`` of the table; ``command`` names one for a seed."""
+    absent = [seed for seed in seeds if seed not in found]
+    lacks = [missing(absent, list(map(command, absent)), caution)] if absent else []
+    told: dict[tuple[str, str], list[int]] = {}
+    for seed, run in sorted(found.items()):
+        if run.record.status == "done":
+            for metric in metrics:
+                if metric not in run.record.metrics:
+                    words = f"{run.directory} has no {metric}"
+                    lacks.append(Lack("missing", (seed,), words, metric=metric))
+        else:
+            told.setdefault((run.record.outcome, reason(run)), []).append(seed)
+    lacks += [Lack(state, tuple(own), f"{_seeds(own)} {words}") for (state, words), own in told.items()]
+    return lacks + (_uneven(found) if STEP_SECONDS in metrics else [])
+
+
+def _uneven(found: Mapping[int, Run]) -> list[Lack]:
+    """The seeds whose time per step says little."""
+    spreads = {seed: wide for seed, run in sorted(found.items()) if (wide := spread(run.record)) is not None}
+    if not spreads:
+        return []
+    shares = ", ".join(f"{100 * wide:.0f} %" for wide in spreads.values())
+    words = f"{_seeds(list(spreads))}: the middle half of the steps spreads over {shares} of the median step's time"
+    return [Lack(UNEVEN, tuple(spreads), words, metric=STEP_SECONDS)]
+
+
+def missing(seeds: Sequence[int], commands: Sequence[str], caution: str = "") -> Lack:
+    words = f"{_seeds(seeds)} not run{f' ({caution})' if caution else ''}"
+    return Lack("missing", tuple(seeds), words, tuple(filter(None, commands)))
+
+
+def caution(example: Run) -> str:
+    """What a command made after this run's own does not say."""
+    own = example.record
+    if "evaluation.split" in own.factors:
+        return "evaluate the run of that seed"
+    if any(key_of(word) in ("parent", "init_from") for word in own.overrides):
+        return "give it the run of its own seed to stand on"
+    return "" if own.overrides else f"and the other settings of {example.directory}/config.yaml"
+
+
+def joined_commands(commands: Sequence[str]) -> tuple[str, ...]:
+    """Commands for one seed each, which differ in nothing else, as one for all of them."""
+    parts = [command.rpartition(" seed=") for command in commands]
+    if len(parts) < 2 or len({head for head, _, _ in parts}) > 1:
+        return tuple(commands)
+    head = parts[0][0].replace("hardpix train", "hardpix train -m", 1)
+    return (f"{head} seed={','.join(seed for _, _, seed in parts)}",)
+
+
+def reason(run: Run) -> str:
+    """``failed: OutOfMemoryError: ... (runs/a)``: the first line of what a run ended with."""
+    if run.record.status == "running":
+        return f"running since {run.record.started or 'an unknown time'}"
+    if run.record.status == "interrupted":
+        return "interrupted by a signal" + (f": {run.record.reason}" if run.record.reason else "")
+    return f"{run.record.outcome}: {run.record.reason or 'its record gives no reason'}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def rerun_command(run: Run, seed: int) -> str:
+    """The command of ``run`` for another seed; empty where its record does not hold it, or it is an evaluation."""
+    return _command([*_kept(run), f"seed={seed}"]) if run.record.overrides else ""
+
+
+def from_factors(run: Run, factors: Sequence[str], seed: int, choose: Choose) -> str:
+    """Of the declared factors alone; empty for an evaluation."""
+    evaluated = "evaluation.split" in run.record.factors
+    return "" if evaluated else _command([*by_factors(run, factors, choose), f"seed={seed}"])
+
+
+def combined(template: Run, donors: Mapping[str, Run], rows: Sequence[str], seed: int, choose: Choose) -> str:
+    """The command of ``template`` with other values of some factors: those of the ``donors``, by factor.
+
+    Without recorded command lines the factors alone, by the names of their files.
+    """
+    if "evaluation.split" in template.record.factors:
+        return ""
+    shared = [factor for factor in rows if factor not in donors]
+    words = _kept(template) if template.record.overrides else by_factors(template, shared, choose)
+    for factor, donor in donors.items():
+        group = factor.removesuffix(f".{TARGET}")
+        own = [word for word in _kept(donor) if covers([group], key_of(word))]
+        same = _chosen(template, "experiment") == _chosen(donor, "experiment")
+        if not own and not (donor.record.overrides and same):
+            own = by_factors(donor, [factor], choose)
+        words = [word for word in words if not covers([group], key_of(word))] + own
+    return _command([*words, f"seed={seed}"])
+
+
+def by_factors(run: Run, factors: Sequence[str], choose: Choose) -> list[str]:
+    """Overrides that name a run's declared factors: ``method=hardness method.alpha=0.1``."""
+    own = run.record.factors
+    words = []
+    for factor in factors:
+        group = factor.removesuffix(f".{TARGET}")
+        if group in own:
+            words.append(f"{group}={text(own[group])}")
+        elif name := choose(group, own):
+            words.append(f"{group}={name}")
+    return words
+
+
+def _command(words: Sequence[str]) -> str:
+    return " ".join(["hardpix train", *map(shlex.quote, words)])
+
+
+def _kept(run: Run) -> list[str]:
+    return [
+        word
+        for word in run.record.overrides
+        if key_of(word) not in OWN and not key_of(word).startswith("hydra")
+    ]
+
+
+def _chosen(run: Run, key: str) -> str:
+    return next((word for word in run.record.overrides if key_of(word) == key), "")
+
+
+def key_of(override: str) -> str:
+    """``~a``, ``+a.b=1`` and ``a.b@c=1`` are about a and a.b."""
+    return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0].replace("/", ".")

@@ -1,21 +1,33 @@
-"""What a run costs: seconds per training step, peak memory, floating-point operations, parameters."""
+"""Cost and environment of a run: time, memory, floating-point operations, parameters; code and machine."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+import os
+import platform
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
-from hardpix.report.partial import SPREAD
-from hardpix.run.flops import Tally, is_compiled
+import hardpix
+from hardpix.record import SPREAD
+from hardpix.train.rundir import process_began
 
 NAN = float("nan")
 FEWEST = 4  # blocks that have a spread
@@ -222,3 +234,191 @@ def _resident(key: str) -> float:
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) / 1024
     return NAN
+
+
+# How long a method's branches take in a test, per image.
+
+
+WARM_UP = 2  # batches at the start of a test that are not counted
+
+
+class BranchTime(Callback):
+    """``time/<branch>`` of every branch and ``time/total``: seconds per image, means over a test; NaN of two batches.
+
+    ``Method.branches`` names the children and their branches; methods without branches are left alone. The total is
+    that of the prediction, from the image to class probabilities (enlargements, windows and scales included, loading
+    and scoring not). On a GPU every measurement waits for the device, so that branches do not overlap.
+    """
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.branches: dict[str, str] = getattr(pl_module, "branches", {})
+        if not self.branches:
+            return
+        self.seconds = dict.fromkeys([*self.branches.values(), "total"], 0.0)
+        self.images, self.counting = 0, False
+        wait = partial(_wait, pl_module.device)
+        for child, name in self.branches.items():
+            self.stack.enter_context(self._timed_module(getattr(pl_module, child), name, wait))
+        for step in ("predict_dense", "decide"):
+            self.stack.enter_context(self._timed_step(pl_module, step, wait))
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.counting = batch_idx >= WARM_UP
+        if self.branches and self.counting:
+            self.images += len(batch["image"])
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.branches:
+            each = {
+                f"time/{k}": s / self.images if self.images else float("nan") for k, s in self.seconds.items()
+            }
+            pl_module.log_dict(each, sync_dist=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.stack.close()
+
+    @contextmanager
+    def _timed_module(self, module: Any, name: str, wait: Callable[[], None]) -> Iterator[None]:
+        began: list[float] = []
+
+        def before(*_: Any) -> None:
+            began[:] = [_now(wait)]
+
+        def after(*_: Any) -> None:
+            self._add(name, _now(wait) - began[0])
+
+        handles = module.register_forward_pre_hook(before), module.register_forward_hook(after)
+        yield
+        for handle in handles:
+            handle.remove()
+
+    @contextmanager
+    def _timed_step(self, method: Any, step: str, wait: Callable[[], None]) -> Iterator[None]:
+        function = getattr(method, step)
+
+        def timed(*given: Any) -> Any:
+            began = _now(wait)
+            result = function(*given)
+            self._add("total", _now(wait) - began)
+            return result
+
+        setattr(method, step, timed)
+        yield
+        delattr(method, step)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] += seconds if self.counting else 0.0
+
+
+def _now(wait: Callable[[], None]) -> float:
+    wait()
+    return time.perf_counter()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# Floating-point operations, counted while they run.
+
+
+class Tally(TorchDispatchMode):
+    """Counts what runs while it is active; a context manager that may be entered again, and then counts on.
+
+    ``flops`` are those of convolutions, matrix products and attention, forward and backward, by torch's formulas, a
+    multiplication and an addition being two; norms, activations, poolings, enlargements and losses count nothing.
+    Where a formula fails they are NaN and ``problem`` says why: what runs is never disturbed. ``parameters`` is the
+    number of weights in the parameters that entered any operation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops, self.problem = 0.0, ""
+        self._read: dict[int, int] = {}  # sizes by identity
+
+    @property
+    def parameters(self) -> int:
+        return sum(self._read.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._read |= {id(x): x.numel() for x in tree_leaves((args, kwargs)) if isinstance(x, nn.Parameter)}
+        formula: Any = flop_registry.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:  # inference mode brings whole layers here, which autograd has taken apart before
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self._add(formula, args, kwargs, out)
+        return out
+
+    def _add(self, formula: Any, args: Any, kwargs: Any, out: Any) -> None:
+        try:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        except Exception as error:
+            self.flops, self.problem = float("nan"), f"{type(error).__name__}: {error}"
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a part of ``module`` runs under ``torch.compile``, into which no count sees."""
+    return any(getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
+
+
+# Which code and which machine a run had; never a factor of a comparison.
+
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "hydra-core", "numpy")
+
+
+def code_versions() -> dict[str, str]:
+    """Versions of what computes, and the commit of the checkout (with whether it has uncommitted changes)."""
+    found = {"hardpix": hardpix.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        found |= {"commit": commit, "dirty": str(bool(_git("status", "--porcelain")))}
+    return found
+
+
+def host_facts(accelerator: str, precision: str) -> dict[str, str]:
+    gpu = torch.cuda.is_available() and accelerator != "cpu"
+    device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
+    threads = str(torch.get_num_threads())
+    return {
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "system": platform.system(),
+        "hostname": platform.node(),
+        "pid": str(os.getpid()),
+        "pid_began": process_began(os.getpid()),
+    }
+
+
+def _git(*arguments: str) -> str:
+    """Output of git in the checkout that holds the package; empty where there is no such checkout."""
+    root = Path(hardpix.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()

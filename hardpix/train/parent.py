@@ -1,4 +1,4 @@
-"""Runs that stand on another run (``parent``) or start from its weights (``init_from``).
+"""Links of a run to others (``parent``, ``init_from``), and whether what its paths name is unchanged.
 
 The saved configuration of such a run has the other one's under ``parent_config``, so that tables compare how it was
 trained, and the checkpoint has all weights: a run is scored, resumed and compared without the directory that it once
@@ -7,17 +7,20 @@ started from. The networks of a ``parent`` become a part of the new run.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from hardpix import record
-from hardpix.run import rundir
-from hardpix.run.config import validate
-from hardpix.run.targets import check_trust
+from hardpix.config.compose import validate
+from hardpix.config.trust import check_trust
+from hardpix.record import FILES, FRAMES, own_data
+from hardpix.train import rundir
+from hardpix.train.rundir import CACHES, DIGITS, RUNS, differing_paths, moved_paths
 from hardpix.types import ConfigError, HardpixError
 
 INHERITED = ("backbone", "head", "model")
@@ -46,7 +49,7 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         asked = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] == group]
         if asked and rundir.plain(cfg)[group] != rundir.plain(parent)[group]:
             raise ConfigError(
-                f"{asked[0]}: the networks are those of parent={cfg.parent} ({told(parent[group])}); leave it out"
+                f"{asked[0]}: the networks are those of parent={cfg.parent} ({choice_of(parent[group])}); leave it out"
             )
     return with_parent(cfg, parent, "parent")
 
@@ -146,7 +149,7 @@ def _directory(cfg: DictConfig) -> Path:
 
 
 def _check_kind(cfg: DictConfig, parent: DictConfig | None) -> None:
-    from hardpix.run.build import method_class  # not above: a table reads this module without torch
+    from hardpix.train.build import method_class  # not above: a table reads this module without torch
 
     method = method_class(cfg)
     if problem := method.parent_problem(None if parent is None else method_class(parent)):
@@ -155,6 +158,99 @@ def _check_kind(cfg: DictConfig, parent: DictConfig | None) -> None:
         )
 
 
-def told(group: DictConfig) -> str:
+def choice_of(group: DictConfig) -> str:
     """What a group has chosen, in a word: its ``name``, else the class."""
     return str(group.get("name") or group["_target_"].rpartition(".")[2])
+
+
+def file_digests(cfg: DictConfig) -> dict[str, str]:
+    """What identifies the content of the files that settings name, by key; files that do not exist are left out."""
+    return {key: value for key, value in present(cfg, FILES).items() if not _of_run(cfg, key)}
+
+
+def excused(before: record.RunRecord, stored: DictConfig, cfg: DictConfig) -> set[str]:
+    """Keys of paths that are written otherwise than in the configuration of a run, and name the same.
+
+    Of the data only that the record knows them: those who open them compare.
+    """
+    old, new = (record.flatten(OmegaConf.to_container(one, resolve=True)) for one in (stored, cfg))  # type: ignore[arg-type]
+    found = set(differing_paths(old, new))
+    for key in moved_paths(old, new):
+        if key in FRAMES and own_data(before):
+            continue
+        if key in FRAMES or not same_content(recorded(before, [key]), present(cfg, [key]), [key]):
+            found.discard(key)
+    return found
+
+
+def recorded(before: record.RunRecord, keys: Iterable[str]) -> dict[str, Any]:
+    """What lay at the paths of ``keys`` when a run began; without what its record does not know."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        if _free(key):
+            found[key] = ""
+        elif key in FRAMES:
+            found[key] = own_data(before)
+        else:
+            named = before.factors.get(key) if key == "init_from" else ""  # which of that run's weights
+            found[key] = before.data.get(key) or (f"{before.parent} {named}" if key in RUNS else None)
+    return {key: value for key, value in found.items() if value or _free(key)}
+
+
+def present(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
+    """What lies at the paths of ``keys`` now, as :func:`recorded`; data are opened only where a key asks for them."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        if _free(key):
+            found[key] = ""
+        elif key in FRAMES:
+            found[key] = next((found[k] for k in FRAMES if k in found), None) or _opened(cfg)
+        else:
+            found[key] = _of_run(cfg, key) or _digest(OmegaConf.select(cfg, key))
+    return {key: value for key, value in found.items() if value or _free(key)}
+
+
+def same_content(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> bool:
+    """Whether the same lies at all paths of ``keys``, as far as both sides are known."""
+    return all(_alike(before.get(key), now.get(key)) for key in keys)
+
+
+def _free(key: str) -> bool:
+    """Caches are made again, and which run lies below decides on all of its paths."""
+    return key in CACHES or key.startswith(record.BELOW)
+
+
+def _of_run(cfg: DictConfig, key: str) -> str:
+    """The run that a setting names, and which of its weights; empty where it names none."""
+
+    path = OmegaConf.select(cfg, key)
+    run_dir = source_run(path) if key in RUNS and isinstance(path, str) else None
+    if run_dir is None:
+        return ""
+    return f"{record.read(run_dir).run_id} {factors(cfg)[key] if key == 'init_from' else ''}"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Of data every split that both know must be the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        common = one.keys() & other.keys()
+        return bool(common) and all(one[key] == other[key] for key in common)
+    return one is not None and one == other
+
+
+def _opened(cfg: DictConfig) -> dict[str, str]:
+    from hardpix.train.build import make
+    from hardpix.train.provenance import used
+
+    try:
+        return used(make(cfg.data))["data"]
+    except (HardpixError, OSError):  # reported when they are trained on
+        return {}
+
+
+def _digest(value: Any) -> str:
+    """Of a file's content; empty where there is none."""
+    if not isinstance(value, str) or not Path(value).is_file():
+        return ""
+    with open(value, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]

@@ -1,4 +1,4 @@
-"""Which data a run has used: how many frames, and what tells these from those of another day."""
+"""Data that a run used: frame counts and fingerprints for its record, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hardpix.data import (
     content_sample,
     edited,
     fingerprint,
+    missing_depth_text,
     stamp,
-    told_without_depth,
     without_depth,
 )
-from hardpix.data.label_check import Verdict, judge
-from hardpix.data.sample_check import check_images
+from hardpix.data.check_report import Verdict, judge
+from hardpix.data.loading import check_images
 from hardpix.data.statistics import LabelFrames, label_counts
-from hardpix.report.identity import FRAMES
-from hardpix.run import places, rundir
-from hardpix.run.build import make
+from hardpix.record import FRAMES
+from hardpix.train import rundir
+from hardpix.train.build import make
 from hardpix.types import DataError
 
 ROLES = ("train", "val", "test")
@@ -110,7 +110,7 @@ def check_moved(before: record.RunRecord, run_dir: Path, cfg: DictConfig) -> Non
     Data at the same path are not opened.
     """
     old, new = (record.flatten(rundir.plain(one)) for one in (rundir.read_config(run_dir), cfg))
-    if any(key in FRAMES for key in places.moved(old, new)):
+    if any(key in FRAMES for key in rundir.moved_paths(old, new)):
         data: DataModule = make(cfg.data)
         check_unchanged(before, used(data), data)
 
@@ -151,10 +151,10 @@ def told_left_out(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str,
     return tuple(dict.fromkeys(line for split in splits for line in data.source.left_out(data.splits[split])))
 
 
-def told_of_depth(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
+def depth_remarks(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
     """A line for each split some of whose frames have no depth file, where depth is asked for."""
     opened = {split: data.evaluation_dataset(split).frames for split in splits if _may_lack_depth(data)}
-    lines = (told_without_depth(frames, split) for split, frames in opened.items())
+    lines = (missing_depth_text(frames, split) for split, frames in opened.items())
     return tuple(line for line in lines if line)
 
 

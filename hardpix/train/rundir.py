@@ -1,4 +1,4 @@
-"""A run's directory: where it lies, that no two runs share it, and what is read back from it."""
+"""Run directories: where they lie, who writes to them, and what is read back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import re
+import shlex
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hardpix import record
-from hardpix.atomic import obstacle, write_text
-from hardpix.run import own_files, places, saved_config, world
+from hardpix.config import safe_files
+from hardpix.record import FILES, FRAMES, obstacle, without_below, write_text
+from hardpix.train import machine
 from hardpix.types import ConfigError, HardpixError
 
 CONFIG = "config.yaml"
@@ -99,7 +102,7 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
             raise ConfigError(
                 "resume=true: say which run to continue, run=NAME (with its study=... if not default)"
             )
-        if world.size() > 1:
+        if machine.size() > 1:
             raise ConfigError(
                 "run: under torchrun or srun every process must know the directory, give run=NAME"
             )
@@ -112,60 +115,12 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     return choose(cfg, overrides) if cfg.run is None and run_dir.exists() else run_dir
 
 
-def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
-    """What lies in the directory, before anything is written: the record to continue when resuming, else None.
-
-    ``resume=auto`` continues a run of the very same configuration, whatever became of it; ``true`` one that may be
-    longer by now. A directory that holds another run is refused, unless that one failed before its first checkpoint;
-    so is one whose run is alive in another process, one that cannot be written, and one with files not of its own.
-    """
-    check_writable(run_dir)
-    own_files.check(run_dir)
-    if not (run_dir / record.FILE_NAME).is_file():
-        if resumable(run_dir):
-            raise ConfigError(
-                f"{run_dir} holds checkpoints but no {record.FILE_NAME}: another run= starts a new run"
-            )
-        return None
-    before = record.read(run_dir)
-    if before.status == "running" and alive(before):
-        raise ConfigError(
-            f"{run_dir}: process {before.host['pid']} on {before.host['hostname']} is training this run; "
-            "wait for it or stop it"
-        )
-    unfinished = before.status in ("failed", "interrupted") and not resumable(run_dir)
-    if not cfg.resume:
-        if unfinished:
-            return None
-        raise ConfigError(
-            f"{run_dir} already holds a run ({before.status}): resume=auto continues it, another run= starts a new one"
-        )
-    free = FREE_ON_RESUME if cfg.resume is True else NO_FACTOR
-    elsewhere = places.excused(before, read_config(run_dir), cfg)
-    differing = differences(run_dir, cfg, free, elsewhere)
-    if not differing:
-        return before
-    if unfinished and cfg.resume is not True:
-        return None
-    more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-    found = f"{'; '.join(differing[:SHOWN])}{more}"
-    if cfg.resume is not True and not differences(run_dir, cfg, FREE_ON_RESUME, elsewhere):
-        raise ConfigError(
-            f"{run_dir} already holds a run ({before.status}), {found}: resume=true continues it that way, "
-            "another run= starts a new one"
-        )
-    raise ConfigError(
-        f"{run_dir} already holds a run ({before.status}) of another configuration ({found}); give the same settings "
-        "to continue it, or another run= for a new run"
-    )
-
-
 def check_writable(folder: Path) -> None:
     if problem := obstacle(folder, folder=True):
         raise ConfigError(f"{folder}: {problem}; choose another runs_dir=")
 
 
-def alive(before: record.RunRecord) -> bool:
+def is_running(before: record.RunRecord) -> bool:
     """Whether another process trains the run of a record, as far as this machine can tell."""
     return owner_lives(before.host)
 
@@ -175,13 +130,13 @@ def owner_lives(host: Mapping[str, str]) -> bool:
     pid = int(host.get("pid", "0"))
     if host.get("hostname") != platform.node() or pid in (0, os.getpid()):
         return False
-    if not lives(pid):
+    if not process_exists(pid):
         return False
     began = host.get("pid_began")  # the number alone may have passed to another process
     return began is None or process_began(pid) in ("", began)
 
 
-def lives(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -247,13 +202,13 @@ def read_classes(path: Path) -> list[str] | None:
     """The classes of the run that ``path`` is, or lies in; None where they are not known."""
     for folder in (path, *path.parents[:2]):
         if (folder / CLASSES).is_file():
-            return saved_config.load_names(folder / CLASSES)
+            return safe_files.load_names(folder / CLASSES)
     return None
 
 
 def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:
     path = run_dir / CLASSES
-    trained = saved_config.load_names(path) if path.is_file() else list(classes)
+    trained = safe_files.load_names(path) if path.is_file() else list(classes)
     if trained != list(classes):
         raise ConfigError(
             f"{run_dir} was trained on {len(trained)} classes, {dataset} has {len(classes)}, and they differ "
@@ -274,7 +229,7 @@ def read_config(run_dir: Path) -> DictConfig:
     path = run_dir / CONFIG
     if not path.is_file():
         raise HardpixError(f"{run_dir} is not a run directory: it has no {CONFIG}")
-    cfg = saved_config.load(path)
+    cfg = safe_files.load(path)
     _complete(cfg)
     OmegaConf.set_struct(cfg, True)
     return cfg
@@ -301,3 +256,170 @@ def as_text(cfg: DictConfig) -> str:
 
 def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# One writer per run directory.
+
+
+FILE_NAME = ".lock"
+
+_held: set[Path] = set()  # by this process: a sweep holds a directory, and its launcher's `train` asks again
+
+
+@contextmanager
+def held(run_dir: Path) -> Iterator[bool]:
+    """Whether this process alone may write to a run's directory until the block ends, or the process.
+
+    The lock is the operating system's, and so never stale; the file says whose it is. On a file system without
+    locks the process that the file names decides, as far as it can be seen from here. ``ConfigError`` where the lock
+    is a link, a pipe or the like.
+    """
+    key = run_dir.absolute()
+    if key in _held:
+        yield True
+        return
+    claim(run_dir)
+    handle = safe_files.open_lock(run_dir / FILE_NAME)
+    try:
+        if not _lock(handle, run_dir):
+            yield False
+            return
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()} {platform.node()}\n".encode(), 0)
+        _held.add(key)
+        try:
+            yield True
+        finally:
+            _held.discard(key)
+            os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Hold a run's directory, or raise ``ConfigError`` with the name of the process that does."""
+    with held(run_dir) as free:
+        if not free:
+            raise ConfigError(
+                f"{run_dir}: {holder(run_dir)} is writing here; wait for it or stop it, or give another run="
+            )
+        yield
+
+
+def holder(run_dir: Path) -> str:
+    """``process 123 on host``."""
+    try:
+        pid, host = (run_dir / FILE_NAME).read_text().split()
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {pid} on {host}"
+
+
+def _lock(handle: int, run_dir: Path) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _unclaimed(run_dir)
+    try:
+        fcntl.lockf(
+            handle, fcntl.LOCK_EX | fcntl.LOCK_NB
+        )  # not flock, which a data worker would go on holding
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return _unclaimed(run_dir)
+    return True
+
+
+def _unclaimed(run_dir: Path) -> bool:
+    try:
+        pid, host = (run_dir / FILE_NAME).read_text().split()
+    except (OSError, ValueError):
+        return True
+    return host == platform.node() and not process_exists(int(pid))
+
+
+# What a failed attempt has left: kept in a folder of its own when the run starts afresh.
+
+
+FOLDER = "failed"  # in the run's: failed/1, failed/2, ...
+RECORD = "record.json"  # the run.json of such an attempt, under a name by which it does not count as a run
+STAYS = (FOLDER, ".lock", "output.log", "slurm.json", "wandb")  # what all attempts share
+
+
+def set_aside(run_dir: Path) -> Path | None:
+    """Move what a failed attempt has left to a folder in ``run_dir``, and return that; None where there was nothing.
+
+    To be called by whoever holds the directory. Stopped in between, the record is still where it was, and the rest goes
+    to another folder the next time.
+    """
+    target, moves = _moves(run_dir)
+    if not moves:
+        return None
+    target.mkdir(parents=True)
+    for path, place in moves:
+        os.replace(path, place)
+    return target
+
+
+def command(run_dir: Path) -> str:
+    """:func:`set_aside` for a shell; its status is that of the record's move, which fails where there is no folder."""
+    target, moves = _moves(run_dir)
+    lines = [["mkdir", "-p", str(target)], *(["mv", str(path), str(place)] for path, place in moves)]
+    return "; ".join(map(shlex.join, lines))
+
+
+def _moves(run_dir: Path) -> tuple[Path, list[tuple[Path, Path]]]:
+    """The next folder, and what goes where, the record last."""
+    number = 1
+    while (run_dir / FOLDER / str(number)).exists():
+        number += 1
+    target = run_dir / FOLDER / str(number)
+    found = sorted(path for path in run_dir.iterdir() if path.name not in STAYS) if run_dir.is_dir() else []
+    found.sort(key=lambda path: path.name == record.FILE_NAME)
+    return target, [(p, target / (RECORD if p.name == record.FILE_NAME else p.name)) for p in found]
+
+
+# Settings that are paths: stored absolute, and compared by what lies there.
+
+
+RUNS = ("parent", "init_from")
+CACHES = ("data.source.cache_dir",)  # nothing lies there that is not made again
+PLACES = tuple(dict.fromkeys((*FRAMES, *FILES, *RUNS, *CACHES)))
+DIGITS = 16
+
+
+def with_absolute_paths(cfg: DictConfig) -> DictConfig:
+    """``cfg`` with its paths as they are from the root of the disk: it is read from other working directories, too."""
+    cfg = cfg.copy()
+    for key in PLACES:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str) and value and not os.path.isabs(value):
+            OmegaConf.update(cfg, key, os.path.abspath(value))
+    return cfg
+
+
+def check_data_paths(cfg: DictConfig, run_dir: Path) -> None:
+    """Raise ``ConfigError`` where the data of a run are no longer at the path that its configuration names."""
+    for key in FRAMES:
+        path = OmegaConf.select(cfg, key)
+        if isinstance(path, str) and "{" not in path and not Path(path).exists():
+            raise ConfigError(
+                f"{key}={path}: no such file or folder, as {run_dir} was trained there; say where the data lie now, "
+                f"{key}=PATH"
+            )
+
+
+def moved_paths(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys of paths, also of the runs below, that differ in two flat configurations."""
+    return [key for key in differing_paths(old, new) if _place(old.get(key)) != _place(new.get(key))]
+
+
+def differing_paths(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    keys = (key for key in sorted(old.keys() | new.keys()) if without_below(key) in PLACES)
+    return [key for key in keys if old.get(key) != new.get(key)]
+
+
+def _place(value: Any) -> Any:
+    return os.path.abspath(value) if isinstance(value, str) and value else value

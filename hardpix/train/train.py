@@ -1,4 +1,4 @@
-"""One training run, from a composed configuration to its record."""
+"""Train one run, from a composed configuration to its record."""
 
 from __future__ import annotations
 
@@ -16,30 +16,43 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from hardpix import record
-from hardpix.atomic import remove_unfinished
+from hardpix.config import safe_files
+from hardpix.config.compose import validate
 from hardpix.data import DataModule
-from hardpix.data.workers import end_with_parent
+from hardpix.data.loading import end_with_parent
 from hardpix.methods import Method
 from hardpix.models import convert_sync_batch_norm
-from hardpix.run import ailments, attempts, data_facts, places, results, resume, rundir, tracking, world
-from hardpix.run.batches import Plan, check_batches
-from hardpix.run.build import build
-from hardpix.run.callbacks import build_callbacks, settle_best
-from hardpix.run.checkpoint import init_from, load_weights, read_checkpoint
-from hardpix.run.config import validate
-from hardpix.run.cost import Cost
-from hardpix.run.decile_scores import decile_scores
-from hardpix.run.divergence import check_trained
-from hardpix.run.ema import settle
-from hardpix.run.environment import code_versions, host_facts
-from hardpix.run.evaluate import TESTED
-from hardpix.run.fitting import fit_to_labels, start_regressions
-from hardpix.run.lock import writing
-from hardpix.run.panels import write_panels
-from hardpix.run.parent import factors, inherit, known_below, only_recorded, source_run, told
-from hardpix.run.remarks import start_remarks
-from hardpix.run.signals import EXIT_TIMEOUT, GRACE, Signals, Stopped, status_of
-from hardpix.run.trainer import build_trainer, compile_model, quiet
+from hardpix.record import TESTED, remove_unfinished
+from hardpix.train import loggers as tracking
+from hardpix.train import machine, parent, provenance, results, resume, rundir
+from hardpix.train.build import (
+    Plan,
+    build,
+    build_trainer,
+    check_batches,
+    compile_model,
+    fit_to_labels,
+    quiet,
+    start_regressions,
+)
+from hardpix.train.callbacks import build_callbacks, check_trained, settle, settle_best
+from hardpix.train.checkpoint import init_from, load_weights, read_checkpoint
+from hardpix.train.cost import Cost, code_versions, host_facts
+from hardpix.train.parent import choice_of, factors, inherit, known_below, only_recorded, source_run
+from hardpix.train.provenance import depth_remarks, label_verdict, told_left_out
+from hardpix.train.results import decile_scores, write_panels
+from hardpix.train.rundir import (
+    FREE_ON_RESUME,
+    NO_FACTOR,
+    SHOWN,
+    check_writable,
+    differences,
+    is_running,
+    read_config,
+    resumable,
+    writing,
+)
+from hardpix.train.signals import EXIT_TIMEOUT, GRACE, Signals, Stopped, status_of
 from hardpix.types import ConfigError
 
 JOB_VARIABLE = "HARDPIX_JOB"  # run directory, for the processes that Lightning starts for DDP
@@ -71,13 +84,13 @@ def train(
     record; ``callbacks`` watch it besides its own.
     """
     validate(cfg)
-    given, cfg = cfg, inherit(places.absolute(cfg), overrides)
+    given, cfg = cfg, inherit(rundir.with_absolute_paths(cfg), overrides)
     run_dir = rundir.choose(cfg, overrides)
     # torchrun and srun start all processes alike: the first one writes
-    further = world.rank() > 0
-    before = None if further else rundir.inspect(run_dir, cfg)
+    further = machine.rank() > 0
+    before = None if further else inspect(run_dir, cfg)
     if before is not None and resume.is_complete(before, cfg):
-        data_facts.check_moved(before, run_dir, cfg)
+        provenance.check_moved(before, run_dir, cfg)
         print(f"{run_dir} is done: nothing to resume")
         return before
     started = new_record(cfg, run_dir, overrides, before)
@@ -88,22 +101,22 @@ def train(
         with Signals() as signals, signals.raising():
             return replace(started, metrics=_run(job))
     info = job.data.info
-    used = data_facts.checked(job.data)
+    used = provenance.checked(job.data)
     used["data"] |= started.data
     started = replace(started, factors=job.factors, dataset=info.name, main_metric=info.main_metric, **used)
     if before is not None and job.resume_path is not None:
         resume.check_processes(before, job.trainer.world_size)
-        data_facts.check_unchanged(before, used, job.data)
+        provenance.check_unchanged(before, used, job.data)
     if cfg.run is None and not rundir.claim(run_dir, new=True):
         return train(given, overrides, callbacks)  # another one has taken this very name at the same moment
     with writing(run_dir), Signals() as signals:
-        if rundir.inspect(run_dir, cfg) != before:
+        if inspect(run_dir, cfg) != before:
             raise ConfigError(
                 f"{run_dir}: another process has begun this run in the meantime; see what it does"
             )
         remove_unfinished(run_dir)
         if before is None and (run_dir / record.FILE_NAME).is_file():  # of an attempt that failed
-            attempts.set_aside(run_dir)
+            rundir.set_aside(run_dir)
         rundir.write_config(run_dir, cfg)
         rundir.write_classes(run_dir, job.data.info.classes)
         record.write(started, run_dir)
@@ -123,7 +136,7 @@ def _recorded(
             metrics = _run(job)
     except BaseException as error:
         status = signals.status(error)
-        line = record.INTERRUPTED if status_of(error) else ailments.one_line(error)
+        line = record.INTERRUPTED if status_of(error) else machine.one_line(error)
         spent = {"run/seconds": time.perf_counter() - begin + resume.seconds(before)}
         ended = replace(started, status="interrupted" if status else "failed", error=line, metrics=spent)
         _write(ended, job.run_dir, signals)
@@ -178,7 +191,7 @@ def _assemble(
     callbacks = [*build_callbacks(run_dir=run_dir, monitor=monitor, **cfg.callbacks), *further]
     trainer = build_trainer(run_dir=run_dir, callbacks=callbacks, loggers=[], **cfg.trainer)
     known = record.with_batch(started.factors | {record.WORLD_SIZE: trainer.world_size})
-    writes = world.rank() == 0  # rows of metrics.csv
+    writes = machine.rank() == 0  # rows of metrics.csv
     loggers = trainer.loggers = tracking.build_loggers(
         run_dir=run_dir,
         identity=tracking.Identity(started.run_id, started.name, started.study, "train", _tags(cfg, data)),
@@ -209,7 +222,7 @@ def _run(job: Job) -> dict[str, float]:
     skipped = check_trained(trainer, method)
     settle(trainer, method)
     _settle_counters(trainer)
-    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | data_facts.left_out(job.data)
+    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | provenance.left_out(job.data)
     if trainer.is_global_zero:
         paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
         shown = (
@@ -236,7 +249,7 @@ def _run(job: Job) -> dict[str, float]:
 
 def _tags(cfg: DictConfig, data: DataModule) -> tuple[str, ...]:
     """Method, data set, backbone, head."""
-    return (told(cfg.method), data.info.name, told(cfg.backbone), told(cfg.head))
+    return (choice_of(cfg.method), data.info.name, choice_of(cfg.backbone), choice_of(cfg.head))
 
 
 def _settle_counters(trainer: pl.Trainer) -> None:
@@ -287,7 +300,7 @@ def new_record(
         name=before.name if before else str(cfg.run or rundir.short_name(overrides)),
         study=cfg.study,
         overrides=before.overrides if before else list(overrides),
-        data=below | places.files(cfg),
+        data=below | parent.file_digests(cfg),
     )
 
 
@@ -295,3 +308,87 @@ def _parent(source: str | None) -> str | None:
     """The id of the run that this one stands on or starts from."""
     run_dir = source_run(source)
     return None if run_dir is None else record.read(run_dir).run_id
+
+
+# Remarks printed before training: labels, draws, weights.
+
+
+_told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
+
+
+def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
+    """Remarks of the data set, on repeated frames and missing depth, of losses, of a method on its optimiser: lines.
+
+    The last kind comes once in a process.
+    """
+    speaking = [module for module in method.modules() if hasattr(module, "remarks")]
+    optimizer = method.parts.build_optimizer(method.parameter_groups())
+    new = [line for line in method.optimizer_remarks(optimizer) if line not in _told]
+    _told.update(new)
+    return (
+        *data.remarks(),
+        *told_left_out(data),
+        *depth_remarks(data),
+        *label_verdict(data).lines,
+        *(line for module in speaking for line in module.remarks(data.info.classes)),  # type: ignore[operator]
+        *_of_stages(method),
+        *new,
+    )
+
+
+def _of_stages(method: Method) -> tuple[str, ...]:
+    model = method.model
+    if not (model.head.decides_twice and len(model.aux_head)):
+        return ()
+    return (
+        "the head's first stage stands for an auxiliary head, and one trains besides; as published it is "
+        "model.aux_level=null",
+    )
+
+
+def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
+    """What lies in the directory, before anything is written: the record to continue when resuming, else None.
+
+    ``resume=auto`` continues a run of the very same configuration, whatever became of it; ``true`` one that may be
+    longer by now. A directory that holds another run is refused, unless that one failed before its first checkpoint;
+    so is one whose run is alive in another process, one that cannot be written, and one with files not of its own.
+    """
+    check_writable(run_dir)
+    safe_files.check_run_files(run_dir)
+    if not (run_dir / record.FILE_NAME).is_file():
+        if resumable(run_dir):
+            raise ConfigError(
+                f"{run_dir} holds checkpoints but no {record.FILE_NAME}: another run= starts a new run"
+            )
+        return None
+    before = record.read(run_dir)
+    if before.status == "running" and is_running(before):
+        raise ConfigError(
+            f"{run_dir}: process {before.host['pid']} on {before.host['hostname']} is training this run; "
+            "wait for it or stop it"
+        )
+    unfinished = before.status in ("failed", "interrupted") and not resumable(run_dir)
+    if not cfg.resume:
+        if unfinished:
+            return None
+        raise ConfigError(
+            f"{run_dir} already holds a run ({before.status}): resume=auto continues it, another run= starts a new one"
+        )
+    free = FREE_ON_RESUME if cfg.resume is True else NO_FACTOR
+    elsewhere = parent.excused(before, read_config(run_dir), cfg)
+    differing = differences(run_dir, cfg, free, elsewhere)
+    if not differing:
+        return before
+    if unfinished and cfg.resume is not True:
+        return None
+    more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+    found = f"{'; '.join(differing[:SHOWN])}{more}"
+    if cfg.resume is not True and not differences(run_dir, cfg, FREE_ON_RESUME, elsewhere):
+        raise ConfigError(
+            f"{run_dir} already holds a run ({before.status}), {found}: resume=true continues it that way, "
+            "another run= starts a new one"
+        )
+    raise ConfigError(
+        f"{run_dir} already holds a run ({before.status}) of another configuration ({found}); give the same settings "
+        "to continue it, or another run= for a new run"
+    )

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases: what ``metrics.csv`` has, row by row. The only file that imports wandb.
+"""Log a run to Weights & Biases without ever waiting for it. The only file that imports wandb.
 
 Every call of wandb's is made by a thread of its own (:class:`Errands`), for which a run waits at most PATIENCE seconds
 in sum: training goes on whatever wandb, its process or its server do, and no fault of theirs ends a run. What could not
@@ -12,9 +12,12 @@ import csv
 import netrc
 import os
 import shutil
+import threading
+import time
 import urllib.error
 import urllib.request
 from argparse import Namespace
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,6 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hardpix.record import RunRecord
-from hardpix.run.tracking.errands import Errands
 from hardpix.secrets import masked
 from hardpix.types import ConfigError
 
@@ -104,7 +106,7 @@ class WandbRun(Logger):
         super().__init__()
         self.run_dir, self.started, self.online, self.earlier = run_dir, started, online, earlier
         self.run: Any = None  # also after W&B has failed
-        self.errands: Errands | None = None  # between start and close
+        self.errands: BackgroundCalls | None = None  # between start and close
         self.folder = run_dir / "wandb"  # later that of the run itself
         self.faults: list[str] = []  # not told yet: the thread prints nothing
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent of a sweep waits for a run of its own name
@@ -121,7 +123,7 @@ class WandbRun(Logger):
     @rank_zero_only
     def start(self) -> None:
         """Open the run, on the server or offline, and tell it the rows that an interrupted leg has left."""
-        self.errands = Errands(PATIENCE)
+        self.errands = BackgroundCalls(PATIENCE)
         self.errands.give(self._open)
         self.errands.wait(
             START
@@ -281,3 +283,61 @@ def _number(text: str) -> float | str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# Run blocking calls on a background thread with a total timeout.
+
+
+MOST = 20_000  # calls that wait; with more, the thread has hung for hours
+
+
+class BackgroundCalls:
+    """Makes calls one after another, in the order in which they are given.
+
+    ``patience``: seconds that ``wait`` and ``end`` may take in sum. A call must not raise. The thread is a daemon: the
+    process ends without it. Of several in one process, the next begins where the one before has ended.
+    """
+
+    _former: threading.Thread | None = None
+
+    def __init__(self, patience: float) -> None:
+        self.patience, self.complete = patience, True
+        self._calls: deque[Callable[[], object]] = deque()
+        self._given = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._work, args=(BackgroundCalls._former,), daemon=True)
+        BackgroundCalls._former = self._thread
+        self._thread.start()
+
+    def _work(self, former: threading.Thread | None) -> None:
+        if former is not None:
+            former.join()
+        while True:
+            self._given.acquire()
+            if not self._calls:
+                return
+            self._calls.popleft()()
+
+    def give(self, call: Callable[[], object]) -> None:
+        """Have ``call`` made, some time; never, where MOST others wait already."""
+        if len(self._calls) >= MOST:
+            self.complete = False
+            return
+        self._calls.append(call)
+        self._given.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all calls so far are over, waiting for at most ``seconds`` of the patience."""
+        over = threading.Event()
+        self.give(over.set)
+        begin = time.monotonic()
+        found = over.wait(max(0.0, min(seconds, self.patience)))
+        self.patience -= time.monotonic() - begin
+        return found
+
+    def end(self) -> bool:
+        """No further calls; whether all that were given are over, waiting for the rest of the patience."""
+        self._given.release()
+        begin = time.monotonic()
+        self._thread.join(max(0.0, self.patience))
+        self.patience -= time.monotonic() - begin
+        return self.complete and not self._thread.is_alive()

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from hardpix.cli import main
-from hardpix.report.contact import Frame, contact_sheet
-from hardpix.run.build import make
-from hardpix.run.sheets import extent, frame_of_batch
+from hardpix.draw.pictures import Frame, contact_sheet
+from hardpix.train.build import make
+from hardpix.train.results import extent, frame_of_batch
 from hardpix.types import DatasetInfo
 
 H, W = 12, 16
@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_look(root, monkeypat
     def refuse(**options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("hardpix.run.sheets.TemporaryFile", refuse)
-    monkeypatch.setattr("hardpix.data.doctor.check", lambda *given, **options: pytest.fail("looked"))
+    monkeypatch.setattr("hardpix.train.results.TemporaryFile", refuse)
+    monkeypatch.setattr("hardpix.data.check.check", lambda *given, **options: pytest.fail("looked"))
     assert check(root, "--out", str(tmp_path / "out")) == 2
     assert "out: not writable (Permission denied); name another folder" in capsys.readouterr().err

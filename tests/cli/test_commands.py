@@ -12,7 +12,7 @@ from PIL import Image
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.run.train import train
+from hardpix.train.train import train
 from hardpix.types import HardpixError
 
 TINY_LINE = (
@@ -92,7 +92,7 @@ def test_predict_any_size_and_mode(run_dir, tmp_path):
             with Image.open(out / kind / f"{stem}.png") as picture:
                 assert picture.size == size[::-1]
     from hardpix.data.images import read_image
-    from hardpix.run.evaluate import loaded
+    from hardpix.evaluate import loaded
 
     _, data, method = loaded(run_dir, "last", [])
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.info.mean, data.info.std))
@@ -266,7 +266,7 @@ def test_impossible_predictions_are_refused_before_the_run_is_read(
 
 @pytest.mark.parametrize("content", [b"", b"hello there", b"h\x05.", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04 cut"])
 def test_a_file_of_another_kind_is_no_checkpoint(tmp_path, content):
-    from hardpix.run.checkpoint import read_checkpoint
+    from hardpix.train.checkpoint import read_checkpoint
 
     (tmp_path / "last.ckpt").write_bytes(content)
     with pytest.raises(HardpixError, match=r"last\.ckpt is not a checkpoint, or is damaged") as error:

@@ -11,7 +11,7 @@ import yaml
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.report.per_image import write_per_image
+from hardpix.scores import write_per_image
 
 CONFIG = {
     "method": {"_target_": "hardpix.methods.Baseline"},

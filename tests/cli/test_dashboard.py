@@ -6,8 +6,8 @@ import re
 import pytest
 
 from hardpix.cli import main
-from hardpix.run.tracking.loggers import nested
-from hardpix.run.train import train
+from hardpix.train.loggers import nested
+from hardpix.train.train import train
 from hardpix.types import ConfigError, HardpixError
 
 pytest.importorskip("wandb_workspaces")
@@ -100,15 +100,15 @@ def test_the_sections_and_the_table_of_classes(capsys):
 
 
 def test_what_is_missing_is_told(monkeypatch):
-    from hardpix.run import dashboard_command
+    from hardpix.cli import reports
 
     with pytest.raises(ConfigError, match="--entity"):
-        dashboard_command.main(["--project", "p"])
+        reports.dashboard(["--project", "p"])
     with pytest.raises(ConfigError, match="--out"):
-        dashboard_command.main(["--entity", "e", "--out", "x"])
+        reports.dashboard(["--entity", "e", "--out", "x"])
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="no key"):
-        dashboard_command.main(["--entity", "e"])
+        reports.dashboard(["--entity", "e"])
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "canary0123456789abcdef0123456789abcdef01")
 
@@ -117,7 +117,7 @@ def test_what_is_missing_is_told(monkeypatch):
 
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save_as_new_view", refused)
     with pytest.raises(HardpixError, match=r"did not take the workspace: not today$"):
-        dashboard_command.main(["--entity", "e"])
+        reports.dashboard(["--entity", "e"])
 
 
 def test_lists_of_one_number_can_be_axes():

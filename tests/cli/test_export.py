@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from hardpix import export
 from hardpix.cli import main
-from hardpix.run import export_command
-from hardpix.run.evaluate import loaded
-from hardpix.run.export_command import difference
-from hardpix.run.onnx_graph import PoolsByMatrix, adaptive_pool
+from hardpix.evaluate import loaded
+from hardpix.export import PoolsByMatrix, adaptive_pool, difference
 from tests.boundary import clear
 
 onnx = pytest.importorskip("onnx")
@@ -35,7 +34,7 @@ OTHER_HEADS = (
 @pytest.fixture
 def run(tiny, tmp_path):
     """``run("method=hardness", ...)``: the directory of a run of two steps."""
-    from hardpix.run.train import train
+    from hardpix.train.train import train
 
     def trained(*overrides):
         train(tiny("run=r", "trainer.max_steps=2", "panels=0", *overrides))
@@ -87,7 +86,7 @@ def test_a_run_and_its_file(run, tmp_path, capsys, monkeypatch):
     assert [p.name for p in tmp_path.iterdir() if "onnx" in p.name] == ["net.onnx"]
 
     _, data, method = loaded(folder, "best", [])
-    for (_, image), (equal, _) in zip(export_command._images(data, None), labels, strict=True):
+    for (_, image), (equal, _) in zip(export._images(data, None), labels, strict=True):
         with torch.no_grad():
             assert int(equal) >= int(clear(method(image), 1e-5).sum())  # of two equal classes either may win
     for shape in ((3, 3, 50, 70), (1, 3, 97, 33)):
@@ -109,13 +108,13 @@ def test_a_run_and_its_file(run, tmp_path, capsys, monkeypatch):
     assert dims == ["batch", 3, "height", "width"]
 
     before = path.read_bytes()
-    monkeypatch.setattr(export_command, "_compared", lambda *_: False)
-    monkeypatch.setattr("hardpix.run.onnx_graph.exported", lambda *_: Saved())
+    monkeypatch.setattr(export, "_compared", lambda *_: False)
+    monkeypatch.setattr("hardpix.export.exported", lambda *_: Saved())
     assert main(["export", str(folder), "--onnx", str(path)]) == 1
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir() if "onnx" in p.name] == ["net.onnx"]
     monkeypatch.undo()
-    monkeypatch.setattr(export_command, "PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr(export, "PACKAGES", ("onnx", "no_such_package"))
     assert main(["export", str(folder), "--onnx", str(path)]) == 2
     assert 'needs no_such_package: pip install "hardpix[onnx]"' in capsys.readouterr().err
 

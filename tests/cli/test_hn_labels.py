@@ -8,7 +8,7 @@ from PIL import Image
 
 from hardpix.cli import main
 from hardpix.data import HN
-from hardpix.data.synthetic import render
+from hardpix.data.synthetic.rooms import render
 
 ROOMS = (
     "data=synthetic",
@@ -148,7 +148,7 @@ def test_check_and_show_read_it(made, tmp_path, capsys):
 
 
 def test_it_trains(made, tiny):
-    from hardpix.run.train import train
+    from hardpix.train.train import train
 
     cfg = tiny("data=hn", f"data.source.root={made}", "data.batch_size=2", "trainer.max_steps=1")
     assert 0 <= train(cfg, []).metrics["test/miou"] <= 1

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hardpix.cli import main
-from hardpix.run import catalog
+from hardpix.config import catalog
 from hardpix.types import ConfigError
 
 FILES = sorted(catalog.conf_dir().rglob("*.yaml"))

@@ -11,8 +11,8 @@ from PIL import Image
 from hardpix import record
 from hardpix.cli import main
 from hardpix.data import GTAV, Cityscapes
-from hardpix.run.predict import find_images, predict, told_of, value_table
-from hardpix.run.train import train
+from hardpix.predict import find_images, predict, told_of, value_table
+from hardpix.train.train import train
 from hardpix.types import ConfigError, DatasetInfo
 
 NAME = "berlin_000000_000019_leftImg8bit"

@@ -20,13 +20,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from hardpix.cli import main
-from hardpix.data.prepare import RECIPES, find_recipe, job
-from hardpix.data.prepare import archive as archives
-from hardpix.data.prepare import recipe as recipes
+from hardpix.config.command_line import command_words
+from hardpix.config.compose import compose
+from hardpix.data.prepare import RECIPES, archive, find_recipe, job, recipe
 from hardpix.data.prepare.recipe import Part, Recipe, Work, write_once
-from hardpix.run import progress
-from hardpix.run.config import compose
-from hardpix.run.overrides import command_words
 from hardpix.types import ConfigError, DataError
 
 IMAGES = {f"toy/images/{n}.txt": f"image {n}".encode() * 9 for n in range(4)}
@@ -482,10 +479,10 @@ def test_leftovers_of_a_killed_process_are_removed(toy, monkeypatch):
     unpacked = Path("out", job.UNPACKED)
     assert len(list(unpacked.rglob("*.txt"))) == 4
     Path("out/.0.77.partial.txt").write_text("half")
-    (unpacked / archives.PARTIAL).write_text("half")
+    (unpacked / archive.PARTIAL).write_text("half")
     stamps = {p: p.stat().st_mtime_ns for p in unpacked.rglob("*.txt")}
     written = []
-    monkeypatch.setattr(archives, "_write", lambda *given: written.append(given))
+    monkeypatch.setattr(archive, "_write", lambda *given: written.append(given))
     assert prepare(toy) == 0
     assert stamps
     assert written == []
@@ -606,10 +603,10 @@ def test_a_full_disk_gets_its_sentence(toy, capsys, monkeypatch):
 
 
 def test_two_at_once_are_refused(toy, capsys):
-    from hardpix.data.prepare.journal import alone
+    from hardpix.data.prepare.recipe import only_writer
 
     Path("out").mkdir()
-    with alone(Path("out")):
+    with only_writer(Path("out")):
         assert prepare(toy) == 2
     assert "another process prepares it" in capsys.readouterr().err
     assert prepare(toy) == 0
@@ -617,8 +614,8 @@ def test_two_at_once_are_refused(toy, capsys):
 
 def test_progress_is_a_line_now_and_then(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    bar = progress.PlainBars(5)
+    monkeypatch.setattr(recipe.time, "monotonic", lambda: now[0])
+    bar = recipe.PlainBars(5)
     for done in range(101):
         now[0] += 0.13
         bar("files", done, 100)
@@ -691,7 +688,7 @@ def kill_itself(path):
 
 def test_a_process_that_was_killed_gets_its_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        recipes, "get_context", lambda kind: multiprocessing.get_context("fork")
+        recipe, "get_context", lambda kind: multiprocessing.get_context("fork")
     )  # starts faster
     with pytest.raises(DataError, match="use fewer --workers"):
         Work([], tmp_path, workers=2).each(kill_itself, [str(n) for n in range(40)], "x")

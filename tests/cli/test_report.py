@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from hardpix.cli import main
-from hardpix.report.per_image import read_per_image
-from hardpix.run import rundir
-from hardpix.run.checkpoint_files import save
-from hardpix.run.completion import candidates
-from hardpix.run.config import compose
-from hardpix.run.evaluate import loaded
-from hardpix.run.hard_maps import known_maps
-from hardpix.run.train import train
+from hardpix.cli.completion import candidates
+from hardpix.config.compose import compose
+from hardpix.evaluate import loaded
+from hardpix.scores import read_per_image
+from hardpix.train import rundir
+from hardpix.train.checkpoint import save
+from hardpix.train.results import known_maps
+from hardpix.train.train import train
 
 LINE = (
     "data.source.height=32", "data.source.width=48", "data.source.train_frames=8", "data.source.val_frames=3",

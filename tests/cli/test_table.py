@@ -13,18 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from hardpix.cli import main
+from hardpix.cli import main, tables
 from hardpix.record import SCHEMA, RunRecord, read, write
-from hardpix.report.per_image import read_per_image
-from hardpix.run import fill
-from hardpix.run.train import train
+from hardpix.scores import read_per_image
+from hardpix.train.train import train
 
 DEMO = ("experiment=demo", "trainer.max_steps=7", "data.source.test_frames=3")
 
 
 @functools.cache
 def composed(*overrides):
-    from hardpix.run.config import compose
+    from hardpix.config.compose import compose
 
     return compose(list(overrides))
 
@@ -32,7 +31,7 @@ def composed(*overrides):
 def recorded(folder: Path, name: str, *overrides: str, status="done", miou=0.4, told=True, **changes) -> Path:
     """A run's folder as ``hardpix train`` leaves it, without the training."""
     from hardpix.record import flatten
-    from hardpix.run.rundir import plain
+    from hardpix.train.rundir import plain
 
     cfg = composed(*overrides)
     run = folder / name
@@ -92,9 +91,9 @@ def test_a_damaged_record_is_told_and_the_others_shown(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_missing_seeds_and_combinations_carry_commands_that_compose_to_what_is_missing(tmp_path, capsys):
+    from hardpix.config.compose import validate
     from hardpix.record import flatten
-    from hardpix.run.config import validate
-    from hardpix.run.rundir import plain
+    from hardpix.train.rundir import plain
 
     odd = "data.source.classes=null"
     for seed in (0, 1):
@@ -154,10 +153,10 @@ def test_records_without_a_command_line_name_the_choices(tmp_path, capsys):
 )
 def test_choices_are_found_by_what_they_made(group, name):
     from hardpix.record import flatten
-    from hardpix.run.rundir import plain
+    from hardpix.train.rundir import plain
 
-    assert fill.choice(group, flatten(plain(composed(f"{group}={name}")))) == name
-    assert fill.choice(group, {f"{group}._target_": "mylab.Own"}) == ""
+    assert tables.choice(group, flatten(plain(composed(f"{group}={name}")))) == name
+    assert tables.choice(group, {f"{group}._target_": "mylab.Own"}) == ""
 
 
 def test_how_often_a_run_validates_is_no_difference_unless_its_best_weights_are_scored(tmp_path, capsys):

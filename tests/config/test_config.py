@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hardpix.run.config import GROUPS, compose, conf_dir, validate
-from hardpix.run.signatures import expected, find_signature
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import GROUPS, compose, validate
+from hardpix.config.schema import expected, find_signature
 from hardpix.types import ConfigError
 
 # Values that a user must give, filled in for the check.

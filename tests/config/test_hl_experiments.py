@@ -13,15 +13,16 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from hardpix.config import published
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import compose, compose_group, validate
+from hardpix.config.published import layout
+from hardpix.evaluate import override
 from hardpix.record import SCHEMA, RunRecord, flatten, with_batch, write
-from hardpix.report import published
-from hardpix.report.collect import collect
-from hardpix.report.effort import FRAMES, Experiment
-from hardpix.report.layout import layout
-from hardpix.report.reproduction import comparison
-from hardpix.run.config import compose, compose_group, conf_dir, validate
-from hardpix.run.evaluate import override
-from hardpix.run.rundir import plain
+from hardpix.tables.compare import collect
+from hardpix.tables.protocol_check import FRAMES, Experiment
+from hardpix.tables.reproduction import comparison
+from hardpix.train.rundir import plain
 
 FOLDER = conf_dir() / "experiment/hl"
 GROUP = "/experiment/hl/"

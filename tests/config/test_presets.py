@@ -6,12 +6,13 @@ import pytest
 import timm
 import yaml
 
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import compose
+from hardpix.evaluate import loaded
 from hardpix.models import TimmBackbone
-from hardpix.run import rundir
-from hardpix.run.build import build
-from hardpix.run.config import compose, conf_dir
-from hardpix.run.evaluate import loaded
-from hardpix.run.train import train
+from hardpix.train import rundir
+from hardpix.train.build import build
+from hardpix.train.train import train
 
 EXPERIMENTS = conf_dir() / "experiment"
 ROWS = sorted(

@@ -9,11 +9,10 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import PLAIN, compose, validate
+from hardpix.config.schema import NAMED, _definition, checked, find_signature, outside, plain, timm_names
 from hardpix.ops.depth_hardness import DEEPEST
-from hardpix.ranges import NAMED, checked, outside, plain
-from hardpix.run.config import PLAIN, compose, conf_dir, validate
-from hardpix.run.signatures import _definition, find_signature
-from hardpix.run.timm_names import timm_names
 from hardpix.types import ConfigError
 
 

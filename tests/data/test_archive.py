@@ -11,9 +11,8 @@ import zipfile
 
 import pytest
 
-from hardpix.data.prepare import entries as entries_module
-from hardpix.data.prepare.archive import Limits, judge, list_members, unpack
-from hardpix.data.prepare.entries import Member, is_archive
+from hardpix.data.prepare import archive as entries_module
+from hardpix.data.prepare.archive import Limits, Member, is_archive, judge, list_members, unpack
 from hardpix.types import DataError
 
 FILES = {"set/a.png": b"first " * 50, "set/deep/b.png": b"second" * 70000, "set/c.txt": b""}

@@ -12,7 +12,7 @@ from hardpix.data import DataModule, Photometric, TestTransform, TrainTransform,
 from hardpix.data.sampling import TrainSampler, generator, systematic
 from hardpix.data.statistics import class_counts, frame_counts, repeat_factors
 from hardpix.losses import BalancedCrossEntropy
-from hardpix.losses.balanced import class_weights
+from hardpix.losses.pixelwise import class_weights
 from hardpix.types import ConfigError, DatasetInfo
 
 INFO = DatasetInfo(name="tiny", classes=("sky", "road", "lamp"), palette=((1, 1, 1), (2, 2, 2), (3, 3, 3)))

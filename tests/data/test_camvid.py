@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from hardpix.data import CamVid
-from hardpix.data.camvid_classes import DAMAGED, TABLE, segnet_split
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.recipe import Work
+from hardpix.data.sets.camvid import DAMAGED, TABLE, segnet_split
 from hardpix.types import ConfigError, DataError
 
 BOTH = frozenset({"image", "label"})

@@ -12,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hardpix.data import CamVid, Folder, NYUv2, Packed, SyntheticRooms, pack
-from hardpix.data import doctor_pool as pool_module
-from hardpix.data.base import Source
-from hardpix.data.doctor import check
-from hardpix.data.doctor_frame import depth_facts, depth_quantile, image_facts
-from hardpix.data.doctor_plan import plan_splits
+from hardpix.data import CamVid, Folder, NYUv2, Packed, SyntheticRooms, check_workers, pack
+from hardpix.data.check import check
+from hardpix.data.check_frames import depth_facts, depth_quantile, image_facts
+from hardpix.data.check_workers import plan_splits
+from hardpix.data.source import Source
 from hardpix.types import DataError, DatasetInfo
 
 SPLITS = ("train", "val", "test")
@@ -575,15 +574,15 @@ class DeadlyFrames(ArrayFrames):
 def test_processes_find_what_one_finds(root, monkeypatch):
     truncate(root / "val/images/a.png")
     alone = check(source(root), SPLITS).to_json()
-    monkeypatch.setattr(pool_module, "FEW", 1)
-    monkeypatch.setattr(pool_module, "CHUNK", 2)
+    monkeypatch.setattr(check_workers, "FEW", 1)
+    monkeypatch.setattr(check_workers, "CHUNK", 2)
     assert check(source(root), SPLITS, workers=2).to_json() == alone
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_costs_its_frame_alone(monkeypatch):
-    monkeypatch.setattr(pool_module, "FEW", 1)
-    monkeypatch.setattr(pool_module, "CHUNK", 4)
+    monkeypatch.setattr(check_workers, "FEW", 1)
+    monkeypatch.setattr(check_workers, "CHUNK", 4)
     checkup = check(Deadly(), ["train"], workers=2)
     (finding,) = checkup.findings
     assert (finding.code, finding.count) == ("worker-died", 1)
@@ -593,7 +592,7 @@ def test_a_process_that_dies_costs_its_frame_alone(monkeypatch):
 
 
 def test_a_source_that_does_not_pickle_is_looked_at_here(monkeypatch):
-    monkeypatch.setattr(pool_module, "FEW", 1)
+    monkeypatch.setattr(check_workers, "FEW", 1)
     stubborn = Arrays(faults=False)
     stubborn.lock = lambda: None
     assert check(stubborn, ["train"], workers=2).sums[0].looked == 5

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hardpix.data import CIFAR100
-from hardpix.data.array_pickle import read_array_pickle
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.recipe import Work
+from hardpix.data.sets.cifar100 import read_array_pickle
 from hardpix.data.statistics import LabelFrames, class_counts
 from hardpix.types import ConfigError, DataError
 

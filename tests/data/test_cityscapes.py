@@ -377,7 +377,7 @@ def test_gtav_goes_on_past_a_broken_file(gtav, tmp_path):
 @pytest.mark.real
 class TestReal:
     def test_the_table_is_the_published_one(self, real_data):
-        from hardpix.data.cityscapes import LABELS, id_to_class
+        from hardpix.data.sets.cityscapes import LABELS, id_to_class
 
         with (real_data / "cityscapes/labels.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if int(row["id"]) >= 0]

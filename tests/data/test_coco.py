@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hardpix.data import Coco
-from hardpix.data.doctor import check
+from hardpix.data.check import check
 from hardpix.data.masks import decode, fill, uncompressed
 from hardpix.types import ConfigError, DataError
 

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from hardpix.data import DepthMap
-from hardpix.data.window import Window, image_window, label_window, zoom
+from hardpix.data.augment import Window, image_window, label_window, zoom
 
 SCALES = [(37, 61), (50, 64), (75, 96), (143, 190), (200, 401), (60, 80)]
 

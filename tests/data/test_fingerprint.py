@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hardpix.data import Folder, Packed, SyntheticRooms, changed_since, edited, fingerprint, pack, stamp
-from hardpix.data.subset import Chosen
+from hardpix.data.sampling import Chosen
 
 BOTH = frozenset({"image", "label"})
 

@@ -10,12 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hardpix.data import HN, NYUv2, RGBDFolder, SyntheticRooms, hn_frame, hn_labels
-from hardpix.data.hn_classes import hn_class_names, hn_palette
-from hardpix.data.hn_files import read_listing
-from hardpix.data.hn_frame import HNSettings
-from hardpix.data.hn_labels import Choice, file_stems, make_labels
-from hardpix.data.synthetic import render
+from hardpix.data import HN, NYUv2, RGBDFolder, SyntheticRooms, hn_labels
+from hardpix.data.hn_labels import Choice, HNSettings, file_stems, make_labels
+from hardpix.data.sets.hn import hn_class_names, hn_palette, read_listing
+from hardpix.data.synthetic.rooms import render
 from hardpix.ops.quantize import hn_label
 from hardpix.types import ConfigError, DataError
 
@@ -370,7 +368,7 @@ def test_whatever_a_frame_raises_is_its_own_fault(rooms, tmp_path, monkeypatch):
             raise ZeroDivisionError("odd")
         return hn_label(*arguments, **settings)
 
-    monkeypatch.setattr(hn_frame, "hn_label", fail_once)
+    monkeypatch.setattr(hn_labels, "hn_label", fail_once)
     tallies, faults = made(scenes(rooms), tmp_path)
     assert faults == [f"kitchen__{LABELLED[1]}: ZeroDivisionError: odd"]
     assert tallies["train"].labelled == 3

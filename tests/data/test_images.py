@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardpix.data.images import read_colour, read_depth, read_image, read_index
-from hardpix.data.pixels import checked_range
+from hardpix.data.images import checked_range, read_colour, read_depth, read_image, read_index
 from hardpix.types import ConfigError, DataError
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from hardpix.data import ISAID
-from hardpix.data.isaid import CLASSES, PALETTE
+from hardpix.data.patches import read_sizes, stitch_files
 from hardpix.data.prepare import find_recipe
-from hardpix.data.prepare.isaid import ISAIDRecipe, find_scenes
+from hardpix.data.prepare.photos import ISAIDRecipe, find_scenes
 from hardpix.data.prepare.recipe import Work
-from hardpix.data.stitch import read_sizes, stitch_files
+from hardpix.data.sets.isaid import CLASSES, PALETTE
 from hardpix.types import ConfigError, DataError
 
 REAL = Path(os.environ.get("HARDPIX_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))

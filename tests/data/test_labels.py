@@ -11,7 +11,7 @@ from PIL import Image
 
 from hardpix.data import Folder
 from hardpix.data.classes import read_classes
-from hardpix.data.own_labels import OwnLabels, mapping_sentence
+from hardpix.data.labels import OwnLabels, mapping_sentence
 from hardpix.types import ConfigError, DataError
 
 BOTH = frozenset({"image", "label"})

@@ -20,8 +20,8 @@ from hardpix.data import (
     RGBDFolder,
     TotalText,
 )
-from hardpix.data.doctor import check
-from hardpix.data.subset import listed
+from hardpix.data.check import check
+from hardpix.data.sampling import listed
 from hardpix.types import DataError
 
 BOTH = frozenset({"image", "label"})

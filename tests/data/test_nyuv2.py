@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from hardpix.data import NYUv2, kinect
-from hardpix.data.nyuv2_classes import CLASSES, CLASSES_13, PALETTE_13, TO_13
+from hardpix.data import NYUv2, camera
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.nyuv2 import NYUv2Recipe, to_millimetres
 from hardpix.data.prepare.recipe import Work
+from hardpix.data.sets.nyuv2 import CLASSES, CLASSES_13, PALETTE_13, TO_13
 from hardpix.types import ConfigError, DataError
 
 ALL = frozenset({"image", "label", "depth", "depth_valid"})
@@ -133,7 +133,7 @@ def test_camera_counts_pixels_from_0_and_moves_with_the_crop(layout, request):
 def test_camera_is_the_published_one_less_a_pixel(real_data):
     published = np.loadtxt(real_data / "nyudv2" / "intrinsics_rgb.txt")
     published[:2, 2] -= 1
-    np.testing.assert_allclose(kinect.COLOUR.matrix(), published, atol=1e-6)
+    np.testing.assert_allclose(camera.COLOUR.matrix(), published, atol=1e-6)
 
 
 # What a run's start says

@@ -9,10 +9,21 @@ import torch
 from PIL import Image
 
 from hardpix.cli import main
-from hardpix.data import NYUv2Raw, kinect
-from hardpix.data.prepare import archive as archives
-from hardpix.data.prepare import find_recipe
-from hardpix.data.prepare.nyuv2_raw import (
+from hardpix.data import NYUv2Raw
+from hardpix.data.camera import (
+    COLOUR,
+    DEPTH,
+    ROTATION,
+    TRANSLATION,
+    Camera,
+    disparity_to_metres,
+    distort,
+    rays,
+    register,
+    undistorted,
+)
+from hardpix.data.prepare import archive, find_recipe
+from hardpix.data.prepare.nyuv2 import (
     NYUv2RawRecipe,
     evenly,
     find_scenes,
@@ -129,10 +140,10 @@ def test_bytes_are_swapped_and_disparity_becomes_metres(tmp_path):
     path = write_depth(tmp_path, 1.0, np.where(X == 3, 2047, 400 + X))
     disparity = read_disparity(path)
     assert disparity[5, :5].tolist() == [400, 401, 402, 2047, 404]
-    metres = kinect.disparity_to_metres(disparity)
+    metres = disparity_to_metres(disparity)
     np.testing.assert_allclose(metres[0, 4], 351.3 / (1092.5 - 404), rtol=1e-6)
     assert metres[0, 3] == 0
-    far = kinect.disparity_to_metres(np.uint16([[1050, 1058, 1092, 1093, 1500, 2046]]))
+    far = disparity_to_metres(np.uint16([[1050, 1058, 1092, 1093, 1500, 2046]]))
     np.testing.assert_allclose(far, [[351.3 / 42.5, 0, 0, 0, 0, 0]], rtol=1e-6)  # beyond 10 m is noise
 
 
@@ -190,42 +201,42 @@ def scene(seed, height=480, width=640, share=0.02):
 
 def test_registration_is_that_of_a_plain_loop():
     depth = scene(0, share=0.004)
-    fast = kinect.register(depth)
-    slow = slow_register(depth, kinect.DEPTH, kinect.COLOUR, kinect.ROTATION, kinect.TRANSLATION)
+    fast = register(depth)
+    slow = slow_register(depth, DEPTH, COLOUR, ROTATION, TRANSLATION)
     assert 0.5 < (fast > 0).sum() / (depth > 0).sum() < 1
     np.testing.assert_allclose(fast, slow, rtol=1e-6)
 
 
 def test_the_nearest_reading_wins():
-    camera = kinect.Camera(fx=30, fy=30, cx=19.5, cy=14.5)
+    camera = Camera(fx=30, fy=30, cx=19.5, cy=14.5)
     depth = scene(1, 30, 40, share=0.9)
     turned = np.array([[0.995, 0, 0.0998], [0, 1, 0], [-0.0998, 0, 0.995]])
     given = {"rotation": turned, "translation": np.array([-0.4, 0.1, 0.2])}
     small = camera._replace(fx=15.0, fy=15.0)  # four pixels become one
-    fast = kinect.register(depth, source=camera, target=small, **given)
+    fast = register(depth, source=camera, target=small, **given)
     np.testing.assert_allclose(fast, slow_register(depth, camera, small, **given), rtol=1e-6)
     assert np.median(fast[fast > 0]) < np.median(depth[depth > 0]) - 1
 
 
 def test_registration_onto_itself_changes_nothing():
-    camera = kinect.Camera(*kinect.DEPTH[:4])
+    camera = Camera(*DEPTH[:4])
     depth = scene(2)
     same = {"rotation": np.eye(3), "translation": np.zeros(3)}
-    np.testing.assert_allclose(kinect.register(depth, source=camera, target=camera, **same), depth, rtol=1e-6)
+    np.testing.assert_allclose(register(depth, source=camera, target=camera, **same), depth, rtol=1e-6)
 
 
 def test_the_colour_camera_lies_to_the_right():
     """2.5 cm: at 1 m, what both see lies 13 pixels further left in it, less what the axes differ."""
-    cameras = {"source": kinect.Camera(500, 500, 320, 240), "target": kinect.Camera(500, 500, 320, 240)}
+    cameras = {"source": Camera(500, 500, 320, 240), "target": Camera(500, 500, 320, 240)}
     depth = np.zeros((480, 640), np.float32)
     depth[240, 320] = 1
-    assert np.argwhere(kinect.register(depth, rotation=np.eye(3), **cameras)).tolist() == [[240, 307]]
+    assert np.argwhere(register(depth, rotation=np.eye(3), **cameras)).tolist() == [[240, 307]]
 
 
 def test_rays_undo_the_distortion():
-    for camera in (kinect.DEPTH, kinect.COLOUR):
-        x, y, z = kinect.rays(camera, 480, 640)
-        u, v = kinect.distort(camera, x, y)
+    for camera in (DEPTH, COLOUR):
+        x, y, z = rays(camera, 480, 640)
+        u, v = distort(camera, x, y)
         assert np.abs(camera.fx * u + camera.cx - X).max() < 0.01
         assert np.abs(camera.fy * v + camera.cy - Y).max() < 0.01
         assert (z == 1).all()
@@ -233,16 +244,16 @@ def test_rays_undo_the_distortion():
 
 def test_undistorted_image_is_sampled_where_the_lens_put_it():
     image = np.stack([X % 256, Y % 256, (X + Y) // 5], -1).astype(np.uint8)
-    plain = kinect.Camera(*kinect.COLOUR[:4])
-    np.testing.assert_array_equal(kinect.undistorted(image, plain), image)
+    plain = Camera(*COLOUR[:4])
+    np.testing.assert_array_equal(undistorted(image, plain), image)
     ramp = np.stack([X * 0.39, Y * 0.53, X * 0], -1).astype(np.uint8)
-    result = kinect.undistorted(ramp).astype(float)
+    result = undistorted(ramp).astype(float)
     for v, u in ((100, 120), (400, 500), (250, 320)):
-        x, y = (u - kinect.COLOUR.cx) / kinect.COLOUR.fx, (v - kinect.COLOUR.cy) / kinect.COLOUR.fy
-        dx, dy = kinect.distort(kinect.COLOUR, np.float64(x), np.float64(y))
+        x, y = (u - COLOUR.cx) / COLOUR.fx, (v - COLOUR.cy) / COLOUR.fy
+        dx, dy = distort(COLOUR, np.float64(x), np.float64(y))
         expected = [
-            (kinect.COLOUR.fx * dx + kinect.COLOUR.cx) * 0.39,
-            (kinect.COLOUR.fy * dy + kinect.COLOUR.cy) * 0.53,
+            (COLOUR.fx * dx + COLOUR.cx) * 0.39,
+            (COLOUR.fy * dy + COLOUR.cy) * 0.53,
         ]
         np.testing.assert_allclose(result[v, u, :2], expected, atol=1.2)
     assert (result[0] == 255).all()  # the lens stretched the corners: the border saw nothing
@@ -288,7 +299,7 @@ def test_recordings_become_frames(tmp_path):
     assert abs(inside.median().item() - 351.3 / (1092.5 - 702)) < 0.01
     assert frame["depth_valid"].all()  # what the depth camera sees covers this window
     np.testing.assert_allclose(
-        frames.intrinsics(0), kinect.COLOUR.matrix() - [[0, 0, 41], [0, 0, 45], [0, 0, 0]], atol=1e-6
+        frames.intrinsics(0), COLOUR.matrix() - [[0, 0, 41], [0, 0, 45], [0, 0, 0]], atol=1e-6
     )
 
 
@@ -389,9 +400,9 @@ def test_only_sampled_frames_are_unpacked(tmp_path, archived, monkeypatch, capsy
         (root / "cafe_0001").rename(tmp_path / "by_hand" / "cafe_0001")
         given[1] = tmp_path / "by_hand"
     unpacked = []
-    real = archives._write
+    real = archive._write
     monkeypatch.setattr(
-        archives, "_write", lambda *args: (unpacked.append(args[1].name.rpartition("/")[2]), real(*args))
+        archive, "_write", lambda *args: (unpacked.append(args[1].name.rpartition("/")[2]), real(*args))
     )
     capsys.readouterr()
     assert prepare(tmp_path / "out", *given) == 0
@@ -440,7 +451,7 @@ def test_it_has_train_alone_and_no_labels(tmp_path):
 
 
 def test_training_on_it_is_refused_before_a_network_is_made(tiny):
-    from hardpix.run.build import build
+    from hardpix.train.build import build
 
     cfg = tiny("data=nyuv2_raw", "backbone.name=there_is_none")
     with pytest.raises(DataError, match=r"nyuv2_raw has no labels, only depth, depth_valid, image"):
@@ -453,7 +464,7 @@ def test_a_real_pair_lines_up_once_registered(real_data):
     and than with the translation or the rotation turned round."""
     folder = real_data / "nyudv2_raw" / "kinect_raw"
     image, depth = read_recorded_colour(folder / "NYU_color.ppm"), read_disparity(folder / "NYU_depth.pgm")
-    depth = kinect.disparity_to_metres(depth)
+    depth = disparity_to_metres(depth)
     assert (depth > 0).mean() > 0.8
     assert 1 < np.median(depth[depth > 0]) < 6
 
@@ -468,16 +479,16 @@ def test_a_real_pair_lines_up_once_registered(real_data):
         inner = (slice(25, -25), slice(25, -25))
         return edges[inner][step[inner]].mean()
 
-    flat = kinect.undistorted(image)
-    registered = strength(flat, kinect.register(depth))
+    flat = undistorted(image)
+    registered = strength(flat, register(depth))
     assert registered > 1.4 * strength(image, depth)
-    assert registered > 1.3 * strength(flat, kinect.register(depth, translation=-kinect.TRANSLATION))
-    assert registered > 1.1 * strength(flat, kinect.register(depth, rotation=kinect.ROTATION.T))
+    assert registered > 1.3 * strength(flat, register(depth, translation=-TRANSLATION))
+    assert registered > 1.1 * strength(flat, register(depth, rotation=ROTATION.T))
 
 
 @pytest.mark.real
 def test_the_white_border_is_that_of_the_labelled_images(real_data):
-    white = kinect.undistorted(np.zeros((480, 640, 3), np.uint8))[..., 0] == 255
+    white = undistorted(np.zeros((480, 640, 3), np.uint8))[..., 0] == 255
     published = np.asarray(Image.open(real_data / "nyudv2" / "train" / "rgb" / "0003.jpg")).min(-1) > 235
     assert published[white].mean() > 0.9
     assert published[30:-30, 30:-30].mean() < 0.5

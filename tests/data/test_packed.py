@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hardpix.data import DataModule, Packed, TestTransform, TrainTransform, pack
-from hardpix.data.base import Source
-from hardpix.data.window import Window, image_window, label_window
+from hardpix.data.augment import Window, image_window, label_window
+from hardpix.data.source import Source
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 KEYS = frozenset({"image", "label", "depth", "depth_valid"})

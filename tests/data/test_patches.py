@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from hardpix.cli import main
-from hardpix.data.stitch import read_sizes, stitch, stitch_files, write_sizes
-from hardpix.data.tiles import Tile, read_name, tiles
+from hardpix.data.patches import Tile, read_name, read_sizes, stitch, stitch_files, tiles, write_sizes
 from hardpix.types import ConfigError, DataError
 
 SIZES = [(8, 8), (5, 3), (5, 20), (20, 5), (16, 24), (13, 17), (8, 12), (9, 8), (40, 8)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardpix.data.photometric import (
+from hardpix.data.augment import (
     Photometric,
     adjust_brightness,
     adjust_contrast,

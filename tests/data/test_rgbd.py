@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hardpix.data import RGBDFolder
-from hardpix.data.rgbd import associate
+from hardpix.data.sets.rgbd import associate
 from hardpix.types import ConfigError, DataError
 
 DEPTH = frozenset({"image", "depth", "depth_valid"})

@@ -9,10 +9,9 @@ import torch
 from torchvision import tv_tensors
 
 from hardpix.data import DepthMap, Photometric, TrainTransform
-from hardpix.data.rotation import cut, turn
+from hardpix.data.augment import Window, cut, image_window, label_window, turn
 from hardpix.data.sampling import generator
 from hardpix.data.transforms import is_varied, scales
-from hardpix.data.window import Window, image_window, label_window
 from hardpix.ops.resize import sample_pixels
 from hardpix.types import ConfigError
 

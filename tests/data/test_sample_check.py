@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hardpix.data.sample_check import check_label, checked
+from hardpix.data.loading import check_label, checked
 from hardpix.types import DataError, DatasetInfo
 
 INFO = DatasetInfo("tiny", ("a", "b", "c"), ((0, 0, 0),) * 3)

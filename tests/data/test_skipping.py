@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardpix.data.skipping import Skips
+from hardpix.data.loading import Skips
 from hardpix.types import ConfigError, DataError
 from tests.data.test_datamodule import TinyFrames, TinySource, epoch, module, same
 

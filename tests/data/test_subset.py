@@ -8,8 +8,15 @@ from PIL import Image
 from torch import nn
 
 from hardpix.data import Cityscapes, DataModule, TestTransform, TrainTransform
-from hardpix.data.sampling import SemiSampler
-from hardpix.data.subset import Chosen, ChosenLabels, LabeledSplit, choose_labeled, chosen, listed
+from hardpix.data.sampling import (
+    Chosen,
+    ChosenLabels,
+    LabeledSplit,
+    SemiSampler,
+    choose_labeled,
+    chosen,
+    listed,
+)
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 INFO = DatasetInfo(name="tiny", classes=("a", "b", "c"), palette=((1, 1, 1), (2, 2, 2), (3, 3, 3)))

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardpix.data import synthetic_appearance, synthetic_render, synthetic_scene
-from hardpix.data.synthetic import SyntheticFrame, SyntheticRooms, render
-from hardpix.data.synthetic_appearance import COMPONENTS, GROUPS, NAMES, VOID
-from hardpix.data.synthetic_furniture import BOX, CYLINDER, ELLIPSOID
+from hardpix.data.synthetic import furniture, raycast
+from hardpix.data.synthetic.furniture import BOX, COMPONENTS, CYLINDER, ELLIPSOID, GROUPS, NAMES, VOID
+from hardpix.data.synthetic.rooms import SyntheticFrame, SyntheticRooms, render
+from hardpix.data.synthetic.scene import build_scene
 from hardpix.types import ConfigError, DataError
 
 SIZE = {"height": 96, "width": 128}
@@ -94,9 +94,7 @@ def _same_plane(cloud: np.ndarray, normal: np.ndarray, dy: int, dx: int) -> np.n
 @pytest.mark.parametrize("shape", [BOX, CYLINDER, ELLIPSOID])
 def test_cast_against_marching_along_each_ray(shape):
     """A turned primitive before the wall; the reference steps along the ray and asks the solid's inequality."""
-    base = synthetic_scene.build_scene(
-        np.random.default_rng(0), 0.5, synthetic_appearance.densities(0.5), np.ones(len(NAMES), bool)
-    )
+    base = build_scene(np.random.default_rng(0), 0.5, furniture.densities(0.5), np.ones(len(NAMES), bool))
     centre, half, yaw = np.array([2.0, 2.2, 1.0]), np.array([0.5, 0.25, 0.35]), 0.7
     scene = base._replace(
         shape=np.array([shape]),
@@ -105,14 +103,14 @@ def test_cast_against_marching_along_each_ray(shape):
         yaw=np.array([yaw]),
         material=np.array([0]),
     )
-    camera = synthetic_render.look(np.random.default_rng(1), scene, 12, 16, 0.81)
+    camera = raycast.look(np.random.default_rng(1), scene, 12, 16, 0.81)
     forward = (centre - camera.pose[:3, 3]) / np.linalg.norm(centre - camera.pose[:3, 3])
     right = np.array([forward[1], -forward[0], 0]) / np.hypot(*forward[:2])
     camera.pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], 1)
-    hits = synthetic_render.cast(scene, camera)
+    hits = raycast.cast(scene, camera)
 
     t = np.arange(0.2, 5, 1e-3)
-    rays = (synthetic_render.camera_rays(camera) @ camera.pose[:3, :3].T).astype(float)
+    rays = (raycast.camera_rays(camera) @ camera.pose[:3, :3].T).astype(float)
     p = camera.pose[:3, 3] + t[None, :, None] * rays[:, None] - centre
     x, y = (
         np.cos(yaw) * p[..., 0] + np.sin(yaw) * p[..., 1],
@@ -152,7 +150,7 @@ def test_two_views_show_one_room():
 @pytest.mark.slow
 def test_frames_depend_on_the_arguments_alone(tmp_path):
     script = (
-        "import sys, pickle; from hardpix.data.synthetic import render;"
+        "import sys, pickle; from hardpix.data.synthetic.rooms.rooms import render;"
         "f = [render(0, 'train', i, height=96, width=128, difficulty=0.5, kinect=True) for i in (7, 2)];"
         "pickle.dump([list(x) for x in f], open(sys.argv[1], 'wb'))"
     )
@@ -200,14 +198,14 @@ def test_both_kinds_of_hard_neighbours_occur(frames):
 @pytest.mark.parametrize("difficulty", [0.2, 0.5, 0.8])
 def test_hardness_equals_the_share_of_other_classes_among_like_colours(difficulty):
     """Monte Carlo, no density formula: of draws from all classes that fall near a colour, how many are others."""
-    known = synthetic_appearance.densities(difficulty)
+    known = furniture.densities(difficulty)
     rng = np.random.default_rng(0)
     label = rng.integers(len(NAMES), size=200_000)
     colour = known.sample(rng, label, rng.integers(COMPONENTS, size=label.size))
     # Cells are narrow (a quarter spread) along red against green, where alike classes part, and two spreads wide
     # across, where they do not: three pixels in five then lie in a cell with enough draws to count.
     axes = np.array([[1, -1, 0], [1, 1, 0], [0, 0, np.sqrt(2)]]) / np.sqrt(2)
-    cell = np.floor(colour @ axes.T / (synthetic_appearance.SPREAD * np.array([0.25, 2, 2]))).astype(int)
+    cell = np.floor(colour @ axes.T / (furniture.SPREAD * np.array([0.25, 2, 2]))).astype(int)
     _, cell = np.unique(cell, axis=0, return_inverse=True)
     cell = cell.ravel()  # numpy 2.0 gives it a second axis
     counts = np.zeros((cell.max() + 1, len(NAMES)))
@@ -226,14 +224,14 @@ def test_hardness_equals_the_share_of_other_classes_among_like_colours(difficult
 @pytest.mark.parametrize("difficulty", [0.25, 0.5, 0.75])
 def test_error_of_the_best_judge_is_the_overlap_of_two_gaussians(difficulty):
     """Pillow against cushion: Bayes error Phi(-d / 2), d the distance in spreads; hardness between it and twice it."""
-    known = synthetic_appearance.densities(difficulty)
+    known = furniture.densities(difficulty)
     rng = np.random.default_rng(0)
     pair = np.array([NAMES.index("pillow"), NAMES.index("cushion")])
     label = pair[rng.integers(2, size=60_000)]
     colour = known.sample(rng, label, rng.integers(COMPONENTS, size=label.size))
     kept = np.isin(np.arange(len(NAMES)), pair)
     wrong = (known.posterior(colour, kept).argmax(-1) != label).mean()
-    d = synthetic_appearance.MAX_SEPARATION * (1 - difficulty)
+    d = furniture.MAX_SEPARATION * (1 - difficulty)
     edge = rng.standard_normal(2_000_000)
     bayes = (edge > d / 2).mean()
     assert wrong == pytest.approx(bayes, abs=0.006)

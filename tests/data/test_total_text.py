@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from hardpix.data import TotalText
-from hardpix.data.polygons import rasterise
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.recipe import Work
+from hardpix.data.sets.total_text import rasterise
 from hardpix.types import ConfigError, DataError
 
 io = pytest.importorskip("scipy.io")
@@ -311,7 +311,7 @@ class TestReal:
 
     def test_outlines_are_where_the_region_mask_is(self, tmp_path):
         # The release's own mask of the same words: a swapped axis, or counting from zero, would not fit.
-        from hardpix.data.total_text import MaskReader, PolygonReader
+        from hardpix.data.sets.total_text import MaskReader, PolygonReader
 
         root = REAL / "Total-Text"
         image = root / "Images/Test/img2.jpg"

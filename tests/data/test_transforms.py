@@ -7,9 +7,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from hardpix.data import DepthMap, Photometric, TestTransform, TrainTransform
+from hardpix.data.augment import Window
 from hardpix.data.sampling import generator
 from hardpix.data.transforms import REDRAWS, is_varied
-from hardpix.data.window import Window
 from hardpix.ops.window import fitted_size
 from hardpix.types import ConfigError
 

@@ -30,11 +30,10 @@ from hardpix.data import (
     fingerprint,
     pack,
     stamp,
-)  # fmt: skip
-from hardpix.data.fingerprint import stored
-from hardpix.data.missing_depth import without_depth
-from hardpix.data.statistics import class_counts
-from hardpix.data.subset import LabeledSplit
+)
+from hardpix.data.sampling import LabeledSplit
+from hardpix.data.source import without_depth
+from hardpix.data.statistics import class_counts, stored
 from hardpix.data.union import split_frames
 from hardpix.types import ConfigError, DataError
 

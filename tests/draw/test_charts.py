@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hardpix.report.hn_charts import by_height, height_chart, height_rows, read_factors, stitch_chart
+from hardpix.draw.charts import by_height, height_chart, height_rows, read_factors, stitch_chart
 from hardpix.types import HardpixError
 
 COUNTS = np.array([[2000, 0, 0], [0, 0, 0], [1, 1, 2], [10, 80, 10]])

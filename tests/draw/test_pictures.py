@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from hardpix.report import figures
-from hardpix.report.charts import depth_error_chart
-from hardpix.report.depth_bins import Bin
-from hardpix.report.figures import STRIP, VOID, WRONG, colorize, error, heatmap, overlay, panel
-from hardpix.report.per_class import per_class_rows, write_per_class
+from hardpix.draw import pictures
+from hardpix.draw.charts import Bin, depth_error_chart
+from hardpix.draw.pictures import STRIP, VOID, WRONG, colorize, error, heatmap, overlay, panel
+from hardpix.scores import per_class_rows, write_per_class
 from hardpix.types import DatasetInfo
 
 INFO = DatasetInfo("toy", ("wall", "chair"), ((0, 0, 0), (200, 100, 50)))
@@ -60,7 +59,7 @@ def test_heatmap_range_clipping_and_undefined_values():
 def test_panel_has_every_tile_at_its_place():
     shown = np.asarray(panel(IMAGE, TRUTH, PREDICTION, INFO, {"hardness": np.eye(3, 4)}))
     factor = 256 // 4
-    step = 256 + figures.GAP
+    step = 256 + pictures.GAP
 
     def pixel(tile: int, row: int, column: int) -> list[int]:
         return shown[STRIP + row * factor + factor // 2, tile * step + column * factor + factor // 2].tolist()
@@ -71,7 +70,7 @@ def test_panel_has_every_tile_at_its_place():
     assert pixel(2, 0, 1) == [200, 100, 50]
     assert pixel(3, 0, 1) == list(WRONG)
     assert pixel(4, 1, 1) == heatmap(np.eye(3, 4))[1, 1].tolist()
-    assert shown.shape[1] == 5 * step - figures.GAP
+    assert shown.shape[1] == 5 * step - pictures.GAP
     assert shown.shape[0] > STRIP + 3 * factor  # the legend
 
 
@@ -79,7 +78,7 @@ def test_panel_has_every_tile_at_its_place():
 def test_tiles_keep_a_readable_width(width, shown):
     label = np.zeros((8, width), np.uint8)
     made = panel(np.zeros((8, width, 3), np.uint8), label, label, INFO)
-    assert made.width == 4 * (shown + figures.GAP) - figures.GAP
+    assert made.width == 4 * (shown + pictures.GAP) - pictures.GAP
 
 
 def test_a_frame_without_labels_has_no_errors():

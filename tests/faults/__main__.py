@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.faults.cases import CASES, Case
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
-
-from tests.faults.cases import CASES, Case
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hardpix.run.checkpoint_files import sha256
+from hardpix.train.checkpoint import sha256
 from tests.conftest import TINY
 from tests.faults.harness import Killer, States, command, in_child, restore, state_hash, warm
 

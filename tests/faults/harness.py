@@ -236,7 +236,7 @@ def command(arguments, killer=None):
 
 def state_hash(run_dir):
     """sha256 over all that a run is: its last checkpoint, its scores, and every row of its ``metrics.csv``."""
-    from hardpix.run.checkpoint import read_checkpoint
+    from hardpix.train.checkpoint import read_checkpoint
 
     digest = hashlib.sha256()
     content = read_checkpoint(Path(run_dir) / "checkpoints/last.ckpt")

@@ -19,8 +19,8 @@ from hardpix import record
 from hardpix.cli import main
 from hardpix.data.files import FileFrames
 from hardpix.methods import Baseline
-from hardpix.run.checkpoint import read_checkpoint
-from hardpix.run.train import train
+from hardpix.train.checkpoint import read_checkpoint
+from hardpix.train.train import train
 from hardpix.types import DataError
 from tests.conftest import TINY
 from tests.faults.harness import in_child, state_hash

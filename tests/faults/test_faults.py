@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hardpix import record
-from hardpix.run.checkpoint_files import newest, problem
+from hardpix.train.checkpoint import newest, problem
 from tests.conftest import TINY
 from tests.faults.cases import CASES, Case
 from tests.faults.harness import Killer, command, in_child, state_hash
@@ -108,10 +108,10 @@ def test_a_second_signal_ends_at_once_and_files_stay_whole(tmp_path):
 
 AFTER = {
     "test": "hardpix.methods.Method.test_step",
-    "scores": "hardpix.run.results.write",
-    "panels": "hardpix.run.panels._write_one",
-    "labels": "hardpix.run.train.fit_to_labels",  # before the first step
-    "started": "hardpix.run.train.record.write",  # while the record is written
+    "scores": "hardpix.train.results.write",
+    "panels": "hardpix.train.results._write_one",
+    "labels": "hardpix.train.train.fit_to_labels",  # before the first step
+    "started": "hardpix.train.train.record.write",  # while the record is written
 }
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from hardpix import record
-from hardpix.run.checkpoint_files import newest
+from hardpix.train.checkpoint import newest
 from tests.faults.harness import command, in_child
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,14 +236,14 @@ def _step(run_dir):
 
 PLACES = {
     "imports": ("import torch", 1),
-    "data": ("hardpix.run.train.start_remarks", 1),
+    "data": ("hardpix.train.train.start_remarks", 1),
     "sanity check": ("hardpix.methods.Method.validation_step", 1),
     "validation": ("hardpix.methods.Method.validation_step", 3),
-    "between epochs": ("hardpix.run.last_checkpoint.LastCheckpoint.on_train_epoch_start", 2),
+    "between epochs": ("hardpix.train.resume.LastCheckpoint.on_train_epoch_start", 2),
     "saving": ("torch.save", 2),
-    "the last validation": ("hardpix.run.train.settle_best", 1),
+    "the last validation": ("hardpix.train.train.settle_best", 1),
     "test": ("hardpix.methods.Method.test_step", 2),
-    "panels": ("hardpix.run.train.write_panels", 1),
+    "panels": ("hardpix.train.train.write_panels", 1),
 }
 
 

@@ -15,8 +15,7 @@ import torch
 
 from hardpix import record
 from hardpix.methods import Baseline
-from hardpix.run.checkpoint import read_checkpoint
-from hardpix.run.checkpoint_files import newest, problem
+from hardpix.train.checkpoint import newest, problem, read_checkpoint
 from tests.conftest import TINY
 from tests.faults.harness import command, in_child
 

@@ -8,9 +8,9 @@ import torch
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.run import rundir
-from hardpix.run.checkpoint import load_weights
-from hardpix.run.train import train
+from hardpix.train import rundir
+from hardpix.train.checkpoint import load_weights
+from hardpix.train.train import train
 from hardpix.types import ConfigError, HardpixError
 
 

@@ -10,12 +10,12 @@ from datetime import datetime
 
 import pytest
 
-from hardpix import atomic, record
-from hardpix.atomic import obstacle
+from hardpix import record
 from hardpix.cli import main
-from hardpix.run import lock, rundir
-from hardpix.run import train as train_module
-from hardpix.run.train import train
+from hardpix.record import obstacle
+from hardpix.train import rundir
+from hardpix.train import train as train_module
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 
@@ -90,7 +90,7 @@ def test_a_place_that_refuses_is_told_before_data_are_read(
         raise OSError(number, REFUSED[number], str(dir))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr("hardpix.run.sheets.TemporaryFile", refuse)
+    monkeypatch.setattr("hardpix.train.results.TemporaryFile", refuse)
     assert main(commands(str(trained), str(out))[name]) == 2
     said = capsys.readouterr().err
     assert str(out) in said
@@ -165,7 +165,7 @@ def test_twenty_starts_in_one_second_are_twenty_directories(tiny, monkeypatch):
     def start():
         ready.wait()
         run_dir = rundir.choose(cfg, ["seed=1"])
-        with lock.writing(run_dir):
+        with rundir.writing(run_dir):
             found.append(run_dir)
 
     threads = [threading.Thread(target=start) for _ in range(20)]
@@ -217,7 +217,7 @@ def test_of_two_that_take_one_name_at_once_the_second_chooses_another(tiny, monk
 
 def test_of_twenty_processes_with_one_name_one_has_it(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from hardpix.run.lock import held\n"
+        "import sys, time; from pathlib import Path; from hardpix.train.rundir import held\n"
         "with held(Path(sys.argv[1])) as free:\n"
         "    print('first' if free else 'refused', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -292,5 +292,5 @@ def test_a_name_too_long_for_the_disk_is_told_at_once(tiny, untouched):
 
 
 def test_the_temporary_file_of_the_trial_is_gone(tmp_path):
-    assert atomic.obstacle(tmp_path / "new/folder", folder=True) is None
+    assert record.obstacle(tmp_path / "new/folder", folder=True) is None
     assert list(tmp_path.iterdir()) == []

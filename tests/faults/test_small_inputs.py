@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hardpix.data import Photometric, TestTransform, TrainTransform
-from hardpix.data.sample_check import checked
+from hardpix.data.loading import checked
 from hardpix.data.sampling import generator
 from hardpix.losses import OHEM, Focal, LossMaxPooling
-from hardpix.ops import depth_hardness as dh
-from hardpix.ops.weight import hardness_weight
+from hardpix.ops import depth_hardness
+from hardpix.ops.hardness import hardness_weight
 from hardpix.types import DatasetInfo
 
 INFO = DatasetInfo("tiny", ("a", "b"), ((0, 0, 0),) * 2)
@@ -70,13 +70,15 @@ def test_every_map_of_depth_is_finite_and_blind_to_what_has_no_reading(
     counted, wrong = label != 255, torch.rand(depth.shape, generator=dice) < 0.5
 
     def maps(depth):
-        target = dh.scaled_depth(depth, valid, depth_max)
-        dpe = dh.depth_prediction_error(log_depth, target, valid)
-        regions = dh.depth_regions(target, valid, counted, cells=(rows, columns), bin_size=bin_size)
-        dse = dh.segmentation_error(wrong, regions)
-        fused = [dh.fuse(dpe, dse, kind) for kind in dh.FUSIONS]
-        kept = dh.curriculum(dse, counted, 0.5)
-        return [target, dpe, dse, *fused, kept, dh.log_depth_loss(log_depth, target, valid)]
+        target = depth_hardness.scaled_depth(depth, valid, depth_max)
+        dpe = depth_hardness.depth_prediction_error(log_depth, target, valid)
+        regions = depth_hardness.depth_regions(
+            target, valid, counted, cells=(rows, columns), bin_size=bin_size
+        )
+        dse = depth_hardness.segmentation_error(wrong, regions)
+        fused = [depth_hardness.fuse(dpe, dse, kind) for kind in depth_hardness.FUSIONS]
+        kept = depth_hardness.curriculum(dse, counted, 0.5)
+        return [target, dpe, dse, *fused, kept, depth_hardness.log_depth_loss(log_depth, target, valid)]
 
     found = maps(depth)
     target, dpe, dse = found[:3]

@@ -12,8 +12,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from hardpix.run.build import build, make
-from hardpix.run.parent import with_parent
+from hardpix.train.build import build, make
+from hardpix.train.parent import with_parent
 from hardpix.types import ClassCounts, ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

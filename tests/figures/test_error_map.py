@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from hardpix.report import error_map as maps
-from hardpix.report.error_map import change_map, changes, faded, probability_map
-from hardpix.report.figures import heatmap
+from hardpix.draw.pictures import heatmap
+from hardpix.figures import errors
+from hardpix.figures.errors import change_map, changes, faded, probability_map
 
 IMAGE = np.full((2, 4, 3), 100, np.uint8)
 PALE = [255 - round(0.24 * 155)] * 3
@@ -40,8 +40,8 @@ def test_errors_and_void_cover_the_faded_image():
     labelled = np.array([[True, True, True, False]] * 2)
     wrong = np.array([[False, True, True, False]] * 2)
     hard = np.array([[False, False, True, False]] * 2)
-    shown = maps.error_map(IMAGE, labelled, wrong, hard)
-    assert shown[0].tolist() == [PALE, list(maps.EASY), list(maps.HARD), list(maps.UNLABELLED)]
+    shown = errors.error_map(IMAGE, labelled, wrong, hard)
+    assert shown[0].tolist() == [PALE, list(errors.EASY), list(errors.HARD), list(errors.UNLABELLED)]
     assert (IMAGE == 100).all()
 
 
@@ -50,8 +50,8 @@ def test_each_kind_of_change_has_its_colour():
     before = np.array([[0, 0, 0, 0], [1, 0, 2, 1]])
     after = np.array([[0, 1, 1, 1], [1, 2, 1, 0]])
     shown = change_map(IMAGE, truth != 255, changes(truth, before, after, 255))
-    assert shown[0].tolist() == [PALE, list(maps.SPOILED), list(maps.REPAIRED), list(maps.UNLABELLED)]
-    assert shown[1].tolist() == [PALE, list(maps.EXCHANGED), list(maps.REPAIRED), list(maps.SPOILED)]
+    assert shown[0].tolist() == [PALE, list(errors.SPOILED), list(errors.REPAIRED), list(errors.UNLABELLED)]
+    assert shown[1].tolist() == [PALE, list(errors.EXCHANGED), list(errors.REPAIRED), list(errors.SPOILED)]
 
 
 @pytest.mark.parametrize("scale", [1, 3])
@@ -103,7 +103,7 @@ def lab(color, vision):
 
 @pytest.mark.parametrize("vision", VISIONS)
 def test_colours_are_told_apart_by_everyone(vision):
-    drawn = [color for _, color in (*maps.ERROR_ENTRIES, *maps.CHANGE_ENTRIES)]
+    drawn = [color for _, color in (*errors.ERROR_ENTRIES, *errors.CHANGE_ENTRIES)]
     seen = [lab(color, np.array(VISIONS[vision])) for color in drawn]
     papers = [lab(faded(np.full((1, 1, 3), v, np.uint8))[0, 0], np.array(VISIONS[vision])) for v in (0, 255)]
     pairs = [*itertools.combinations(seen, 2), *itertools.product(seen, papers)]

@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 
 from hardpix.cli import main
-from hardpix.report import error_map
-from hardpix.report.figures import GAP, heatmap
-from hardpix.report.grid import MARGIN, SPACE
-from hardpix.run import figure_runs
-from hardpix.run.config import compose
-from hardpix.run.evaluate import loaded
-from hardpix.run.train import train
+from hardpix.config.compose import compose
+from hardpix.draw.pictures import GAP, MARGIN, SPACE, heatmap
+from hardpix.evaluate import loaded
+from hardpix.figures import errors
+from hardpix.figures import runs as figure_runs
+from hardpix.train.train import train
 from tests.boundary import threshold_near
 
 pytestmark = pytest.mark.slow  # trains runs
@@ -151,12 +150,12 @@ def check_pixels(picture, kinds, f):
     for (y, x), k in kinds.items():
         truth, change = (picture[TOP + y, LEFT[i] + x].tolist() for i in (3, 6))
         if k is None:
-            wrong += truth != list(error_map.UNLABELLED) or change != list(error_map.UNLABELLED)
+            wrong += truth != list(errors.UNLABELLED) or change != list(errors.UNLABELLED)
             continue
-        wrong += (truth == list(error_map.EASY)) != (k[0] and not k[1])
-        wrong += (truth == list(error_map.HARD)) != k[1]
+        wrong += (truth == list(errors.EASY)) != (k[0] and not k[1])
+        wrong += (truth == list(errors.HARD)) != k[1]
         for color in ("repaired", "spoiled", "exchanged"):
-            wrong += (change == list(getattr(error_map, color.upper()))) != (k[3] == color)
+            wrong += (change == list(getattr(errors, color.upper()))) != (k[3] == color)
     assert wrong <= 4
     colors = heatmap(f["p"], 0, 1).astype(int)
     heat = picture[TOP : TOP + 32, LEFT[4] : LEFT[4] + 48].astype(int)

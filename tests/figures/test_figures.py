@@ -11,15 +11,14 @@ from PIL import Image
 
 from hardpix import record
 from hardpix.cli import main
+from hardpix.config.compose import compose
+from hardpix.draw.charts import STEP, DepthErrors, axis_kind, binned
+from hardpix.draw.pictures import MARGIN, VOID, ColumnGroup, Tile, grid, heatmap
+from hardpix.evaluate import loaded
+from hardpix.figures import maps as figure_maps
 from hardpix.methods import Method
-from hardpix.report.charts import axis_kind
-from hardpix.report.depth_bins import STEP, DepthErrors, binned
-from hardpix.report.figures import VOID, heatmap
-from hardpix.report.grid import MARGIN, Group, Tile, grid
-from hardpix.run import figure_kinds, rundir
-from hardpix.run.config import compose
-from hardpix.run.evaluate import loaded
-from hardpix.run.train import train
+from hardpix.train import rundir
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 from tests.boundary import epochs_near
 
@@ -201,13 +200,13 @@ def test_maps_over_epochs(runs, tmp_path):
 
 
 def test_the_curriculum_map_is_void_where_a_pixel_is_left_out(runs):
-    run = figure_kinds.FigureRun(runs / "s/a10-0", "x", rundir.read_config(runs / "s/a10-0"), "")
+    run = figure_maps.FigureRun(runs / "s/a10-0", "x", rundir.read_config(runs / "s/a10-0"), "")
     _, data, method = loaded(run.directory, "last", [])
     batch = data.evaluation_batch("test", 0)
     valid = batch["label"][0].numpy() != 255
-    m = figure_kinds._maps(run, method, batch, 255, 0.5)["hardness"][0]
+    m = figure_maps._maps(run, method, batch, 255, 0.5)["hardness"][0]
     share = 1 / epochs_near([m[None]], valid[None], 2)
-    maps = figure_kinds._maps(run, method, batch, 255, share)
+    maps = figure_maps._maps(run, method, batch, 255, share)
     m, kept = maps["hardness"][0], maps["curriculum"][0]
     assert (np.isnan(m) == ~valid).all()
     ranked = np.sort(m[valid])
@@ -275,7 +274,9 @@ def test_panels_of_two_runs(runs, tmp_path):
 
 def test_a_grid_puts_every_tile_at_its_place():
     colors = [np.full((4, 6, 3), 40 * i, np.uint8) for i in range(4)]
-    rows = [[Group("", [Tile(colors[0], "a")]), Group("run", [Tile(colors[1]), Tile(colors[2])])]] * 2
+    rows = [
+        [ColumnGroup("", [Tile(colors[0], "a")]), ColumnGroup("run", [Tile(colors[1]), Tile(colors[2])])]
+    ] * 2
     made = np.asarray(grid(rows, title="t", tile_width=12))
     for color, x in ((0, 6), (1, 12 + 14 + 6), (2, 12 + 14 + 16 + 6)):
         column = made[:, MARGIN + x]

@@ -12,12 +12,12 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from hardpix import record
 from hardpix.cli import main
+from hardpix.config.compose import compose
+from hardpix.evaluate import loaded
 from hardpix.methods import Method
-from hardpix.run import rundir
-from hardpix.run.checkpoint import load_file
-from hardpix.run.config import compose
-from hardpix.run.evaluate import loaded
-from hardpix.run.train import train
+from hardpix.train import rundir
+from hardpix.train.checkpoint import load_file
+from hardpix.train.train import train
 
 pytestmark = pytest.mark.slow  # trains runs
 

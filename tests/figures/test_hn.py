@@ -8,13 +8,12 @@ import pytest
 from PIL import Image
 
 from hardpix.cli import main
+from hardpix.cli.prepare import GRAVITY_RADIUS, RADIUS
+from hardpix.config.compose import compose
 from hardpix.data import SyntheticRooms
-from hardpix.data.hn_classes import hn_palette
+from hardpix.data.sets.hn import hn_palette
+from hardpix.draw.pictures import GAP, MARGIN, SPACE
 from hardpix.ops.quantize import hn_label
-from hardpix.report.figures import GAP
-from hardpix.report.grid import MARGIN, SPACE
-from hardpix.run.config import compose
-from hardpix.run.hn_command import GRAVITY_RADIUS, RADIUS
 
 pytestmark = pytest.mark.slow  # trains runs
 

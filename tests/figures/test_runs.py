@@ -2,7 +2,7 @@
 
 import pytest
 
-from hardpix.run.figure_runs import spread
+from hardpix.draw.pictures import spread
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import statistics
 import pytest
 
 from hardpix import record
-from hardpix.report.collect import collect
-from hardpix.report.thresholds import draw_thresholds, published_values, threshold_chart, threshold_values
+from hardpix.figures.curves import draw_thresholds, published_values, threshold_chart, threshold_values
+from hardpix.tables.compare import collect
 from hardpix.types import HardpixError
 
 THRESHOLDS = (0.3, 0.7, 0.1)

@@ -9,11 +9,12 @@ import sys
 import time
 import warnings
 
+from tests.fuzz.parsers import PARSERS
+from tests.fuzz.run import fuzz
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
 
-from tests.fuzz.parsers import PARSERS
-from tests.fuzz.run import fuzz
 
 BATCH = 200
 

@@ -16,20 +16,21 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from hardpix import record
-from hardpix.data import Coco, Listed, Packed, files, hn_files, images, matlab, rgbd, stitch
-from hardpix.data.array_pickle import read_array_pickle
+from hardpix import record, scores
+from hardpix.config.compose import compose, validate
+from hardpix.data import Coco, Listed, Packed, files, images, matlab, patches
 from hardpix.data.classes import read_classes
-from hardpix.data.own_labels import OwnLabels
-from hardpix.data.prepare import archive, journal
-from hardpix.report import hn_charts, page_runs, per_image
-from hardpix.report.columns import read_classes as read_per_class
-from hardpix.run import checkpoint, checkpoint_files, rundir, weights_file
-from hardpix.run.chain_command import read_chain
-from hardpix.run.config import compose, validate
-from hardpix.run.evaluate import override
-from hardpix.run.sweep.study import read_study
-from hardpix.run.tracking import csv_logger
+from hardpix.data.labels import OwnLabels
+from hardpix.data.prepare import archive, recipe
+from hardpix.data.sets import hn, rgbd
+from hardpix.data.sets.cifar100 import read_array_pickle
+from hardpix.draw import charts
+from hardpix.evaluate import override
+from hardpix.page import content
+from hardpix.sweep.stages import read_chain
+from hardpix.sweep.study import read_study
+from hardpix.tables.columns import read_classes as read_per_class
+from hardpix.train import checkpoint, loggers, rundir
 from tests.fuzz.inputs import as_json, as_yaml, damaged, odd
 
 
@@ -76,7 +77,7 @@ CHAIN = {
     "stages": {"a": {"overrides": ["data=camvid"]}, "b": {"parent": "a", "overrides": ["method=detail"]}}
 }
 CLASSES = {"classes": ["road", "car"], "palette": [[1, 2, 3], [4, 5, 6]]}
-HN = {"schema": hn_files.SCHEMA, "settings": {}, "source": {}, "splits": {"train": {
+HN = {"schema": hn.SCHEMA, "settings": {}, "source": {}, "splits": {"train": {
     "status": "done", "frames": 1, "labelled": 1, "failed": 0, "rejected": {"a": 0}}}}  # fmt: skip
 PACKED = {
     "schema": 1, "info": {"name": "a", "classes": ["a"], "palette": [[1, 2, 3]], "ignore_index": 255, "mean": [1, 2, 3], "std": [1, 2, 3],
@@ -166,8 +167,8 @@ def _tensors():
 
 
 def _read_tensors(path):
-    weights_file.read(path)
-    weights_file.classes(path)
+    checkpoint.read_weights(path)
+    checkpoint.weights_classes(path)
 
 
 _part = st.sampled_from(
@@ -217,12 +218,22 @@ def _mat():
     return damaged([buffer.getvalue()])
 
 
+@cache
+def _archive(name):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        _write_archive(path, (["a/b.png", "c.png"], tarfile.REGTYPE))
+        return path.read_bytes()
+
+
 PARSERS = {
     "overrides": Parser(lambda path: validate(compose(json.loads(path.read_text()))), _overrides().map(lambda o: json.dumps(o).encode()), tells=False, share=0.1),
     "config.yaml of a run": Parser(_read_config, st.deferred(lambda: as_yaml(_config())), "config.yaml", tells=False, share=0.3),
     "study file": Parser(lambda path: read_study(["x"], path.parent.parent), as_yaml(STUDY), "sweep/x.yaml", tells=False),
     "chain file": Parser(lambda path: read_chain("x", path.parent.parent), as_yaml(CHAIN), "chain/x.yaml"),
-    "checkpoint manifest": Parser(lambda path: (checkpoint_files.manifest(path.parent), checkpoint_files.problem(path)),
+    "checkpoint manifest": Parser(lambda path: (checkpoint.manifest(path.parent), checkpoint.problem(path)),
                                   as_json({"last.ckpt": {"sha256": "a", "bytes": 3, "step": 1}, "manifest.json": {"bytes": 1}}), "manifest.json"),
     "checkpoint": Parser(checkpoint.read_checkpoint, st.deferred(_checkpoints), "last.ckpt"),
     "safetensors": Parser(_read_tensors, st.deferred(_tensors), "a.safetensors"),
@@ -240,15 +251,15 @@ PARSERS = {
     "camera, text": Parser(files.read_intrinsics, damaged([_text("500 0 320", "0 500 240", "0 0 1")]), "camera.txt"),
     "camera, Open3D": Parser(rgbd.read_open3d_camera, as_json({"intrinsic_matrix": [500, 0, 0, 0, 500, 0, 320, 240, 1]}), "camera.json"),
     "time stamps": Parser(rgbd.read_stamps, damaged([_text("# a", "1305031102.175 rgb/1.png", "1305031102.2 rgb/2.png")]), "rgb.txt"),
-    "sizes of tiles": Parser(stitch.read_sizes, damaged([_text("frame,height,width", "P0001,800,900")]), "sizes.csv"),
-    "height labels": Parser(hn_files.read_facts, as_json(HN), "hn.json"),
-    "height listing": Parser(hn_files.read_listing, as_json({"name": "a", "image": "a.png", "rejected": None}), "list.jsonl"),
+    "sizes of tiles": Parser(patches.read_sizes, damaged([_text("frame,height,width", "P0001,800,900")]), "sizes.csv"),
+    "height labels": Parser(hn.read_facts, as_json(HN), "hn.json"),
+    "height listing": Parser(hn.read_listing, as_json({"name": "a", "image": "a.png", "rejected": None}), "list.jsonl"),
     "packed data": Parser(lambda path: Packed(str(path.parent)), as_json(PACKED), "manifest.json", tells=False),
-    "journal of prepare": Parser(lambda path: journal.read(path.parent), as_json({"recipe": "a", "options": {}, "hardpix": "0"}), journal.NAME),
-    "metrics.csv, curves": Parser(lambda path: page_runs.curves(_run(path.parent)), damaged([METRICS]), "metrics.csv"),
-    "metrics.csv, factors": Parser(lambda path: hn_charts.read_factors(path.parent), damaged([METRICS]), "metrics.csv", tells=False),
-    "metrics.csv, resumed": Parser(csv_logger._read_rows, damaged([METRICS]), "metrics.csv"),
-    "per_image.csv": Parser(lambda path: per_image.read_per_image(path.parent), damaged([_text("name,pixels,pixel_acc,miou,counts", "a,9,0.5,0.5,0:1/2/3")]), per_image.FILE_NAME),
+    "journal of prepare": Parser(lambda path: recipe.read_journal(path.parent), as_json({"recipe": "a", "options": {}, "hardpix": "0"}), recipe.JOURNAL),
+    "metrics.csv, curves": Parser(lambda path: content.curves(_run(path.parent)), damaged([METRICS]), "metrics.csv"),
+    "metrics.csv, factors": Parser(lambda path: charts.read_factors(path.parent), damaged([METRICS]), "metrics.csv", tells=False),
+    "metrics.csv, resumed": Parser(loggers._read_rows, damaged([METRICS]), "metrics.csv"),
+    "per_image.csv": Parser(lambda path: scores.read_per_image(path.parent), damaged([_text("name,pixels,pixel_acc,miou,counts", "a,9,0.5,0.5,0:1/2/3")]), scores.FILE_NAME),
     "per_class.csv": Parser(lambda path: read_per_class(path.parent), damaged([_text("class,iou,acc", "road,0.5,0.5")]), "per_class.csv"),
     "image": Parser(_read_pictures, st.deferred(_pictures), "a.png"),
     "MATLAB file": Parser(lambda path: matlab.read_variable(path, "depths", "names"), st.deferred(_mat), "a.mat"),
@@ -257,13 +268,3 @@ PARSERS = {
     "archive, zip": Parser(_read_archive, st.deferred(lambda: damaged([_archive("a.zip")])), "a.zip"),
     "archive, tar": Parser(_read_archive, st.deferred(lambda: damaged([_archive("a.tar")])), "a.tar"),
 }  # fmt: skip
-
-
-@cache
-def _archive(name):
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        _write_archive(path, (["a/b.png", "c.png"], tarfile.REGTYPE))
-        return path.read_bytes()

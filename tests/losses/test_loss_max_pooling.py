@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardpix.losses import CrossEntropy, LossMaxPooling
-from hardpix.ops.max_pooling import max_pooling_weight
+from hardpix.ops.hardness import max_pooling_weight
 
 ERRORS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.05, 0.0)
 

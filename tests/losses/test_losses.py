@@ -9,15 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hardpix.losses import (
-    OHEM,
-    BalancedCrossEntropy,
-    CrossEntropy,
-    Focal,
-    LossMaxPooling,
-    LossRankMining,
-)
-from hardpix.losses.balanced import class_weights
+from hardpix.losses import OHEM, BalancedCrossEntropy, CrossEntropy, Focal, LossMaxPooling, LossRankMining
+from hardpix.losses.pixelwise import class_weights
 from hardpix.types import ClassCounts, ConfigError
 
 VOID, C = 255, 5

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardpix.losses import OHEM
-from hardpix.losses.ohem import confident_from
+from hardpix.losses.mining import confident_from
 
 VOID = 255
 

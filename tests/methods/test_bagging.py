@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hardpix.run.build import build
-from hardpix.run.parent import inherit
+from hardpix.train.build import build
+from hardpix.train.parent import inherit
 from hardpix.types import ConfigError
 
 C, VOID = 18, 255

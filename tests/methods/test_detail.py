@@ -9,8 +9,8 @@ from hardpix import record
 from hardpix.cli import main
 from hardpix.methods import Detail
 from hardpix.models import DUpsamplingHead, TrackedGroupNorm
-from hardpix.run.build import build
-from hardpix.run.train import train
+from hardpix.train.build import build
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 from tests.boundary import clear, threshold_near
 

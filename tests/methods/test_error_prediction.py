@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from hardpix import record
 from hardpix.models import DUpsamplingHead
-from hardpix.run.build import build
-from hardpix.run.train import train
+from hardpix.train.build import build
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 from tests.boundary import clear, threshold_near
 

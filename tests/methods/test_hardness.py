@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from hardpix.models import Pyramid
-from hardpix.models.head import HeadOutput
-from hardpix.run.build import build
+from hardpix.models.layers import HeadOutput
+from hardpix.train.build import build
 from hardpix.types import ConfigError
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hardpix.ops.window import MultiScale, WholeImage
-from hardpix.run.build import build
+from hardpix.train.build import build
 from hardpix.types import ConfigError
 
 CASE = ("method=layer_cascade", "head=gau_decoder", "head.dropout=0", "model.aux_dropout=0", "aux_weight=0.4")

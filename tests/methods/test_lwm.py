@@ -16,8 +16,7 @@ from hardpix.ops.depth_hardness import (
     segmentation_error,
 )
 from hardpix.ops.pixel import pixel_errors
-from hardpix.run.build import build
-from hardpix.run.fitting import start_regressions
+from hardpix.train.build import build, start_regressions
 from hardpix.types import ConfigError, DataError
 from tests.boundary import clear, epochs_near
 

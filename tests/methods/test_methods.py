@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hardpix.run.build import build
+from hardpix.train.build import build
 from hardpix.types import ConfigError
 from tests.boundary import clear
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from hardpix.losses.contrast import pixels_of
 from hardpix.ops.semi import cut_mix, cut_mix_rectangle
-from hardpix.run.build import build
+from hardpix.train.build import build
 from hardpix.types import ConfigError, SegOutput
 from tests.boundary import percent_near, threshold_near
 

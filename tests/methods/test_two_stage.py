@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardpix.run.build import build
+from hardpix.train.build import build
 
 OCR = (
     "head=ocr",

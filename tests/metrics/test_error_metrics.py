@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hardpix.metrics import ErrorMetrics, FusionMetrics, SegmentationMetrics, scores
-from hardpix.metrics.error import GRID, auroc, average_precision
-from hardpix.ops.error import fuse_probabilities, semantic_errors
+from hardpix.metrics.errors import GRID, auroc, average_precision
+from hardpix.ops.errors import fuse_probabilities, semantic_errors
 from hardpix.types import ConfigError
 
 VOID, C, RHO = 255, 4, 0.7

@@ -8,7 +8,7 @@ import torch
 
 from hardpix.metrics import ErrorRanking, HardnessGroups
 from hardpix.metrics.hardness import rank_correlation_of_counts, rank_edges
-from hardpix.ops.hard_map import rank_correlation
+from hardpix.ops.hardness import rank_correlation
 
 CLASSES = 4
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardpix.metrics import ImageScores, SegmentationMetrics
-from hardpix.metrics.images import merged
+from hardpix.metrics.segmentation import merged
 from hardpix.ops.confusion import confusion_counts, image_confusions
 
 C, VOID = 5, 255

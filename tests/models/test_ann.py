@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose
 from hardpix.models import ANNHead
-from hardpix.models.ann import SampledAttention
+from hardpix.models.context import SampledAttention
 from hardpix.models.layers import ConvNormAct
-from hardpix.run.build import make
-from hardpix.run.config import compose
+from hardpix.train.build import make
 from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
 SPECS = tuple(map(FeatureSpec, (4, 8, 16, 32), (3, 4, 5, 6)))

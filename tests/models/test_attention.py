@@ -9,13 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose
 from hardpix.models import CCHead, GCHead, NonLocalHead
-from hardpix.models.attention import ContextHead, attend
-from hardpix.models.ccnet import CrissCross, criss_cross
-from hardpix.models.gcnet import GlobalContext
-from hardpix.models.nonlocal_net import NonLocal
-from hardpix.run.build import make
-from hardpix.run.config import compose
+from hardpix.models.context import ContextHead, CrissCross, GlobalContext, NonLocal, attend, criss_cross
+from hardpix.train.build import make
 from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
 SPECS = tuple(map(FeatureSpec, (4, 8, 16, 32), (3, 4, 5, 6)))

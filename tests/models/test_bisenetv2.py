@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose, validate
 from hardpix.models import BiSeNetV2, Segmenter, choose_skips
 from hardpix.models.bisenetv2 import ContextEmbedding, GatherExpansion, GuidedAggregation, Stem
 from hardpix.models.layers import Concat
-from hardpix.run.build import build, make
-from hardpix.run.config import compose, validate
+from hardpix.train.build import build, make
 from hardpix.types import ConfigError, FeatureSpec, HardpixError
 
 SMALL = {

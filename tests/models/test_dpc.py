@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose
 from hardpix.models import DPCHead
-from hardpix.models.dpc import DensePredictionCell
-from hardpix.run.config import compose
+from hardpix.models.deeplab import DensePredictionCell
 from hardpix.types import ConfigError, FeatureSpec
 
 SPECS = tuple(map(FeatureSpec, (4, 8, 16, 16), (3, 4, 5, 6)))

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from hardpix.models import DUpsamplingHead
 from hardpix.models.dupsampling import PATCHES, label_patches, one_hot
-from hardpix.run.build import build
-from hardpix.run.fitting import fit_to_labels
-from hardpix.run.train import train
+from hardpix.train.build import build, fit_to_labels
+from hardpix.train.train import train
 from hardpix.types import ConfigError, DataError, FeatureSpec, HardpixError
 
 SPECS = tuple(map(FeatureSpec, (4, 8, 16, 16), (3, 4, 5, 6)))

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose
 from hardpix.models import EMAHead
-from hardpix.models.emanet import EMAttention
-from hardpix.run.config import compose
+from hardpix.models.context import EMAttention
 from hardpix.types import FeatureSpec
 
 SPECS = tuple(map(FeatureSpec, (4, 8), (3, 5)))

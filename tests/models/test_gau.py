@@ -10,14 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardpix.models import (
-    GAU,
-    ConvGroupNorm,
-    DetailBranch,
-    ErrorBranch,
-    GAUDecoderHead,
-    choose_skips,
-)
+from hardpix.models import GAU, ConvGroupNorm, DetailBranch, ErrorBranch, GAUDecoderHead, choose_skips
 from hardpix.types import ConfigError, FeatureSpec
 
 EPS = 1e-5

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose
 from hardpix.models import ISAHead
 from hardpix.models.isanet import _LONG, _SHORT, GroupAttention
-from hardpix.run.config import compose
 from hardpix.types import FeatureSpec
 
 BLOCK = (3, 2)

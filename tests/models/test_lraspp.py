@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.lraspp import LRASPPHead as TorchvisionHead
 
+from hardpix.config.compose import compose
 from hardpix.models import LRASPPHead, TimmBackbone
-from hardpix.run.config import compose
 from hardpix.types import ConfigError, FeatureSpec
 
 SPECS = tuple(map(FeatureSpec, (2, 4, 8), (3, 4, 5)))

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose
 from hardpix.models import OCRHead
 from hardpix.models.ocr import gather_regions
-from hardpix.run.build import make
-from hardpix.run.config import compose
+from hardpix.train.build import make
 from hardpix.types import ConfigError, FeatureSpec
 
 SPECS = tuple(map(FeatureSpec, (4, 8, 8), (3, 4, 5)))
@@ -262,7 +262,7 @@ def test_size_on_hrnet_w48() -> None:
 
 
 def test_the_comment_for_hrnet_is_what_is_tested() -> None:
-    from hardpix.run.config import conf_dir
+    from hardpix.config.catalog import conf_dir
 
     text = (conf_dir() / "head/ocr.yaml").read_text()
     assert " ".join(f"head.{setting}" for setting in HRNET_FORM.split()) in text

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 
 from hardpix.models import TimmBackbone
-from hardpix.models.loading import hub
+from hardpix.models.backbone import hub
 from hardpix.types import ConfigError
 
 

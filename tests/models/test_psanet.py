@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardpix.config.compose import compose
 from hardpix.models import PSAHead
 from hardpix.models.psanet import PointAttention, pair_channels
 from hardpix.ops.resize import resize
-from hardpix.run.config import compose
 from hardpix.types import ConfigError, FeatureSpec
 
 BOTH = pytest.mark.parametrize("distribute", [False, True])

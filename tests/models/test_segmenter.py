@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import hardpix.models as models
+from hardpix import models
 from hardpix.models import PSPHead, Segmenter, TimmBackbone
 from hardpix.types import ConfigError, FeatureSpec
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardpix.ops.error import (
+from hardpix.ops.errors import (
     Errors,
     accept,
     error_prediction_loss,

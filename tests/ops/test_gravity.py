@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hardpix.ops import gravity
+from hardpix.ops import geometry
 from hardpix.types import ConfigError
 
 
@@ -55,7 +55,7 @@ def test_the_iteration_is_that_of_the_paper(seed, noise):
     """Also where it has not settled after ten steps, and one more or less would show."""
     rng = np.random.default_rng(seed)
     normals = room(turned(rng.uniform(-30, 30), 0), 40, 60, clutter=80, noise=noise, seed=seed)[0]
-    np.testing.assert_allclose(gravity.gravity(normals), written_out(normals), atol=1e-9)
+    np.testing.assert_allclose(geometry.gravity(normals), written_out(normals), atol=1e-9)
 
 
 @pytest.mark.parametrize("pitch", [-40, -10, 0, 25, 40])
@@ -63,7 +63,7 @@ def test_the_iteration_is_that_of_the_paper(seed, noise):
 @pytest.mark.parametrize("method", ["gravity", "manhattan"])
 def test_a_tilted_camera_finds_up(pitch, roll, method):
     normals, up = room(turned(roll, 2) @ turned(pitch, 0), clutter=200)
-    got = gravity.up_direction(normals, method)
+    got = geometry.up_direction(normals, method)
     assert abs(np.linalg.norm(got) - 1) < 1e-12
     assert angle(got, up) < 1
 
@@ -71,37 +71,37 @@ def test_a_tilted_camera_finds_up(pitch, roll, method):
 @pytest.mark.parametrize(("floor", "walls"), [(400, 0), (0, 400)])
 def test_floor_alone_or_walls_alone_will_do(floor, walls):
     normals, up = room(turned(12, 0), floor, walls)
-    assert angle(gravity.up_direction(normals, "gravity"), up) < 1
+    assert angle(geometry.up_direction(normals, "gravity"), up) < 1
 
 
 def test_the_second_stage_leaves_slanted_clutter_out():
     """Of surfaces 30 degrees from the vertical the first stage takes all, the second none."""
     normals, up = room(turned(8, 0), floor=300, walls=0, noise=0.01)
     slanted = room(turned(8 + 30, 0), floor=150, walls=0, noise=0.01, seed=1)[0]
-    assert angle(gravity.up_direction(np.concatenate([normals, slanted]), "gravity"), up) < 0.5
+    assert angle(geometry.up_direction(np.concatenate([normals, slanted]), "gravity"), up) < 0.5
 
 
 def test_signs_of_normals_do_not_matter():
     normals, _ = room(turned(12, 0), clutter=100)
     flipped = normals * np.random.default_rng(0).choice([-1, 1], (len(normals), 1))
     for method in ("gravity", "manhattan"):
-        one, other = (gravity.up_direction(n, method) for n in (normals, flipped))
+        one, other = (geometry.up_direction(n, method) for n in (normals, flipped))
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_without_floor_and_walls_it_stays_at_the_camera(monkeypatch):
     """Normals that are neither leave nothing to fit; at 45 degrees itself rounding would decide for some."""
-    monkeypatch.setattr(gravity, "STAGES", ((40.0, 5), (15.0, 5)))
+    monkeypatch.setattr(geometry, "STAGES", ((40.0, 5), (15.0, 5)))
     half = np.sqrt(0.5)
     for normals in (np.zeros((0, 3)), np.array([[half, half, 0], [0, half, half]])):
         for method in ("gravity", "manhattan"):
-            np.testing.assert_allclose(gravity.up_direction(normals, method), [0, -1, 0], atol=1e-12)
+            np.testing.assert_allclose(geometry.up_direction(normals, method), [0, -1, 0], atol=1e-12)
 
 
 def test_manhattan_is_a_rotation_that_lowers_the_sum():
     normals, _ = room(turned(12, 0) @ turned(7, 2), clutter=300, noise=0.1)
     start = np.eye(3)
-    frame = gravity.manhattan(normals, start)
+    frame = geometry.manhattan(normals, start)
     np.testing.assert_allclose(frame @ frame.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(frame) > 0
     assert np.abs(normals @ frame.T).sum() < 0.9 * np.abs(normals @ start).sum()
@@ -114,9 +114,9 @@ def test_manhattan_uses_walls_at_right_angles():
     """A floor of few noisy points: two clean pairs of walls fix the third axis."""
     normals, up = room(turned(10, 0), floor=60, walls=2000, noise=0.02, clutter=0)
     normals[:60] = room(turned(22, 0), floor=60, walls=0, noise=0.02)[0]  # a ramp in place of the floor
-    assert angle(gravity.up_direction(normals, "manhattan"), up) < 1
+    assert angle(geometry.up_direction(normals, "manhattan"), up) < 1
 
 
 def test_a_method_that_does_not_exist_is_told():
     with pytest.raises(ConfigError, match="up_method is 'guess'; it must be 'gravity' or 'manhattan'"):
-        gravity.up_direction(np.zeros((0, 3)), "guess")
+        geometry.up_direction(np.zeros((0, 3)), "guess")

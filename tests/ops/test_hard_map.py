@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardpix.ops.hard_map import HardMap, hard_map, logit_map, rank_correlation
+from hardpix.ops.hardness import HardMap, hard_map, logit_map, rank_correlation
 
 
 def test_a_known_range_becomes_zero_to_one_and_void_is_nan():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hardpix.data import NYUv2, RGBDFolder
-from hardpix.data.synthetic import render
+from hardpix.data.synthetic.rooms import render
 from hardpix.ops.geometry import plane_normals, points
 from hardpix.ops.quantize import hn_label
 

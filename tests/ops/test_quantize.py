@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hardpix.data.hn_classes import hn_class_names, hn_palette
+from hardpix.data.sets.hn import hn_class_names, hn_palette
 from hardpix.ops import quantize
 from hardpix.ops.quantize import HNLabel
 from hardpix.types import ConfigError
@@ -82,7 +82,7 @@ def test_labels_do_not_depend_on_where_the_camera_is(position, yaw, pitch, roll,
     assert np.degrees(np.arccos(min(1, got.up @ up))) < 1
     assert got.floor == pytest.approx(-position[2], abs=0.07)
     assert (got.label == expected)[sure].mean() > 0.9
-    monkeypatch.setattr(quantize.gravity, "up_direction", lambda normal, method: up)
+    monkeypatch.setattr(quantize.geometry, "up_direction", lambda normal, method: up)
     got = hn_label(depth)
     assert got.floor == pytest.approx(-position[2], abs=1e-3)
     np.testing.assert_array_equal(got.label[sure], expected[sure])
@@ -133,7 +133,7 @@ def down_looking(angle):
 def test_the_angle_to_up_is_folded_at_45_degrees(angle, horizontal, monkeypatch):
     turn = np.deg2rad(20)
     up = np.array([0, -math.cos(turn), -math.sin(turn)])
-    monkeypatch.setattr(quantize.gravity, "up_direction", lambda normal, method: up)
+    monkeypatch.setattr(quantize.geometry, "up_direction", lambda normal, method: up)
     monkeypatch.setattr(quantize, "floor_level", lambda level, valid: -1.5)
     depth, use, sloped = down_looking(angle)
     got = hn_label(depth, use)
@@ -203,7 +203,7 @@ def test_a_frame_whose_lowest_points_are_no_floor_is_rejected():
 def test_a_floor_may_lean_by_30_degrees(tilt, kept, monkeypatch):
     lean = np.deg2rad(20 + tilt)
     leaning = np.array([0, -math.cos(lean), -math.sin(lean)])
-    monkeypatch.setattr(quantize.gravity, "up_direction", lambda normal, method: leaning)
+    monkeypatch.setattr(quantize.geometry, "up_direction", lambda normal, method: leaning)
     depth, use, sloped = down_looking(0)
     assert (hn_label(depth, use & ~sloped).rejected is None) == kept
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardpix.ops.select import kth_smallest
+from hardpix.ops.pixel import kth_smallest
 
 
 @pytest.mark.parametrize("n", [1, 5, 100, 20_000])

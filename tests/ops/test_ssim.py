@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from hardpix.ops.ssim import mean_ssim, ssim_map
+from hardpix.ops.hardness import mean_ssim, ssim_map
 
 
 def slow(a, b):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hardpix.losses import CrossEntropy
+from hardpix.ops.hardness import hardness_weight, weighted_loss
 from hardpix.ops.pixel import pixel_cross_entropy
-from hardpix.ops.weight import hardness_weight, weighted_loss
 from hardpix.types import ConfigError
 
 DEFAULT = {"normalize_over": "image", "void_in_normalizer": False}

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
+from hardpix.page.page import Figure, Section, index_page
 from hardpix.record import SCHEMA, RunRecord
-from hardpix.report.collect import Run
-from hardpix.report.html import Figure, Section, index_page
-from hardpix.report.render import render
-from hardpix.report.table import table
+from hardpix.tables.compare import Run
+from hardpix.tables.render import render
+from hardpix.tables.table import table
 
 VOID_ELEMENTS = {"meta", "img", "link", "br"}
 

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 
 from hardpix.cli import main
+from hardpix.page import content, page, svg
+from hardpix.page.content import automatic_rows, curves, gather, parts, thinned
+from hardpix.page.page import POLICY, Explorer, Frame, MapKind, View, _bytes, _content, _grid, asset, score
+from hardpix.page.sections import swept
+from hardpix.page.svg import linear, logarithmic, mean_std_text, number
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report import page_explorer, page_runs, svg
-from hardpix.report.page import POLICY, asset
-from hardpix.report.page_charts import told
-from hardpix.report.page_explorer import Explorer, Frame, MapKind, View, _bytes, _content, _grid, score
-from hardpix.report.page_runs import automatic_rows, curves, gather, parts, thinned
-from hardpix.report.page_sweep import swept
-from hardpix.report.svg import linear, logarithmic, number
 from hardpix.types import DatasetInfo
 
 EVIL = "<script>alert('x')</script>\"&"
@@ -193,15 +191,15 @@ def test_curves_are_means_over_seeds(study):
     assert curves(part.rows[4].runs[1])["val/miou"] == {19: 0.1, 29: 0.3, 34: 0.35}
     assert thinned({0: 1.0, 1: 3.0, 5: 4.0}, 5) == {0: 1.0, 1: 3.0, 5: 4.0}
     long = thinned({step: float(step) for step in range(0, 1000, 3)}, 999)
-    assert len(long) <= page_runs.MAX_STEPS
+    assert len(long) <= content.MAX_STEPS
     assert long[6] == statistics.fmean([0, 3, 6])  # steps 0 to 6
     text = text_of(study)
     assert 'data-tip="Baseline, step 29: 30 ± 0 (n=2)"' in text
 
 
 def test_numbers_and_axes():
-    assert told([0.4, 0.42], "test/miou") == "41.00 ± 1.41 (n=2)"
-    assert told([12345.0], "cost/parameters_train") == "12.35k (n=1)"
+    assert mean_std_text([0.4, 0.42], "test/miou") == "41.00 ± 1.41 (n=2)"
+    assert mean_std_text([12345.0], "cost/parameters_train") == "12.35k (n=1)"
     assert [number(x) for x in (0, 0.00012, 9999, 25_557_032, 4.1e9)] == [
         "0",
         "0.00012",
@@ -238,7 +236,7 @@ def test_classes_and_confusion(study):
 
 
 def test_many_classes_are_folded():
-    from hardpix.report.page_tables import _frequent
+    from hardpix.page.sections import _frequent
 
     matrix = np.diag(np.arange(40))
     names, folded = _frequent([str(i) for i in range(40)], matrix)
@@ -346,11 +344,11 @@ def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
     info = DatasetInfo("x", ("a",), ((1, 2, 3),))
     frame = Frame("f", noise, np.zeros((90, 300), int), views)
     found = Explorer(info, "test", [("run", [MapKind("loss", "loss")])], [frame], [])
-    assert page_explorer._fitting(found)["frames"][0]["width"] == 300
-    monkeypatch.setattr(page_explorer, "BUDGET", 50_000)
-    own = page_explorer._fitting(found)["frames"][0]
+    assert page._fitting(found)["frames"][0]["width"] == 300
+    monkeypatch.setattr(page, "BUDGET", 50_000)
+    own = page._fitting(found)["frames"][0]
     assert (own["width"], own["height"]) == (240, 72)
-    assert sum(map(len, page_explorer._pictures(own))) <= 50_000
+    assert sum(map(len, page._pictures(own))) <= 50_000
 
 
 def test_bands_and_bars_stay_within_the_axes(tmp_path):

@@ -5,10 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+from hardpix.page.content import gather, parts
+from hardpix.page.page import Explorer, Frame, MapKind, View, page, score
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report.page import page
-from hardpix.report.page_explorer import Explorer, Frame, MapKind, View, score
-from hardpix.report.page_runs import gather, parts
 from hardpix.types import DatasetInfo
 
 pytestmark = pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hardpix.run.train import train
+from hardpix.train.train import train
 
 
 @pytest.fixture(scope="session")

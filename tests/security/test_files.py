@@ -21,16 +21,15 @@ import yaml
 from PIL import Image
 
 from hardpix import record
-from hardpix.cli import main
+from hardpix.cli import main, sweep
+from hardpix.config import safe_files
 from hardpix.data.images import read_colour, read_depth, read_index
-from hardpix.report.page import write_page
-from hardpix.run import own_files, rundir, weights_file
-from hardpix.run.checkpoint import init_from, read_checkpoint
-from hardpix.run.checkpoint_files import manifest
-from hardpix.run.lock import held as held_by
-from hardpix.run.panels import write_panels
-from hardpix.run.sweep import command
-from hardpix.run.train import train
+from hardpix.page.page import write_page
+from hardpix.train import checkpoint, rundir
+from hardpix.train.checkpoint import init_from, manifest, read_checkpoint
+from hardpix.train.results import write_panels
+from hardpix.train.rundir import held as held_by
+from hardpix.train.train import inspect, train
 from hardpix.types import ConfigError, DataError, HardpixError
 from tests.conftest import TINY
 
@@ -223,7 +222,7 @@ def test_links_that_lead_out_of_a_run_are_not_written_through(copy, tmp_path, ti
             train(cfg)
         back()
         assert held() == ["step,x\n"] * 2
-    rundir.inspect(copy, cfg)  # nothing of it is left that would be refused
+    inspect(copy, cfg)  # nothing of it is left that would be refused
 
 
 def test_pipes_and_second_names_in_a_run_are_refused_and_waited_for_by_nobody(copy, tmp_path, tiny):
@@ -234,7 +233,7 @@ def test_pipes_and_second_names_in_a_run_are_refused_and_waited_for_by_nobody(co
         with pytest.raises(ConfigError, match=rf"{re.escape(name)} is neither a file nor a folder"):
             train(cfg)
         back()
-    for name in own_files.IN_PLACE:
+    for name in safe_files.IN_PLACE:
         back = put(copy / name, lambda path: os.link(tmp_path / "precious", path))
         with pytest.raises(ConfigError, match=rf"{re.escape(name)} is also a file elsewhere"):
             train(cfg)
@@ -254,11 +253,11 @@ def test_links_that_a_run_makes_itself_are_no_obstacle(copy, tmp_path, tiny):
     (copy / "wandb/latest-run").symlink_to("offline-run-1")
     (copy / "wandb/offline-run-1/logs/debug-core.log").symlink_to(tmp_path / "cache/core.log")
     os.link(copy / rundir.LAST, copy / rundir.BEFORE)  # as a stop between two names leaves it
-    rundir.inspect(copy, cfg)
+    inspect(copy, cfg)
     (copy / "wandb/latest-run").unlink()
     (copy / "wandb/latest-run").symlink_to("../checkpoints")
     with pytest.raises(ConfigError, match="latest-run is a link"):
-        rundir.inspect(copy, cfg)
+        inspect(copy, cfg)
 
 
 @pytest.mark.parametrize("make", [lambda path, to: path.symlink_to(to), lambda path, to: os.link(to, path),
@@ -304,7 +303,7 @@ def test_results_are_not_written_through_links(copy, tmp_path, tiny, capsys):
 
 def test_a_study_is_not_written_through_links(tmp_path, capsys, monkeypatch):
     held = elsewhere(tmp_path)
-    monkeypatch.setattr(command, "timed", lambda study, jobs, **_: 0)  # trains nothing
+    monkeypatch.setattr(sweep, "timed", lambda study, jobs, **_: 0)  # trains nothing
     words = [*TINY, "seed=0,1", "study=s", f"runs_dir={tmp_path}/runs"]
     assert main(["sweep", *words]) == 0
     study = tmp_path / "runs/s"
@@ -315,7 +314,7 @@ def test_a_study_is_not_written_through_links(tmp_path, capsys, monkeypatch):
     assert main(["sweep", *words]) == 2
     assert ".optuna.lock is a link" in capsys.readouterr().err
     (study / ".optuna.lock").unlink()
-    monkeypatch.setattr(command, "timed", lambda study, jobs, **_: jobs[1].run_dir.mkdir())
+    monkeypatch.setattr(sweep, "timed", lambda study, jobs, **_: jobs[1].run_dir.mkdir())
     main(["sweep", *words])
     job = next(p for p in study.iterdir() if not p.is_symlink())
     (job / "output.log").symlink_to(tmp_path / "precious")
@@ -328,10 +327,10 @@ def test_a_study_is_not_written_through_links(tmp_path, capsys, monkeypatch):
 def test_weights_go_out_and_come_in_as_safetensors(run, tmp_path, tiny, capsys):
     path = tmp_path / "net.safetensors"
     assert main(["export", str(run), "--safetensors", str(path)]) == 0
-    state, wanted = weights_file.read(path), content_of(run)["state_dict"]
+    state, wanted = checkpoint.read_weights(path), content_of(run)["state_dict"]
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[k], wanted[k]) for k in wanted)
-    facts = weights_file.facts(path)
+    facts = checkpoint.weights_facts(path)
     assert json.loads(facts["classes"]) == json.loads((run / rundir.CLASSES).read_text())
     assert yaml.safe_load(facts["config"])["method"]["_target_"] == "hardpix.methods.Baseline"
     cfg = tiny("run=b", f"init_from='{path}'", "trainer.max_steps=1", "panels=0")
@@ -353,10 +352,10 @@ def test_a_checkpoint_of_others_becomes_a_file_that_runs_nothing(tmp_path, capsy
     ):
         torch.save(content, tmp_path / name)
         assert main(["export", str(tmp_path / name), "--safetensors", str(target)]) == 0
-        found = weights_file.read(target)
+        found = checkpoint.read_weights(target)
         assert found.keys() == state.keys()
         assert all(torch.equal(found[k], state[k]) for k in state)
-        assert set(weights_file.facts(target)) == {"source"}
+        assert set(checkpoint.weights_facts(target)) == {"source"}
         target.unlink()
     marker = tmp_path / "marker"
     torch.save({"state_dict": state, "x": Payload(marker)}, tmp_path / "b.ckpt")
@@ -372,9 +371,9 @@ def test_a_safetensors_file_without_classes_gives_no_classifier(run, tmp_path):
 
     state = content_of(run)["state_dict"]
     save_file(state, tmp_path / "a.safetensors")
-    assert weights_file.classes(tmp_path / "a.safetensors") is None
-    from hardpix.run.build import build
-    from hardpix.run.rundir import read_config
+    assert checkpoint.weights_classes(tmp_path / "a.safetensors") is None
+    from hardpix.train.build import build
+    from hardpix.train.rundir import read_config
 
     _, method = build(read_config(run), training=False)
     assert "classes of that run unknown" in init_from(method, str(tmp_path / "a.safetensors"), ["a"])

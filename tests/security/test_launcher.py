@@ -7,14 +7,21 @@ import pytest
 import yaml
 
 from hardpix.cli import main
-from hardpix.run.chain_command import read_chain
-from hardpix.run.sweep import slurm
-from hardpix.run.sweep.study import read_study
-from hardpix.run.targets import COMMANDS
+from hardpix.config.trust import COMMANDS
+from hardpix.sweep import launchers
+from hardpix.sweep.stages import read_chain
+from hardpix.sweep.study import read_study
 from hardpix.types import ConfigError
 from tests.conftest import TINY
-from tests.run.test_sweep_slurm import cluster, waited  # noqa: F401
-from tests.security.test_printed_secrets import canaries, leaks, leaky  # noqa: F401
+from tests.security.test_printed_secrets import leaky  # noqa: F401
+from tests.security.test_secrets import (
+    canaries,  # noqa: F401
+    leaks,
+)
+from tests.sweep.test_slurm import (
+    cluster,  # noqa: F401
+    waited,
+)
 
 BREAKS = (
     "gpu\ntouch MARK",
@@ -86,14 +93,14 @@ def test_no_setting_begins_a_line_of_the_script():
     keys = ("qos", "comment", "constraint", "exclude", "gres", "account", "mem_per_gpu", "name")
     for key, text in [*(("partition", text) for text in BREAKS), *((key, BREAKS[0]) for key in keys)]:
         with pytest.raises(ConfigError, match=rf"launcher\.{key}=.*must be of one line"):
-            slurm.parameters_of({key: text}, "s")
+            launchers.parameters_of({key: text}, "s")
     with pytest.raises(ConfigError, match=r"launcher\.name=.*must be of one line"):
-        slurm.parameters_of({}, BREAKS[0])
+        launchers.parameters_of({}, BREAKS[0])
     for value in ({BREAKS[0]: "x"}, {"a": BREAKS[0]}, {"a": ["x", BREAKS[0]]}):
         with pytest.raises(ConfigError, match="must be of one line"):
-            slurm.parameters_of({"additional_parameters": value}, "s")
-    assert slurm.parameters_of({"setup": ["module load a\nmodule load b"]}, "s")["setup"]
-    assert slurm.parameters_of({"comment": "für $(x) 'y' \"z\" `w`;"}, "s")["comment"]
+            launchers.parameters_of({"additional_parameters": value}, "s")
+    assert launchers.parameters_of({"setup": ["module load a\nmodule load b"]}, "s")["setup"]
+    assert launchers.parameters_of({"comment": "für $(x) 'y' \"z\" `w`;"}, "s")["comment"]
 
 
 def test_no_secret_goes_into_the_script(monkeypatch):
@@ -102,7 +109,7 @@ def test_no_secret_goes_into_the_script(monkeypatch):
     with pytest.raises(
         ConfigError, match=r"launcher\.setup: holds the value of the environment variable HF_TOKEN"
     ) as e:
-        slurm.parameters_of({"setup": ["export HF_TOKEN=hf_canaryCANARYcanary"]}, "s")
+        launchers.parameters_of({"setup": ["export HF_TOKEN=hf_canaryCANARYcanary"]}, "s")
     assert "canary" not in str(e.value)
 
 

@@ -10,9 +10,13 @@ import pytest
 
 from hardpix import secrets
 from hardpix.cli import main
-from hardpix.run import console
+from hardpix.train import machine
 from tests.conftest import TINY
-from tests.security.test_secrets import CANARIES, canaries, leaks  # noqa: F401
+from tests.security.test_secrets import (
+    CANARIES,
+    canaries,  # noqa: F401
+    leaks,
+)
 
 TOKEN = CANARIES["HF_TOKEN"]
 
@@ -91,7 +95,7 @@ def test_passwords_of_a_netrc(monkeypatch, tmp_path):
 PRINTS = """
 import logging, os, signal, subprocess, sys
 from pathlib import Path
-from hardpix.run import console
+from hardpix.train import machine as console
 token, path, how = os.environ["HF_TOKEN"], Path(sys.argv[1]), sys.argv[2]
 def speak():
     print("print", token)
@@ -132,7 +136,7 @@ def printed(tmp_path, how):
     ) + PRINTS
     done = subprocess.run([sys.executable, "-c", code, str(path), how], capture_output=True, text=True,
                           env=os.environ | {"HF_TOKEN": TOKEN}, start_new_session=True)  # fmt: skip
-    console.settled(path)
+    machine.settled(path)
     return done, path.read_text() if path.exists() else ""
 
 
@@ -158,11 +162,11 @@ def test_the_streams_of_a_job_stay_two(tmp_path, how):
 
 def test_an_error_that_another_program_would_write_down(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with pytest.raises(console.Masked) as error, console.masked_errors():
+    with pytest.raises(machine.Masked) as error, machine.masked_errors():
         raise RuntimeError(f"no {TOKEN}")
     assert "RuntimeError: no ***" in str(error.value)
     assert error.value.__suppress_context__
-    with pytest.raises(KeyError), console.masked_errors():
+    with pytest.raises(KeyError), machine.masked_errors():
         raise KeyError("x")
 
 

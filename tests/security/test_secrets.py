@@ -4,8 +4,8 @@ import pytest
 
 from hardpix import record, secrets
 from hardpix.cli import main
-from hardpix.run.config import compose, validate
-from hardpix.run.train import train
+from hardpix.config.compose import compose, validate
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 
@@ -49,12 +49,12 @@ def test_a_run_with_wandb_and_its_page(canaries, tiny, tmp_path, capsys):
 
 
 def test_an_error_that_holds_one(canaries, tiny, tmp_path, monkeypatch):
-    from hardpix.run import train as module
+    from hardpix.train import train
 
     def fails(job):
         raise RuntimeError(f"https://user:{CANARIES['DB_PASSWORD']}@host said no to {CANARIES['HF_TOKEN']}")
 
-    monkeypatch.setattr(module, "_run", fails)
+    monkeypatch.setattr(train, "_run", fails)
     with pytest.raises(RuntimeError):
         train(tiny("run=a", "logger=default"))
     assert "***" in record.read(tmp_path / "runs/default/a").error
@@ -62,12 +62,12 @@ def test_an_error_that_holds_one(canaries, tiny, tmp_path, monkeypatch):
 
 
 def test_a_study_whose_jobs_fail_with_one(canaries, tmp_path, monkeypatch):
-    from hardpix.run import train as module
+    from hardpix.train import train
 
     def fails(job):
         raise RuntimeError(f"no entry for {CANARIES['WANDB_API_KEY']}")
 
-    monkeypatch.setattr(module, "_run", fails)
+    monkeypatch.setattr(train, "_run", fails)
     words = [f"runs_dir={tmp_path}/runs", "seed=0,1", *TINY]
     assert main(["sweep", *words]) == 1
     assert list(tmp_path.glob("runs/**/error.txt"))

@@ -13,9 +13,10 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from hardpix.cli import main
-from hardpix.run import rundir
-from hardpix.run.config import check_given, compose, conf_dir, validate
-from hardpix.run.targets import check_hydra, find_target, named_trust
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import check_given, compose, validate
+from hardpix.config.trust import check_hydra, find_target, named_trust
+from hardpix.train import rundir
 from hardpix.types import ConfigError
 
 TARGETS = (
@@ -29,10 +30,10 @@ TARGETS = (
 )  # fmt: skip
 # Of hardpix by their first word.
 INSIDE = (
-    "hardpix.run.train.os.system", "hardpix.run.train.train", "hardpix.data.np.load", "hardpix.data.files.np.load",
-    "hardpix.atomic.write_text", "hardpix.atomic.os.system", "hardpix.data.pack", "hardpix.data.packed.pack",
-    "hardpix.models.backbone.timm.create_model", "hardpix.run.rundir.yaml.unsafe_load", "hardpix.record.json.load",
-    "hardpix.run.evaluate.loaded", "hardpix.data.prepare.job.prepare", "hardpix.cli.main", "hardpix.__builtins__.open",
+    "hardpix.train.train.os.system", "hardpix.train.train.train", "hardpix.data.np.load", "hardpix.data.files.np.load",
+    "hardpix.record.write_text", "hardpix.record.os.system", "hardpix.data.pack", "hardpix.data.packed.pack",
+    "hardpix.models.backbone.timm.create_model", "hardpix.train.rundir.yaml.unsafe_load", "hardpix.record.json.load",
+    "hardpix.evaluate.loaded", "hardpix.data.prepare.job.prepare", "hardpix.cli.main", "hardpix.__builtins__.open",
     "hardpix.data.DataModule.__init__.__globals__", "hardpix", "hardpix..data", "hardpix.data.", "hardpix.data.pack ",
     "hardpix_evil.x", "Hardpix.data.Folder", "hardpix.data.Folder.frames", "hardpix.models.choose_skips",
 )  # fmt: skip
@@ -119,7 +120,7 @@ def test_hydras_own_words_are_no_keys_even_of_ours(word):
 
 def test_of_a_trusted_package_the_object_must_be_its_own(tmp_path, monkeypatch):
     (tmp_path / "ourtargets.py").write_text(
-        "from os import system\nfrom hardpix.atomic import write_text\nclass Mine: ...\n"
+        "from os import system\nfrom hardpix.record import write_text\nclass Mine: ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     find_target("ourtargets.Mine", ("ourtargets",))
@@ -167,7 +168,7 @@ FILES = [
 
 @pytest.mark.parametrize(("content", "said"), FILES, ids=range(len(FILES)))
 def test_by_what_a_file_brings_along(trap, composed, content, said):
-    """Judged as :mod:`hardpix.run.launch` has Hydra's configuration judged."""
+    """Judged as :mod:`hardpix.cli.train` has Hydra's configuration judged."""
     cfg = copy.deepcopy(composed)
     OmegaConf.set_struct(cfg, False)
     OmegaConf.set_readonly(cfg, False)
@@ -299,7 +300,7 @@ def test_a_parent_that_a_run_directory_tells_of_is_judged_when_it_is_resumed(
     """The configuration of the parent is read from the resumed run's own directory, which may be anyone's."""
     import shutil
 
-    from hardpix.run.train import train
+    from hardpix.train.train import train
 
     branch = (
         "method=error_prediction",

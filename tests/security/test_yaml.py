@@ -5,12 +5,11 @@ import os
 import pytest
 import yaml
 
-from hardpix import plain_yaml
 from hardpix.cli import main
-from hardpix.run import saved_config
-from hardpix.run.chain_command import read_chain
-from hardpix.run.config import compose
-from hardpix.run.sweep.study import read_study
+from hardpix.config import safe_files
+from hardpix.config.compose import compose
+from hardpix.sweep.stages import read_chain
+from hardpix.sweep.study import read_study
 from hardpix.types import ConfigError, HardpixError
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -48,7 +47,7 @@ def hostile(path, kind):
 def test_what_asks_for_too_much_is_refused(tmp_path, kind):
     said = hostile(tmp_path / "x.yaml", kind)
     with pytest.raises(ConfigError, match=said) as error:
-        plain_yaml.read(tmp_path / "x.yaml")
+        safe_files.read_yaml(tmp_path / "x.yaml")
     assert str(error.value).startswith(str(tmp_path / "x.yaml"))
     assert "\n" not in str(error.value)
 
@@ -57,7 +56,7 @@ READERS = {
     "chain": ("chain/evil.yaml", lambda folder: read_chain("evil", folder)),
     "study": ("sweep/evil.yaml", lambda folder: read_study(["evil"], folder)),
     "configuration": ("experiment/evil.yaml", lambda folder: compose(["experiment=evil"], config_dir=folder)),
-    "run": ("config.yaml", lambda folder: saved_config.load(folder / "config.yaml")),
+    "run": ("config.yaml", lambda folder: safe_files.load(folder / "config.yaml")),
 }
 
 
@@ -87,28 +86,28 @@ def test_what_a_person_writes_is_read(tmp_path):
     path.write_text(
         "base: &b {lr: 1, list: [1, 2]}\none: {<<: *b, wd: 2}\ntwo: [*b, *b]\nthree: &c 5\nfour: *c\n"
     )
-    assert plain_yaml.read(path) == yaml.safe_load(path.read_text())
+    assert safe_files.read_yaml(path) == yaml.safe_load(path.read_text())
     path.write_text("a: " + "[" * 99 + "]" * 99)
-    assert plain_yaml.read(path)
+    assert safe_files.read_yaml(path)
     path.write_text("")
-    assert plain_yaml.read(path) is None
+    assert safe_files.read_yaml(path) is None
 
 
 def test_sizes_at_the_limit(tmp_path, monkeypatch):
     path = tmp_path / "x.yaml"
-    monkeypatch.setattr(plain_yaml, "LARGEST", 1000)
+    monkeypatch.setattr(safe_files, "LARGEST", 1000)
     path.write_text("a: " + "x" * 997)
-    assert plain_yaml.read(path)
+    assert safe_files.read_yaml(path)
     path.write_text("a: " + "x" * 998)
     with pytest.raises(ConfigError, match="no more than"):
-        plain_yaml.read(path)
+        safe_files.read_yaml(path)
     # The list 1, in it three times x: 1 for the value and 1 for its sign; as often for the alias; keys and mapping.
     path.write_text("a: &a [x, x, x]\nb: *a\n")
-    monkeypatch.setattr(plain_yaml, "EXPANDED", 1 + 2 + 7 + 2 + 7)
-    assert plain_yaml.read(path)
-    monkeypatch.setattr(plain_yaml, "EXPANDED", 1 + 2 + 7 + 2 + 7 - 1)
+    monkeypatch.setattr(safe_files, "EXPANDED", 1 + 2 + 7 + 2 + 7)
+    assert safe_files.read_yaml(path)
+    monkeypatch.setattr(safe_files, "EXPANDED", 1 + 2 + 7 + 2 + 7 - 1)
     with pytest.raises(ConfigError, match="its aliases stand for more"):
-        plain_yaml.read(path)
+        safe_files.read_yaml(path)
 
 
 @pytest.mark.parametrize(
@@ -117,5 +116,5 @@ def test_sizes_at_the_limit(tmp_path, monkeypatch):
 def test_no_yaml_is_one_sentence(tmp_path, content):
     (tmp_path / "x.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match="is no YAML: ") as error:
-        plain_yaml.read(tmp_path / "x.yaml")
+        safe_files.read_yaml(tmp_path / "x.yaml")
     assert "\n" not in str(error.value)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from hardpix import record
-from hardpix.cli import main
-from hardpix.report import published
-from hardpix.report.layout import layout
-from hardpix.run import chain_command, config
-from hardpix.run import experiments as module
-from hardpix.run.chain_command import read_chain
-from hardpix.run.config import conf_dir
-from hardpix.run.experiments import experiments
+from hardpix.cli import main, published_rows
+from hardpix.cli.published_rows import experiments
+from hardpix.config import compose as config
+from hardpix.config import published
+from hardpix.config.catalog import conf_dir
+from hardpix.config.published import layout
+from hardpix.sweep import stages
+from hardpix.sweep.stages import read_chain
 
 pytestmark = pytest.mark.slow  # trains runs
 
@@ -35,7 +35,7 @@ def _composed_once():
         return cache[key].copy()
 
     with pytest.MonkeyPatch.context() as patch:
-        for place in (module, chain_command):
+        for place in (published_rows, stages):
             patch.setattr(place, "compose", compose)
         yield
 
@@ -45,7 +45,7 @@ def test_every_chain_fits_together():
     names = [name for name in names if name.startswith("error_prediction")]
     assert len(names) == 6
     for name in names:
-        chain_command._check([(stage, list(stage.overrides)) for stage in read_chain(name)], {}, None)
+        stages._check([(stage, list(stage.overrides)) for stage in read_chain(name)], {}, None)
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,14 @@ def test_a_file_built_on_a_stage_stands_on_what_that_stands_on(known):
 
 
 def test_a_stage_that_starts_from_weights_has_the_run_below_and_its_own_networks(monkeypatch):
-    from hardpix.run.chain_command import Stage
+    from hardpix.sweep.stages import Stage
 
     chain = [
         Stage("first", ("backbone=resnet50", "trainer.max_steps=5"), None, None),
         Stage("second", ("experiment=demo", "backbone=swin_tiny"), "init_from", "first"),
     ]
-    monkeypatch.setattr(module, "_chains", lambda: [chain])
-    (factors,) = module._factors("demo")
+    monkeypatch.setattr(published_rows, "_chains", lambda: [chain])
+    (factors,) = published_rows._factors("demo")
     assert factors["init_from"] == "RUN"
     assert factors[f"{STAGE}trainer.max_steps"] == 5
     assert factors[f"{STAGE}backbone.name"] == "resnet50.tv_in1k"

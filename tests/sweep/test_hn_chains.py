@@ -8,17 +8,19 @@ import pytest
 import torch
 
 from hardpix import record
-from hardpix.cli import main
+from hardpix.cli import main, published_rows
+from hardpix.cli.published_rows import experiments
+from hardpix.config import compose as config
+from hardpix.config import published
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import validate
+from hardpix.config.published import layout
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report import published
-from hardpix.report.collect import Run
-from hardpix.report.effort import Use, departure
-from hardpix.report.layout import layout
-from hardpix.run import chain_command, config, rundir
-from hardpix.run import experiments as module
-from hardpix.run.config import conf_dir, validate
-from hardpix.run.experiments import experiments
-from hardpix.run.parent import factors, inherit
+from hardpix.sweep import stages as chain_command
+from hardpix.tables.compare import Run
+from hardpix.tables.protocol_check import Use, departure
+from hardpix.train import rundir
+from hardpix.train.parent import factors, inherit
 from hardpix.types import ConfigError
 
 FILES = sorted(path.stem for path in (conf_dir() / "experiment/hn").glob("[!_]*.yaml"))
@@ -39,7 +41,7 @@ def compose(overrides, config_dir=None):
 @pytest.fixture(scope="module", autouse=True)
 def _composed_once():
     with pytest.MonkeyPatch.context() as patch:
-        for place in (module, chain_command):
+        for place in (published_rows, chain_command):
             patch.setattr(place, "compose", compose)
         yield
 

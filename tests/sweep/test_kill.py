@@ -166,7 +166,7 @@ pruner: none
 
 @pytest.mark.slow
 def test_a_killed_search_that_two_processes_end_is_the_search_of_one(tmp_path, monkeypatch):
-    trials = pytest.importorskip("hardpix.run.sweep.trials")
+    trials = pytest.importorskip("hardpix.sweep.trials")
     monkeypatch.chdir(tmp_path)
     Path("conf/sweep").mkdir(parents=True)
     Path("conf/sweep/s.yaml").write_text(SEARCH)

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from hardpix import record
-from hardpix.run import world
-from hardpix.run.sweep import crew
+from hardpix.sweep import lockstep
+from hardpix.train import machine
 from hardpix.types import ConfigError, HardpixError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ STUDY = (
 # The command, but that process 1 fails in the second step of seed 1.
 FAILS = """
 import os, sys
-import hardpix.run.train as train
+import hardpix.train.train as train
 from hardpix.cli import main
 from pytorch_lightning.callbacks import Callback
 
@@ -75,25 +75,25 @@ def by_seed(folder):
 def test_which_process_this_is(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
-    assert (world.rank(), world.size()) == (0, 1)
+    assert (machine.rank(), machine.size()) == (0, 1)
     monkeypatch.setenv("SLURM_PROCID", "3")
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert (world.rank(), world.size()) == (0, 1)  # the batch script
+    assert (machine.rank(), machine.size()) == (0, 1)  # the batch script
     monkeypatch.setenv("SLURM_STEP_ID", "0")
-    assert (world.rank(), world.size()) == (3, 4)
+    assert (machine.rank(), machine.size()) == (3, 4)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert (world.rank(), world.size()) == (1, 2)  # torchrun in a step of srun
+    assert (machine.rank(), machine.size()) == (1, 2)  # torchrun in a step of srun
 
 
 def test_as_many_processes_as_the_trainer_asks_for(tiny):
-    crew.check_size(tiny("trainer.devices=2", "trainer.num_nodes=3"), 6, "job 1")
-    crew.check_size(tiny("trainer.devices=auto"), 6, "job 1")
-    crew.check_size(tiny("trainer.devices=[0,2]"), 2, "job 1")
+    lockstep.check_size(tiny("trainer.devices=2", "trainer.num_nodes=3"), 6, "job 1")
+    lockstep.check_size(tiny("trainer.devices=auto"), 6, "job 1")
+    lockstep.check_size(tiny("trainer.devices=[0,2]"), 2, "job 1")
     with pytest.raises(
         ConfigError, match=r"job 1: trainer\.devices=2 on trainer\.num_nodes=1, but 3 processes"
     ):
-        crew.check_size(tiny("trainer.devices=2"), 3, "job 1")
+        lockstep.check_size(tiny("trainer.devices=2"), 3, "job 1")
 
 
 def test_the_first_error_is_the_one_that_is_told():
@@ -102,7 +102,7 @@ def test_the_first_error_is_the_one_that_is_told():
     store = SimpleNamespace(
         set=said.__setitem__, wait=lambda *_: None, get=lambda key: said.get(key, "ValueError: full").encode()
     )
-    first = object.__new__(crew.Crew)
+    first = object.__new__(lockstep.RankGroup)
     first.rank, first.size, first.spoken, first.store = 0, 2, 1, store
     with pytest.raises(HardpixError, match="process 1: ValueError: full"):
         first._leave(RuntimeError("Connection closed by peer"))

@@ -11,15 +11,13 @@ import pytest
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.run.lock import held
-from hardpix.run.rundir import LAST, inspect
-from hardpix.run.sweep import pool
-from hardpix.run.sweep.execute import command
-from hardpix.run.sweep.jobs import jobs_of
-from hardpix.run.sweep.launchers import HERE, Launcher, read_launcher
-from hardpix.run.sweep.pool import environments, gpus
-from hardpix.run.sweep.state import look
-from hardpix.run.sweep.study import read_study
+from hardpix.sweep import launchers
+from hardpix.sweep.execute import command
+from hardpix.sweep.jobs import jobs_of, look
+from hardpix.sweep.launchers import environments, gpus
+from hardpix.sweep.study import HERE, Launcher, read_launcher, read_study
+from hardpix.train.rundir import LAST, held
+from hardpix.train.train import inspect
 from hardpix.types import ConfigError
 
 # A worker whose training is a stub: it does what the first file of faults/ALPHA.* says, and starts without torch.
@@ -28,7 +26,7 @@ import os, signal, sys, time, types
 from dataclasses import replace
 from pathlib import Path
 from hardpix import record
-from hardpix.run.rundir import process_began
+from hardpix.train.rundir import process_began
 
 ENVIRONMENT = {k: os.environ.get(k, "") for k in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
 assert "torch" not in sys.modules
@@ -70,12 +68,12 @@ def train(cfg, overrides, callbacks=()):
     metrics = {"val/miou": cfg.method.alpha / 10, "test/miou": 0.5, "run/seconds": 1.0}
     record.write(replace(begun, status="done", metrics=metrics), run_dir)
 
-stub = types.ModuleType("hardpix.run.train")
+stub = types.ModuleType("hardpix.train.train")
 stub.train = train
-sys.modules["hardpix.run.train"] = stub
-from hardpix.run.sweep import process
+sys.modules["hardpix.train.train"] = stub
+from hardpix.sweep import execute as process
 process.settle = process._clean_up = lambda: None
-from hardpix.run.sweep.worker import main
+from hardpix.sweep.worker import main
 sys.exit(main(int(sys.argv[1])))
 """
 
@@ -86,8 +84,8 @@ def stubbed(tmp_path, monkeypatch):
     (tmp_path / "stub_worker.py").write_text(STUB)
     (tmp_path / "faults").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(pool, "WORKER", "stub_worker")
-    monkeypatch.setattr("hardpix.run.environment.code_versions", dict)
+    monkeypatch.setattr(launchers, "WORKER", "stub_worker")
+    monkeypatch.setattr("hardpix.train.cost.code_versions", dict)
     return tmp_path
 
 
@@ -234,7 +232,7 @@ def test_workers_that_cannot_begin_end_the_sweep(stubbed, capfd):
 
 
 PROGRAM = (
-    "import sys; from hardpix.run.sweep import pool; pool.WORKER = 'stub_worker'; "
+    "import sys; from hardpix.sweep import launchers as pool; pool.WORKER = 'stub_worker'; "
     "from hardpix.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 

@@ -10,20 +10,19 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("optuna")
-
 from hardpix import record
 from hardpix.cli import main
-from hardpix.report.collect import collect
-from hardpix.run.config import compose
-from hardpix.run.rundir import LAST
-from hardpix.run.sweep import search as searching
-from hardpix.run.sweep import trials
-from hardpix.run.sweep.jobs import jobs_of
-from hardpix.run.sweep.search_callback import ReportToTrial
-from hardpix.run.sweep.state import look
-from hardpix.run.sweep.study import read_study
+from hardpix.config.compose import compose
+from hardpix.sweep import search, trials
+from hardpix.sweep.jobs import jobs_of, look
+from hardpix.sweep.study import read_study
+from hardpix.tables.compare import collect
+from hardpix.train.callbacks import ReportToTrial
+from hardpix.train.rundir import LAST
 from hardpix.types import ConfigError, Pruned
+
+pytest.importorskip("optuna")
+
 
 pytestmark = pytest.mark.slow  # whole runs and processes
 
@@ -148,11 +147,11 @@ def test_all_problems_are_told_before_anything_trains(written, tmp_path, monkeyp
 def test_without_optuna_one_sentence(written, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "hardpix\[search\]"'):
-        searching.prepare(read_study(["s"], written(FILE)))
+        search.prepare(read_study(["s"], written(FILE)))
 
 
 def test_the_files_of_the_project_can_be_searched():
-    folder, settings, jobs = searching.prepare(read_study(["hl_search"]))
+    folder, settings, jobs = search.prepare(read_study(["hl_search"]))
     assert (folder, len(jobs)) == (Path("runs/hl_search"), 3)
     assert settings["search"]["method.alpha"] == {"loguniform": [0.001, 1.0]}
 
@@ -171,7 +170,7 @@ class Stub:
         )
 
     def __call__(self, cfg, overrides, callbacks=()):
-        from hardpix.run.train import new_record
+        from hardpix.train.train import new_record
 
         run_dir = Path(cfg.runs_dir) / cfg.study / cfg.run
         before = record.read(run_dir) if cfg.resume else None
@@ -214,11 +213,11 @@ def composed_once(overrides, config_dir):
 @pytest.fixture
 def trained(monkeypatch):
     stub = Stub()
-    monkeypatch.setattr("hardpix.run.train.train", stub)
-    monkeypatch.setattr("hardpix.run.train.code_versions", dict)
-    monkeypatch.setattr("hardpix.run.sweep.jobs.compose", composed_once)
-    monkeypatch.setattr("hardpix.run.sweep.process._clean_up", lambda: None)
-    monkeypatch.setattr("hardpix.run.sweep.search.settle", lambda: None)
+    monkeypatch.setattr("hardpix.train.train.train", stub)
+    monkeypatch.setattr("hardpix.train.train.code_versions", dict)
+    monkeypatch.setattr("hardpix.sweep.jobs.compose", composed_once)
+    monkeypatch.setattr("hardpix.sweep.execute._clean_up", lambda: None)
+    monkeypatch.setattr("hardpix.sweep.search.freeze_imports", lambda: None)
     return stub
 
 

@@ -14,10 +14,9 @@ import torch
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.run.sweep import queue, slurm
-from hardpix.run.sweep.launchers import Launcher, read_launcher
-from hardpix.run.sweep.state import look
-from hardpix.run.sweep.study import read_study
+from hardpix.sweep import jobs, launchers
+from hardpix.sweep.jobs import look
+from hardpix.sweep.study import Launcher, read_launcher, read_study
 from hardpix.types import ConfigError
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -50,8 +49,8 @@ def cluster(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(queue, "FRESH", 0.0)
-    queue.ask_anew()
+    monkeypatch.setattr(jobs, "FRESH", 0.0)
+    jobs.refresh_queue()
     yield books
     for state in books.glob("*.state"):
         subprocess.run([sys.executable, str(path), "scancel", state.stem], capture_output=True)
@@ -73,8 +72,12 @@ def folders(study):
 
 def test_settings_are_the_plugins_and_are_checked(tmp_path):
     given = {"partition": "gpu", "timeout_min": 600, "additional_parameters": {"mail-type": "END"}}
-    known = slurm.parameters_of(given, "night")
-    assert (known["partition"], known["timeout_min"], known["max_num_timeout"]) == ("gpu", 600, slurm.TURNS)
+    known = launchers.parameters_of(given, "night")
+    assert (known["partition"], known["timeout_min"], known["max_num_timeout"]) == (
+        "gpu",
+        600,
+        launchers.TURNS,
+    )
     assert (known["name"], known["additional_parameters"]) == (
         "hardpix-night",
         {"requeue": True, "mail-type": "END"},
@@ -83,9 +86,9 @@ def test_settings_are_the_plugins_and_are_checked(tmp_path):
     with pytest.raises(
         ConfigError, match=r"launcher\.partitoin: no such setting of the launcher; did you mean 'partition'"
     ):
-        slurm.parameters_of({"partitoin": "gpu"}, "")
+        launchers.parameters_of({"partitoin": "gpu"}, "")
     with pytest.raises(ConfigError, match=r"launcher\.timeout_min: Value 'long'"):
-        slurm.parameters_of({"timeout_min": "long"}, "")
+        launchers.parameters_of({"timeout_min": "long"}, "")
     with pytest.raises(ConfigError, match="must be here or slurm"):
         read_launcher({"kind": "lsf"}, "")
     (tmp_path / "sweep").mkdir()
@@ -124,7 +127,7 @@ def test_what_waits_is_not_submitted_again(cluster, capsys):
     ):
         assert re.search(rf"#SBATCH --{line}$", script, re.MULTILINE), line
     first, second = folders("s")
-    assert {queue.job_of(first), queue.job_of(second)} == {"100_0", "100_1"}
+    assert {jobs.job_of(first), jobs.job_of(second)} == {"100_0", "100_1"}
 
     assert main(given) == 0
     assert "2 jobs: 2 in the queue before" in capsys.readouterr().out
@@ -133,16 +136,16 @@ def test_what_waits_is_not_submitted_again(cluster, capsys):
     assert main(["sweep", *STUDY, "study=s", "seed=0,1"]) == 0  # nor is it trained here
     assert "2 jobs: 2 submitted; " in capsys.readouterr().out
     (cluster / "100_1.state").write_text("CANCELLED")
-    queue.ask_anew()
+    jobs.refresh_queue()
     assert main(given) == 0
     assert "2 jobs: 1 submitted, 1 in the queue before" in capsys.readouterr().out
     assert (cluster / "sbatch.log").read_text() == "100 0-1%1\n101 \n"
-    assert sorted(queue.job_of(p) for p in (first, second)) == ["100_0", "101"]
+    assert sorted(jobs.job_of(p) for p in (first, second)) == ["100_0", "101"]
 
 
 def test_a_queue_that_does_not_answer_is_not_an_empty_one(cluster, tmp_path, capsys):
     run = tmp_path / "runs/s/a"
-    queue.remember(run, "77")
+    jobs.record_submission(run, "77")
     assert look(run).kind == "new"
     (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho unable to contact controller >&2\nexit 1\n")
     state = look(run)
@@ -153,7 +156,7 @@ def test_a_queue_that_does_not_answer_is_not_an_empty_one(cluster, tmp_path, cap
 
 def test_a_record_that_says_running_elsewhere_is_believed_while_its_job_lives(cluster, tmp_path, monkeypatch):
     run = tmp_path / "runs/s/a"
-    queue.remember(run, "77_2")
+    jobs.record_submission(run, "77_2")
     fields = {"schema": 1, "run_id": "x", "status": "running", "factors": {}, "metrics": {}, "seed": 0, "parent": None,
               "code": {}, "host": {"hostname": "node7", "pid": "1"}, "started": ""}  # fmt: skip
     record.write(record.RunRecord(**fields), run)
@@ -180,11 +183,11 @@ def test_jobs_of_one_shape(tiny, tmp_path):
             return tiny(*self.overrides)
 
     plain = {"nodes": 1, "tasks_per_node": 1}
-    assert slurm.shape(Fake(), plain) == (1, 1)
-    assert slurm.shape(Fake("trainer.devices=4", "trainer.num_nodes=2"), plain) == (2, 4)
-    assert slurm.shape(Fake("trainer.devices=4"), {"nodes": 1, "tasks_per_node": 4}) == (1, 4)
+    assert launchers.shape(Fake(), plain) == (1, 1)
+    assert launchers.shape(Fake("trainer.devices=4", "trainer.num_nodes=2"), plain) == (2, 4)
+    assert launchers.shape(Fake("trainer.devices=4"), {"nodes": 1, "tasks_per_node": 4}) == (1, 4)
     with pytest.raises(ConfigError, match=r"launcher.tasks_per_node=8: trainer.devices of job 1 \(a\) is 4"):
-        slurm.shape(Fake("trainer.devices=4"), {"nodes": 1, "tasks_per_node": 8})
+        launchers.shape(Fake("trainer.devices=4"), {"nodes": 1, "tasks_per_node": 8})
 
 
 def same(one, other):

@@ -8,8 +8,9 @@ import torch
 
 from hardpix import record
 from hardpix.methods import Method
-from hardpix.run import chain_command, rundir
-from hardpix.run.chain_command import Stage, overrides_of, read_chain
+from hardpix.sweep import stages
+from hardpix.sweep.stages import Stage, overrides_of, read_chain
+from hardpix.train import rundir
 from hardpix.types import ConfigError
 
 STAGES = ["semantic", "error_prediction", "detail"]
@@ -30,7 +31,7 @@ def files(tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """Stages that only leave a record and a configuration; what was trained, in order."""
-    import hardpix.run.train
+    import hardpix.train.train
 
     calls = []
 
@@ -49,14 +50,14 @@ def trained(monkeypatch):
         record.write(made, run_dir)
         return made
 
-    monkeypatch.setattr(hardpix.run.train, "train", train)
+    monkeypatch.setattr(hardpix.train.train, "train", train)
     return calls
 
 
 @pytest.fixture(autouse=True)
 def _composed_once(monkeypatch):
     """Composing is most of what a chain costs that trains nothing."""
-    made, compose = {}, chain_command.compose
+    made, compose = {}, stages.compose
 
     def once(overrides, **given):
         own = ("run=", "parent=", "init_from=", "resume=")
@@ -70,11 +71,11 @@ def _composed_once(monkeypatch):
                 cfg[name] = {"true": True, "false": False}.get(value, value.strip("'"))
         return cfg
 
-    monkeypatch.setattr(chain_command, "compose", once)
+    monkeypatch.setattr(stages, "compose", once)
 
 
 def chain(tmp_path, *arguments, name="error_prediction"):
-    return chain_command.main([name, f"runs_dir={tmp_path}/runs", *arguments])
+    return stages.main([name, f"runs_dir={tmp_path}/runs", *arguments])
 
 
 def folder(tmp_path, stage, prefix="a"):
@@ -246,7 +247,7 @@ def test_what_cannot_take_a_stages_place_is_refused_before_anything_is_trained(t
 def chain_status(tmp_path, *arguments, **kinds):
     """The sentence that the command ends with."""
     with pytest.raises(Exception) as error:  # noqa: PT011
-        chain_command.main([kinds.get("name", "error_prediction"), f"runs_dir={tmp_path}/runs", *arguments])
+        stages.main([kinds.get("name", "error_prediction"), f"runs_dir={tmp_path}/runs", *arguments])
     return str(error.value)
 
 
@@ -332,10 +333,10 @@ def test_overrides_of_a_stage_come_after_its_own():
 
 def test_help_names_what_can_be_given(capsys):
     with pytest.raises(SystemExit) as left:
-        chain_command.main(["--help"])
+        stages.main(["--help"])
     assert left.value.code == 0
     out = capsys.readouterr().out
     assert all(text in out for text in ("conf/chain/", "--use STAGE=RUN", "detail:trainer.max_steps=500"))
     with pytest.raises(SystemExit) as left:
-        chain_command.main([])
+        stages.main([])
     assert left.value.code != 0

@@ -17,15 +17,14 @@ from rich.console import Console
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.run import rundir
-from hardpix.run.config import compose, validate
-from hardpix.run.parent import with_parent
-from hardpix.run.rundir import LAST, alive, process_began
-from hardpix.run.sweep.execute import command
-from hardpix.run.sweep.jobs import _own, composer, fingerprint, jobs_of
-from hardpix.run.sweep.state import look, steps_done
-from hardpix.run.sweep.status import _detail, duration, footer, rendered
-from hardpix.run.sweep.study import read_study
+from hardpix.config.compose import compose, validate
+from hardpix.sweep.execute import command
+from hardpix.sweep.jobs import _own, composer, fingerprint, jobs_of, look, steps_done
+from hardpix.sweep.status import _detail, duration, footer, rendered
+from hardpix.sweep.study import read_study
+from hardpix.train import rundir
+from hardpix.train.parent import with_parent
+from hardpix.train.rundir import LAST, is_running, process_began
 from hardpix.types import ConfigError, DataError
 
 
@@ -206,7 +205,7 @@ class Stub:
         self.calls, self.faults = [], {}
 
     def __call__(self, cfg, overrides, callbacks=()):
-        from hardpix.run.train import new_record
+        from hardpix.train.train import new_record
 
         run_dir = Path(cfg.runs_dir) / cfg.study / cfg.run
         self.calls.append((cfg.method.alpha, cfg.resume, (run_dir / "run.json").exists()))
@@ -240,9 +239,9 @@ def composed_once(overrides, config_dir):
 @pytest.fixture
 def trained(monkeypatch):
     stub = Stub()
-    monkeypatch.setattr("hardpix.run.train.train", stub)
-    for name in ("settle", "_clean_up"):  # the collector looks at all modules for a third of a second
-        monkeypatch.setattr(f"hardpix.run.sweep.process.{name}", lambda: None)
+    monkeypatch.setattr("hardpix.train.train.train", stub)
+    for name in ("freeze_imports", "_clean_up"):  # the collector looks at all modules for a third of a second
+        monkeypatch.setattr(f"hardpix.sweep.execute.{name}", lambda: None)
     return stub
 
 
@@ -250,8 +249,8 @@ def trained(monkeypatch):
 def sweep(tmp_path, monkeypatch, trained):
     """``sweep()``: three jobs, alpha 1, 2, 3; returns the exit status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hardpix.run.train.code_versions", dict)
-    monkeypatch.setattr("hardpix.run.sweep.jobs.compose", composed_once)
+    monkeypatch.setattr("hardpix.train.train.code_versions", dict)
+    monkeypatch.setattr("hardpix.sweep.jobs.compose", composed_once)
 
     def run(*words, alphas="1,2,3"):
         return main(["sweep", "method=hardness", f"method.alpha={alphas}", *words])
@@ -520,7 +519,9 @@ def test_a_signal_leaves_the_rest_waiting(sweep, trained, capsys, error, status)
 
 def test_sigterm_outside_training_ends_the_sweep_in_order(sweep, trained, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("hardpix.run.train.code_versions", lambda: os.kill(os.getpid(), signal.SIGTERM) or {})
+    monkeypatch.setattr(
+        "hardpix.train.train.code_versions", lambda: os.kill(os.getpid(), signal.SIGTERM) or {}
+    )
     assert sweep() == 143
     assert len(trained.calls) == 1
     assert "1 interrupted, 2 waiting" in capsys.readouterr().out
@@ -537,7 +538,7 @@ def test_sigterm_that_the_trainer_takes_in_ends_the_sweep_after_the_run(sweep, t
         signal.signal(signal.SIGTERM, ours)
         return {}
 
-    monkeypatch.setattr("hardpix.run.train.code_versions", versions)
+    monkeypatch.setattr("hardpix.train.train.code_versions", versions)
     assert sweep() == 143
     assert statuses() == {1: "done"}
 
@@ -618,10 +619,10 @@ def test_a_number_that_passed_to_another_process_is_not_the_run(sweep):
     sweep(alphas="1")
     host = {"pid": str(os.getppid()), "pid_began": process_began(os.getppid())}
     found = runs()[1][1]
-    assert alive(replace(found, host=found.host | host))
-    assert not alive(replace(found, host=found.host | host | {"pid_began": "1 x"}))
+    assert is_running(replace(found, host=found.host | host))
+    assert not is_running(replace(found, host=found.host | host | {"pid_began": "1 x"}))
     older = {k: v for k, v in found.host.items() if k != "pid_began"}  # a record from before it was kept
-    assert alive(replace(found, host=older | {"pid": host["pid"]}))
+    assert is_running(replace(found, host=older | {"pid": host["pid"]}))
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from hardpix.cli import main
-from hardpix.run.config import compose, validate
-from hardpix.run.sweep.study import read_study
-from hardpix.run.sweep.wandb_sweep import sweep_of
+from hardpix.config.compose import compose, validate
+from hardpix.sweep.search import sweep_of
+from hardpix.sweep.study import read_study
 from hardpix.types import ConfigError
 
 FILE = """

@@ -7,14 +7,14 @@ import io
 
 import pytest
 
+from hardpix.config import published
+from hardpix.config.catalog import conf_dir
+from hardpix.config.published import layout
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report import published
-from hardpix.report.collect import collect
-from hardpix.report.effort import Experiment
-from hardpix.report.layout import layout
-from hardpix.report.published_render import render
-from hardpix.report.reproduction import comparison
-from hardpix.run.config import conf_dir
+from hardpix.tables.compare import collect
+from hardpix.tables.protocol_check import Experiment
+from hardpix.tables.published_render import render
+from hardpix.tables.reproduction import comparison
 from hardpix.types import HardpixError
 
 TABLES = conf_dir() / "table"

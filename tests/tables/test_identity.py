@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from hardpix.page.content import automatic_rows
 from hardpix.record import SCHEMA, RunRecord, read, with_batch, write
-from hardpix.report.collect import Run
-from hardpix.report.compare import disagreements, group, warnings
-from hardpix.report.effort import Use, refuse_unequal
-from hardpix.report.effort import departure as departure_of
-from hardpix.report.page_runs import automatic_rows
-from hardpix.report.protocol import phrases
+from hardpix.tables.columns import phrases
+from hardpix.tables.compare import Run, disagreements, group, warnings
+from hardpix.tables.protocol_check import Use, refuse_unequal
+from hardpix.tables.protocol_check import departure as departure_of
 from hardpix.types import HardpixError
 
 DATA = {"folder/train": "t", "folder/val": "v", "folder/test": "x", "folder/test content": "c"}

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report.collect import Run, collect
-from hardpix.report.partial import shortfalls
-from hardpix.report.render import render
-from hardpix.report.table import table
+from hardpix.tables.compare import Run, collect, shortfalls
+from hardpix.tables.render import render
+from hardpix.tables.table import table
 
 FULL = {
     "test/miou": 0.4,

@@ -6,9 +6,9 @@ import statistics
 import pytest
 
 from hardpix import record
-from hardpix.report.collect import collect
-from hardpix.report.pretraining import FACTOR, with_pretraining
-from hardpix.report.sweep import draw_sweep
+from hardpix.figures.curves import draw_sweep
+from hardpix.tables.columns import FACTOR, with_pretraining
+from hardpix.tables.compare import collect
 from hardpix.types import HardpixError
 
 

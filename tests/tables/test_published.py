@@ -12,16 +12,16 @@ import pytest
 import yaml
 
 from hardpix.cli import main
+from hardpix.cli.published_rows import experiments
+from hardpix.config import published
+from hardpix.config.catalog import conf_dir
+from hardpix.config.published import layout, layouts, pattern_problem
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report import published
-from hardpix.report.collect import collect
-from hardpix.report.effort import Experiment
-from hardpix.report.layout import layout, layouts, pattern_problem
-from hardpix.report.published_render import render
-from hardpix.report.reproduction import Asked, comparison
-from hardpix.report.significance import Options
-from hardpix.run.config import conf_dir
-from hardpix.run.experiments import experiments
+from hardpix.tables.compare import collect
+from hardpix.tables.protocol_check import Experiment
+from hardpix.tables.published_render import render
+from hardpix.tables.reproduction import Asked, comparison
+from hardpix.tables.significance import Options
 from hardpix.types import ConfigError, HardpixError
 
 TABLES = conf_dir() / "table"
@@ -564,7 +564,7 @@ def test_names_of_cells(pattern, said):
 
 
 def test_a_misspelt_cell_is_refused_before_training(tiny):
-    from hardpix.run.config import validate
+    from hardpix.config.compose import validate
 
     validate(tiny("reproduces=[lwm/II/ls/miou]"))
     with pytest.raises(ConfigError, match=r"reproduces: 'lwm/II/lz/miou' names no published cell"):
@@ -576,8 +576,8 @@ def test_experiment_files_are_composed_only_where_they_declare(tmp_path, monkeyp
     (tmp_path / "lwm/a.yaml").write_text("reproduces: ['lwm/III/c_bin_${method.bin_size}/miou']\n")
     (tmp_path / "lwm/b.yaml").write_text("reproduces: [hl/6/ce/resnet50]\n")
     (tmp_path / "c.yaml").write_text("seed: 1\n")
-    from hardpix.run import experiments as module
-    from hardpix.run.config import compose
+    from hardpix.cli import published_rows
+    from hardpix.config.compose import compose
 
     composed = []
 
@@ -585,7 +585,7 @@ def test_experiment_files_are_composed_only_where_they_declare(tmp_path, monkeyp
         composed.append(*overrides)
         return compose(["method=lwm", "method.bin_size=10"])
 
-    monkeypatch.setattr(module, "compose", fake)
+    monkeypatch.setattr(published_rows, "compose", fake)
     (one,) = experiments(["lwm/III/c_bin_50/miou"], tmp_path)
     assert composed == ["experiment=lwm/a"]
     assert (one.cells, one.free) == (("lwm/III/c_bin_*/miou",), ("method.bin_size",))
@@ -632,8 +632,8 @@ def asked(**given):
 
 
 def test_missing_cells_carry_the_command_that_fills_them(tmp_path):
-    from hardpix.run.config import compose, validate
-    from hardpix.run.fill import command
+    from hardpix.cli.tables import command
+    from hardpix.config.compose import compose, validate
 
     (one,) = published.tables("lwm/V")
     made_table = comparison(layout(one, TABLES), [], asked=asked(command=command))
@@ -657,7 +657,7 @@ def test_missing_cells_carry_the_command_that_fills_them(tmp_path):
 
 
 def test_commands_of_cells_name_their_files_and_seeds():
-    from hardpix.run.fill import command
+    from hardpix.cli.tables import command
 
     assert command("lwm/II/ls/miou", [0]) == ("hardpix train experiment=lwm/II_ls seed=0",)
     assert command("lwm/II/ls/miou", [0, 2]) == ("hardpix train -m experiment=lwm/II_ls seed=0,2",)
@@ -674,7 +674,7 @@ def test_commands_of_cells_name_their_files_and_seeds():
 
 
 def test_every_cell_that_is_not_cited_has_a_command_whose_file_declares_it():
-    from hardpix.run.fill import command
+    from hardpix.cli.tables import command
 
     for paper in ("lwm", "hn"):
         for one in (layout(table, TABLES) for table in published.tables(paper)):

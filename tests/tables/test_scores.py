@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hardpix.report.per_image import read_per_image, write_per_image
+from hardpix.scores import read_per_image, write_per_image
 from hardpix.types import DataError
 
 ROWS = [("b, with a comma", 10, 0.5, 0.25), ("a", 0, math.nan, math.nan), ("c", 7, 1.0, 1 / 3)]

@@ -12,12 +12,12 @@ import pytest
 from scipy import stats
 
 from hardpix.record import SCHEMA, RunRecord
-from hardpix.report import significance
-from hardpix.report.collect import Run
-from hardpix.report.per_image import write_per_image
-from hardpix.report.render import render
-from hardpix.report.render import test_text as text_of
-from hardpix.report.significance import (
+from hardpix.scores import write_per_image
+from hardpix.tables import significance
+from hardpix.tables.compare import Run
+from hardpix.tables.render import render
+from hardpix.tables.render import test_text as text_of
+from hardpix.tables.significance import (
     Options,
     PairedTest,
     PairedTests,
@@ -26,7 +26,7 @@ from hardpix.report.significance import (
     resampled,
     score_of,
 )
-from hardpix.report.table import table
+from hardpix.tables.table import table
 from hardpix.types import HardpixError
 
 CLASSES = ("wall", "floor", "lamp")

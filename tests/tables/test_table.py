@@ -14,14 +14,13 @@ import time
 import pytest
 
 from hardpix.cli import main
+from hardpix.cli.tables import add_arguments
+from hardpix.cli.tables import table_of_runs as run_command
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.report.collect import Run, collect
-from hardpix.report.command import add_arguments
-from hardpix.report.command import run as run_command
-from hardpix.report.labels import brief
-from hardpix.report.lacks import combined
-from hardpix.report.render import best_rows, render
-from hardpix.report.table import table
+from hardpix.scores import brief
+from hardpix.tables.compare import Run, collect
+from hardpix.tables.render import best_rows, render
+from hardpix.tables.table import combined, table
 from hardpix.types import HardpixError
 
 ROWS = ["loss._target_"]

@@ -8,9 +8,8 @@ import torch
 
 from hardpix import record
 from hardpix.methods import Baseline
-from hardpix.run.batches import check_batches, single_problem
-from hardpix.run.build import build
-from hardpix.run.train import train
+from hardpix.train.build import build, check_batches, single_problem
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from hardpix.data import Coco, Folder, HuggingFace, Listed
 from hardpix.data.listing import part_of
-from hardpix.run.build import build
-from hardpix.run.remarks import start_remarks
+from hardpix.train.build import build
+from hardpix.train.train import start_remarks
 from hardpix.types import ConfigError, DataError
 
 BOTH = frozenset({"image", "label"})

@@ -8,10 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hardpix import atomic
-from hardpix.run import resume
-from hardpix.run.checkpoint import read_checkpoint
-from hardpix.run.checkpoint_files import AtomicCheckpointIO, manifest, newest, problem, save, sha256
+from hardpix import record
+from hardpix.train import resume
+from hardpix.train.checkpoint import (
+    AtomicCheckpointIO,
+    manifest,
+    newest,
+    problem,
+    read_checkpoint,
+    save,
+    sha256,
+)
 from hardpix.types import HardpixError
 
 ON = SimpleNamespace(resume="auto")
@@ -93,7 +100,7 @@ def test_a_damaged_last_gives_way_to_the_one_before(run_dir, capsys):
 def test_a_stop_while_saving_leaves_a_checkpoint_that_is_listed(run_dir, monkeypatch, stop):
     last = run_dir / "checkpoints/last.ckpt"
     if stop == "list":
-        monkeypatch.setattr(atomic, "write_text", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "full")))
+        monkeypatch.setattr(record, "write_text", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "full")))
     else:
         inner = os.replace
         monkeypatch.setattr(

@@ -9,7 +9,7 @@ import torch
 
 from hardpix import record
 from hardpix.methods import Baseline
-from hardpix.run.train import train
+from hardpix.train.train import train
 from hardpix.types import ConfigError, Diverged
 
 FIXED = ("scheduler=constant", "callbacks.checkpoint_every_steps=1", "trainer.max_steps=5")
@@ -132,7 +132,7 @@ def half(monkeypatch):
     from pytorch_lightning.plugins.precision import MixedPrecision
     from pytorch_lightning.trainer.connectors.accelerator_connector import _AcceleratorConnector
 
-    monkeypatch.setattr("hardpix.run.trainer.check_device", lambda *_: None)
+    monkeypatch.setattr("hardpix.train.build.check_device", lambda *_: None)
     monkeypatch.setattr(
         _AcceleratorConnector, "_check_and_init_precision", lambda self: MixedPrecision("16-mixed", "cpu")
     )

@@ -11,14 +11,14 @@ from PIL import Image
 from hardpix import record
 from hardpix.cli import main
 from hardpix.data import Folder, Listed
-from hardpix.data.doctor import check
-from hardpix.data.label_check import judge
+from hardpix.data.check import check
+from hardpix.data.check_report import judge
 from hardpix.data.labels import LabelCode
-from hardpix.run import data_facts
-from hardpix.run.build import build
-from hardpix.run.evaluate import evaluate
-from hardpix.run.rundir import read_config
-from hardpix.run.train import train
+from hardpix.evaluate import evaluate
+from hardpix.train import provenance
+from hardpix.train.build import build
+from hardpix.train.rundir import read_config
+from hardpix.train.train import train
 from hardpix.types import DataError
 
 SPLITS = ("train", "val", "test")
@@ -164,22 +164,22 @@ def test_labels_are_counted_once(tiny, tmp_path, monkeypatch):
     cfg.data.source.label_map = {255: 2}
     cfg.data.source.ignore_index = 254
     data, _ = build(cfg)
-    first = data_facts.label_verdict(data)
+    first = provenance.label_verdict(data)
     assert "b never occurs" in first.lines[0]
     monkeypatch.setattr(LabelCode, "decode", None)
-    assert data_facts.label_verdict(data) == first
+    assert provenance.label_verdict(data) == first
 
 
 def test_training_labels_that_are_skipped_are_no_obstacle_and_others_are(tiny, tmp_path):
     root = folder(tmp_path / "d", [0, 1])
     (root / "train/labels/1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"train/labels/1\.png"):
-        data_facts.checked(build(given(tiny, root))[0])
+        provenance.checked(build(given(tiny, root))[0])
     data, _ = build(given(tiny, root, "data.on_error=skip"))
-    data_facts.checked(data)
+    provenance.checked(data)
     (root / "test/labels/1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"test/labels/1\.png"):
-        data_facts.checked(data)
+        provenance.checked(data)
 
 
 def twelve_bits(rng):

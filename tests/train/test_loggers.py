@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from hardpix.run.tracking import MetricsCSV
+from hardpix.train.loggers import MetricsCSV
 
 
 def rows(path):

@@ -13,11 +13,10 @@ from PIL import Image
 from hardpix import record
 from hardpix.cli import main
 from hardpix.data import pack, statistics
+from hardpix.evaluate import evaluate, loaded
 from hardpix.methods import Method, lwm
-from hardpix.run.build import build
-from hardpix.run.evaluate import evaluate, loaded
-from hardpix.run.fitting import start_regressions
-from hardpix.run.train import train
+from hardpix.train.build import build, start_regressions
+from hardpix.train.train import train
 from hardpix.types import ConfigError, DataError
 
 LWM = (

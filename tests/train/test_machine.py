@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hardpix.cli import main
-from hardpix.run import ailments
+from hardpix.train import machine
 from hardpix.types import DataError
 
 # The texts are those of torch 2.12 to 2.15 and of CPython.
@@ -64,15 +64,15 @@ FILES = [
 ])  # fmt: skip
 def test_the_cause_and_the_settings_are_named(errors, words):
     for error in errors:
-        found = ailments.sentence(error)
+        found = machine.explain(error)
         assert found is not None, error
         assert "\n" not in found
         assert all(word in found for word in words), (error, found)
 
 
 def test_the_signal_is_named():
-    assert "by the signal Killed," in ailments.sentence(WORKER[0])
-    assert "by the signal Segmentation fault," in ailments.sentence(WORKER[2])
+    assert "by the signal Killed," in machine.explain(WORKER[0])
+    assert "by the signal Segmentation fault," in machine.explain(WORKER[2])
 
 
 @pytest.mark.parametrize("error", [
@@ -81,7 +81,7 @@ def test_the_signal_is_named():
     RuntimeError("Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n..."),
 ])  # fmt: skip
 def test_other_errors_are_left_alone(error):
-    assert ailments.sentence(error) is None
+    assert machine.explain(error) is None
 
 
 def test_a_lock_that_finds_no_room_is_shared_memory_too(monkeypatch):
@@ -93,16 +93,16 @@ def test_a_lock_that_finds_no_room_is_shared_memory_too(monkeypatch):
     monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", refuse)
     with pytest.raises(OSError, match="No space") as caught:
         multiprocessing.Lock()
-    assert "/dev/shm is full" in ailments.sentence(caught.value)
+    assert "/dev/shm is full" in machine.explain(caught.value)
     with pytest.raises(OSError, match="No space") as caught:
         refuse()
-    assert ailments.sentence(caught.value) is None
+    assert machine.explain(caught.value) is None
 
 
 def test_the_cause_of_an_error_counts():
     error = RuntimeError("while loading")
     error.__cause__ = MEMORY[0]
-    assert "machine's memory" in ailments.sentence(error)
+    assert "machine's memory" in machine.explain(error)
 
 
 def test_memory_that_is_really_refused(capsys, monkeypatch):
@@ -119,5 +119,5 @@ def test_memory_that_is_really_refused(capsys, monkeypatch):
 
 
 def test_the_table_of_sentences_imports_nothing_heavy():
-    code = "import sys, hardpix.run.ailments; sys.exit('torch' in sys.modules)"
+    code = "import sys, hardpix.train.machine; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

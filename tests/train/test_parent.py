@@ -14,9 +14,9 @@ from PIL import Image
 from hardpix import record
 from hardpix.cli import main
 from hardpix.methods import Method
-from hardpix.report.collect import collect
-from hardpix.run import rundir
-from hardpix.run.train import train
+from hardpix.tables.compare import collect
+from hardpix.train import rundir
+from hardpix.train.train import train
 from hardpix.types import ConfigError, HardpixError
 
 BRANCH = ("method=error_prediction", "method.channels=8")

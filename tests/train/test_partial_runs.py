@@ -5,8 +5,8 @@ from pytorch_lightning.callbacks import Callback
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.report.partial import shortfalls
-from hardpix.run.train import train
+from hardpix.tables.compare import shortfalls
+from hardpix.train.train import train
 
 
 def test_a_full_run_says_how_much_it_was(tiny, tmp_path):

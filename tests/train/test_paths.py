@@ -10,13 +10,13 @@ from PIL import Image
 
 from hardpix import record
 from hardpix.cli import main
+from hardpix.config.compose import compose
 from hardpix.data import Folder, content_sample
-from hardpix.run import places, rundir
-from hardpix.run.config import compose
-from hardpix.run.evaluate import loaded
-from hardpix.run.sweep.jobs import jobs_of
-from hardpix.run.sweep.study import read_study
-from hardpix.run.train import new_record, train
+from hardpix.evaluate import loaded
+from hardpix.sweep.jobs import jobs_of
+from hardpix.sweep.study import read_study
+from hardpix.train import parent, rundir
+from hardpix.train.train import inspect, new_record, train
 from hardpix.types import ConfigError, DataError
 
 CLASSES = "[background,disc]"
@@ -67,7 +67,7 @@ def test_paths_are_made_absolute(tmp_path, monkeypatch):
         "init_from=runs/s/a",
         "parent=runs/s/b",
     ]
-    cfg = places.absolute(compose([*listed, *files]))
+    cfg = rundir.with_absolute_paths(compose([*listed, *files]))
     assert (cfg.data.source.listing, cfg.data.source.root) == (
         f"{tmp_path}/lists/{{split}}.csv",
         str(tmp_path),
@@ -75,17 +75,17 @@ def test_paths_are_made_absolute(tmp_path, monkeypatch):
     assert (cfg.data.source.classes, cfg.data.labeled) == (f"{tmp_path}/c.txt", f"{tmp_path}/some.txt")
     assert cfg.backbone.pretrained == str(tmp_path.parent / "w.pth")
     assert (cfg.init_from, cfg.parent) == (f"{tmp_path}/runs/s/a", f"{tmp_path}/runs/s/b")
-    assert places.absolute(cfg) == cfg
+    assert rundir.with_absolute_paths(cfg) == cfg
     plain = compose(["data.source.classes=[wall,bed]", "data.labeled=0.5"])
-    assert places.absolute(plain) == plain
+    assert rundir.with_absolute_paths(plain) == plain
 
 
 def test_every_path_among_the_settings_is_known():
     """Of all keys of the data sets, those that a text may be given for and that are no choice, name or pattern."""
-    from hardpix.run.config import conf_dir
-    from hardpix.run.signatures import find_signature
+    from hardpix.config.catalog import conf_dir
+    from hardpix.config.schema import find_signature
 
-    known = {key.removeprefix("data.source.") for key in places.PLACES if key.startswith("data.source.")}
+    known = {key.removeprefix("data.source.") for key in rundir.PLACES if key.startswith("data.source.")}
     words = {"name", "images", "labels", "depths", "annotations", "label_suffix", "label_format", "depth_missing",
              "background", "others", "crowd", "imperfect", "image", "label", "names", "style", "void_40_in_train",
              "depth", "truth", "layout", "illegible"}  # fmt: skip
@@ -151,7 +151,7 @@ def begun(cfg, run_dir, **changes):
     """A run's directory as far as a sweep or a resume reads it."""
     run_dir.mkdir(parents=True)
     rundir.write_config(run_dir, cfg)
-    data = places.present(cfg, ["data.source.root"]).get("data.source.root", {})
+    data = parent.present(cfg, ["data.source.root"]).get("data.source.root", {})
     made = new_record(cfg, run_dir, [], None)
     found = record.RunRecord(
         **{**vars(made), "status": "done", "dataset": "folder", "data": made.data | data, **changes}
@@ -161,44 +161,46 @@ def begun(cfg, run_dir, **changes):
 
 
 def test_what_is_not_known_of_a_run_is_compared_by_its_paths(tiny, root):
-    cfg = places.absolute(folder(tiny, "mydata", "run=a"))
+    cfg = rundir.with_absolute_paths(folder(tiny, "mydata", "run=a"))
     run_dir = rundir.choose(cfg, [])
     begun(cfg, run_dir)
-    elsewhere = places.absolute(folder(tiny, copy(root, "copy"), "run=a"))
-    assert rundir.inspect(run_dir, elsewhere) == record.read(run_dir)  # whoever opens the data compares them
+    elsewhere = rundir.with_absolute_paths(folder(tiny, copy(root, "copy"), "run=a"))
+    assert inspect(run_dir, elsewhere) == record.read(run_dir)  # whoever opens the data compares them
     shutil.rmtree(run_dir)
     cfg.data.source.root = "mydata"  # as earlier versions wrote it, without fingerprints of the data
     begun(cfg, run_dir, data={})
-    assert rundir.inspect(run_dir, places.absolute(cfg)) == record.read(run_dir)
+    assert inspect(run_dir, rundir.with_absolute_paths(cfg)) == record.read(run_dir)
     with pytest.raises(ConfigError, match=r"data\.source\.root: mydata -> .*copy"):
-        rundir.inspect(run_dir, elsewhere)
+        inspect(run_dir, elsewhere)
 
 
 def test_files_and_runs_below_are_known_by_content_on_resume(tiny, root, tmp_path):
     (tmp_path / "c.txt").write_text("background\ndisc\n")
     below = begun(folder(tiny, root, "run=b"), tmp_path / "runs/default/b", parent=None)
     given = ("run=a", "init_from=runs/default/b", "data.source.classes=c.txt")
-    cfg = places.absolute(folder(tiny, root, *given))
+    cfg = rundir.with_absolute_paths(folder(tiny, root, *given))
     run_dir = rundir.choose(cfg, [])
     begun(cfg, run_dir)
     assert record.read(run_dir).parent == below.run_id
     shutil.copytree(tmp_path / "runs", tmp_path / "moved")
     shutil.copyfile(tmp_path / "c.txt", tmp_path / "d.txt")
     same = ("run=a", "init_from=moved/default/b", "data.source.classes=d.txt")
-    assert rundir.inspect(run_dir, places.absolute(folder(tiny, root, *same)))
+    assert inspect(run_dir, rundir.with_absolute_paths(folder(tiny, root, *same)))
     weights = [
         f"init_from=moved/default/b{end}" for end in ("/checkpoints/best.ckpt", "/checkpoints/last.ckpt")
     ]
     for other in weights:  # of the same run
         with pytest.raises(ConfigError, match=r"init_from: .*/b -> .*/b/checkpoints"):
-            rundir.inspect(run_dir, places.absolute(folder(tiny, root, "run=a", other, same[2])))
+            inspect(run_dir, rundir.with_absolute_paths(folder(tiny, root, "run=a", other, same[2])))
     (tmp_path / "d.txt").write_text("background\nrings\n")
     with pytest.raises(ConfigError, match=r"data\.source\.classes: .*c\.txt -> .*d\.txt"):
-        rundir.inspect(run_dir, places.absolute(folder(tiny, root, *same)))
+        inspect(run_dir, rundir.with_absolute_paths(folder(tiny, root, *same)))
     other = begun(folder(tiny, root, "run=o"), tmp_path / "runs/default/o", run_id="another")
     assert other.run_id != below.run_id
     with pytest.raises(ConfigError, match=r"init_from: .*b -> .*o"):
-        rundir.inspect(run_dir, places.absolute(folder(tiny, root, *given[::2], "init_from=runs/default/o")))
+        inspect(
+            run_dir, rundir.with_absolute_paths(folder(tiny, root, *given[::2], "init_from=runs/default/o"))
+        )
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ from pytorch_lightning import seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hardpix import record
-from hardpix.run import resume
-from hardpix.run.build import build, method_class
-from hardpix.run.callbacks import settle_best
-from hardpix.run.config import compose, conf_dir, validate
-from hardpix.run.ema import EMA
-from hardpix.run.evaluate import evaluate
-from hardpix.run.rundir import BEFORE, BEST, LAST, read_config
+from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import compose, validate
+from hardpix.evaluate import evaluate
+from hardpix.train import resume
+from hardpix.train.build import build, method_class
+from hardpix.train.callbacks import EMA, settle_best
+from hardpix.train.rundir import BEFORE, BEST, LAST, read_config
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 from tests.faults.cases import CASES
@@ -162,8 +162,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-from hardpix.run.config import compose
-from hardpix.run.train import train
+from hardpix.config.compose import compose
+from hardpix.train.train import train
 
 torch.set_num_threads(1)
 rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from hardpix.run import remarks
-from hardpix.run.build import build
+from hardpix.train import train
+from hardpix.train.build import build
 from hardpix.types import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(remarks, "_told", set())
+    monkeypatch.setattr(train, "_told", set())
 
 
 def told(tiny, *overrides):
-    return remarks.start_remarks(*build(tiny(*overrides)))
+    return train.start_remarks(*build(tiny(*overrides)))
 
 
 def test_alpha_under_adam_is_told_once_in_a_sweep(tiny):
@@ -55,7 +55,7 @@ def test_an_auxiliary_head_beside_a_first_stage_is_told(tiny):
     given = ("head=ocr", "head.ocr_channels=4")
     for aux, told in ((), True), (("model.aux_level=null",), False):
         data, method = build(tiny(*given, *aux))
-        assert any("model.aux_level=null" in line for line in remarks.start_remarks(data, method)) is told
+        assert any("model.aux_level=null" in line for line in train.start_remarks(data, method)) is told
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from hardpix.run import lock
-from hardpix.run.lock import held, holder, writing
-from hardpix.run.train import train
+from hardpix.train import rundir
+from hardpix.train.rundir import held, holder, writing
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hardpix.run.lock import held
+from hardpix.train.rundir import held
 with held(Path(sys.argv[1])) as free:
     print(free, flush=True)
     time.sleep(float(sys.argv[2]) * free)
@@ -64,7 +64,7 @@ def test_of_many_at_once_one_has_it(tmp_path):
 def test_the_process_that_has_it_may_ask_again(tmp_path):
     with held(tmp_path) as free, held(tmp_path) as again:
         assert (free, again) == (True, True)
-    assert not lock._held
+    assert not rundir._held
     other = start(tmp_path, 0)
     assert other.communicate()[0] == "True\n"
 

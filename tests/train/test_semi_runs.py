@@ -10,17 +10,17 @@ import yaml
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.data.synthetic import render
-from hardpix.data.synthetic_appearance import densities
-from hardpix.report import published
-from hardpix.report.collect import collect
-from hardpix.report.layout import layout
-from hardpix.report.published_render import render as rendered
-from hardpix.report.reproduction import comparison
-from hardpix.run import rundir
-from hardpix.run.callbacks import LastCheckpoint
-from hardpix.run.config import conf_dir
-from hardpix.run.train import train
+from hardpix.config import published
+from hardpix.config.catalog import conf_dir
+from hardpix.config.published import layout
+from hardpix.data.synthetic.furniture import densities
+from hardpix.data.synthetic.rooms import render
+from hardpix.tables.compare import collect
+from hardpix.tables.published_render import render as rendered
+from hardpix.tables.reproduction import comparison
+from hardpix.train import rundir
+from hardpix.train.resume import LastCheckpoint
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 
 pytestmark = pytest.mark.slow  # trains runs

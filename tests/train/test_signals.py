@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hardpix.run import attempts
+from hardpix.train import rundir
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT = "print('here', flush=True); [None for _ in iter(lambda: received() > 0, True)]"
@@ -18,8 +18,8 @@ LIMIT = 60  # seconds for a process that should end at once, on a loaded machine
 # {work} in the block; what a second signal, or a main thread that is stuck, leaves behind is "last words".
 BLOCK = """
 import ctypes, os, sys, time
-from hardpix.run import signals
-from hardpix.run.signals import *
+from hardpix.train import signals
+from hardpix.train.signals import *
 
 def block():  # in a call of C that no signal interrupts, as a collective does
     lock = ctypes.create_string_buffer(64)
@@ -147,7 +147,7 @@ def test_what_a_failed_attempt_has_left_is_kept_each_time(tmp_path):
         (tmp_path / "checkpoints/last.ckpt").write_text(str(number))
         (tmp_path / "run.json").write_text("")
         (tmp_path / ".lock").write_text("")
-        assert attempts.set_aside(tmp_path) == tmp_path / "failed" / str(number)
+        assert rundir.set_aside(tmp_path) == tmp_path / "failed" / str(number)
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "failed"]
-    assert attempts.set_aside(tmp_path) is None
+    assert rundir.set_aside(tmp_path) is None
     assert [(tmp_path / f"failed/{n}/checkpoints/last.ckpt").read_text() for n in (1, 2)] == ["1", "2"]

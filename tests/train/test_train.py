@@ -17,10 +17,10 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from hardpix import record
 from hardpix.cli import main
 from hardpix.methods import Method
-from hardpix.run.build import build
-from hardpix.run.checkpoint import load_weights
-from hardpix.run.rundir import process_began
-from hardpix.run.train import train
+from hardpix.train.build import build
+from hardpix.train.checkpoint import load_weights
+from hardpix.train.rundir import process_began
+from hardpix.train.train import train
 from hardpix.types import ConfigError, DataError, HardpixError
 
 
@@ -150,7 +150,7 @@ def test_no_checkpoint_holds_half_a_step(tiny, monkeypatch):
     def progress(checkpoint):
         return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
 
-    monkeypatch.setattr("hardpix.run.checkpoint_files.AtomicCheckpointIO.save_checkpoint", save)
+    monkeypatch.setattr("hardpix.train.checkpoint.AtomicCheckpointIO.save_checkpoint", save)
     settings = ("trainer.accumulate=2", "data.batch_size=2", "callbacks.checkpoint_every_steps=1", "panels=0")
     train(tiny("run=a", "trainer.val_every_epochs=2", *settings), [])
     assert seen == [(step, 2 * step) for step in (1, 2, 3, 4)]

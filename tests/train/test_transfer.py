@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from hardpix import record
+from hardpix.config.compose import compose
 from hardpix.data import CIFAR100
-from hardpix.run import rundir
-from hardpix.run.build import build
-from hardpix.run.checkpoint import init_from
-from hardpix.run.config import compose
-from hardpix.run.train import train
+from hardpix.train import rundir
+from hardpix.train.build import build
+from hardpix.train.checkpoint import init_from
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 
 pytestmark = pytest.mark.slow  # trains runs

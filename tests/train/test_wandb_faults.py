@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from hardpix import record
-from hardpix.run.tracking import errands, wandb_logger
-from tests.run.conftest import records
-from tests.run.fake_wandb import FakeWandb
+from hardpix.train import wandb
+from tests.conftest import records
+from tests.train.fake_wandb import FakeWandb
 
 pytest.importorskip("wandb")
 
@@ -33,7 +33,7 @@ def blocked():
 
 def test_calls_are_made_in_their_order_by_another_thread():
     seen = []
-    todo = errands.Errands(30)
+    todo = wandb.BackgroundCalls(30)
     for number in range(50):
         todo.give(lambda number=number: seen.append((number, threading.current_thread())))
     assert todo.wait(30)
@@ -43,7 +43,7 @@ def test_calls_are_made_in_their_order_by_another_thread():
 
 
 def test_waiting_is_bounded_in_sum(blocked):
-    todo = errands.Errands(0.5)
+    todo = wandb.BackgroundCalls(0.5)
     todo.give(lambda: blocked.wait(20))
     begin = time.monotonic()
     assert not todo.wait(0.2)
@@ -55,7 +55,7 @@ def test_waiting_is_bounded_in_sum(blocked):
 
 
 def test_the_next_begins_where_the_one_before_has_ended(blocked):
-    first, second, seen = errands.Errands(0.0), errands.Errands(30), []
+    first, second, seen = wandb.BackgroundCalls(0.0), wandb.BackgroundCalls(30), []
     first.give(blocked.wait)
     first.give(lambda: seen.append("first"))
     assert not first.end()
@@ -68,8 +68,8 @@ def test_the_next_begins_where_the_one_before_has_ended(blocked):
 
 
 def test_what_hangs_for_hours_fills_no_memory(blocked, monkeypatch):
-    monkeypatch.setattr(errands, "MOST", 3)
-    todo, seen, begun = errands.Errands(30), [], threading.Event()
+    monkeypatch.setattr(wandb, "MOST", 3)
+    todo, seen, begun = wandb.BackgroundCalls(30), [], threading.Event()
     todo.give(lambda: (begun.set(), blocked.wait()))
     begun.wait(30)
     for number in range(5):
@@ -102,19 +102,19 @@ class Broken:
 def stopped(where, act, monkeypatch, tmp_path, rows=200):
     """A run of so many rows; what it logged, and how long the logger took in all."""
     broken = Broken(where, act, tmp_path)
-    monkeypatch.setattr(wandb_logger, "PATIENCE", 1.0)
-    monkeypatch.setattr(wandb_logger, "START", 0.2)
-    monkeypatch.setattr(wandb_logger, "_wait_no_more", lambda: None)
-    monkeypatch.setattr(wandb_logger, "_teardown", lambda: None)
+    monkeypatch.setattr(wandb, "PATIENCE", 1.0)
+    monkeypatch.setattr(wandb, "START", 0.2)
+    monkeypatch.setattr(wandb, "_wait_no_more", lambda: None)
+    monkeypatch.setattr(wandb, "_teardown", lambda: None)
 
     def init(self, mode):
         if where == "init":
             act()
         self.run, self.folder = broken, Path(broken.dir).parent
 
-    monkeypatch.setattr(wandb_logger.WandbRun, "_init", init)
+    monkeypatch.setattr(wandb.WandbRun, "_init", init)
     begin = time.monotonic()
-    logger = wandb_logger.WandbRun(tmp_path, {"id": "a"}, online=False, earlier=[])
+    logger = wandb.WandbRun(tmp_path, {"id": "a"}, online=False, earlier=[])
     logger.start()
     for step in range(rows):
         logger.log_metrics({"train/loss": float(step)}, step)
@@ -155,7 +155,7 @@ def test_what_a_server_did_not_take_in_time_is_told_with_the_folder(monkeypatch,
     broken, _ = stopped("finish", raising(TimeoutError("Timed out finishing run.")), monkeypatch, tmp_path)
     assert [step for step, _ in broken.rows] == list(range(200))
     (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("W&B")]
-    assert f"did not take everything within {wandb_logger.FINISH} s" in said
+    assert f"did not take everything within {wandb.FINISH} s" in said
     assert f"wandb sync {tmp_path}/wandb/offline-run-1 sends" in said
 
 
@@ -167,15 +167,15 @@ def test_a_run_without_a_fault_is_logged_whole_and_nothing_is_told(monkeypatch, 
 
 
 def test_the_parts_of_the_patience_fit_into_it():
-    assert wandb_logger.START + wandb_logger.FINISH < wandb_logger.PATIENCE <= 5
+    assert wandb.START + wandb.FINISH < wandb.PATIENCE <= 5
 
 
 # Whole processes, with wandb itself
 
 SCRIPT = """
 import atexit, os, signal, sys, time, urllib.request
-from hardpix.run import tracking
-from hardpix.run.train import train
+from hardpix.train import loggers as tracking
+from hardpix.train.train import train
 from tests.conftest import compose_tiny
 import pytorch_lightning as pl
 
@@ -195,7 +195,7 @@ def timed(owner, name):
 tracking.log_results = lambda *a: None  # tables go another way, of which the fake server knows nothing
 for name in ("connect", "close"):
     timed(tracking, name)
-from hardpix.run.tracking.wandb_logger import WandbRun
+from hardpix.train.wandb import WandbRun
 timed(WandbRun, "log_metrics")
 
 class Fault(pl.Callback):
@@ -322,16 +322,16 @@ def test_wandbs_own_process_may_end_or_hang(tmp_path, fault, offline):
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_ends_no_run(tiny, tmp_path, monkeypatch, capsys):
     """A file stands where wandb's folder should be."""
-    from hardpix.run.train import train
+    from hardpix.train.train import train
 
     run_dir = tmp_path / "runs/default/a"
-    begin = wandb_logger.WandbRun.start
+    begin = wandb.WandbRun.start
 
     def start(self):
         (run_dir / "wandb").write_text("in the way")
         begin(self)
 
-    monkeypatch.setattr(wandb_logger.WandbRun, "start", start)
+    monkeypatch.setattr(wandb.WandbRun, "start", start)
     done = train(tiny("run=a", "logger=default", "logger.wandb=offline", "panels=0"), [])
     assert done.status == record.read(run_dir).status == "done"
     assert "no more of this run is logged there" in the_one_line(capsys.readouterr().out)

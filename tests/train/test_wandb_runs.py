@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from hardpix import record
-from hardpix.run.tracking import Identity, build_loggers, wandb_logger
-from hardpix.run.train import train
+from hardpix.train.loggers import Identity, build_loggers
+from hardpix.train.train import train
+from hardpix.train.wandb import answers
 from hardpix.types import ConfigError
 
 wandb = pytest.importorskip("wandb")
@@ -125,7 +126,7 @@ def test_no_key_and_nothing_of_the_machine_is_written(trained):
 def test_a_resumed_run_is_one_run(tiny, tmp_path, offline):
     """The second leg's file has the rows of the first, without those that were trained again."""
     common = ("run=a", "scheduler=constant", "callbacks.checkpoint_every_steps=3", "panels=0", *OFFLINE)
-    from hardpix.run.callbacks import LastCheckpoint
+    from hardpix.train.resume import LastCheckpoint
 
     run_dir = tmp_path / "runs/default/a"
     with pytest.MonkeyPatch.context() as patch:
@@ -179,9 +180,9 @@ def test_a_fault_of_wandb_ends_no_run(tiny, tmp_path, monkeypatch, capsys):
 def test_a_server_that_answers_or_does_not():
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
         begin = time.monotonic()
-        assert not wandb_logger.answers(f"http://127.0.0.1:{silent.getsockname()[1]}", 0.2)
+        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", 0.2)
         assert time.monotonic() - begin < 2
-    assert not wandb_logger.answers("http://127.0.0.1:9")
+    assert not answers("http://127.0.0.1:9")
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as refusing:
 
         def serve():
@@ -191,15 +192,15 @@ def test_a_server_that_answers_or_does_not():
             connection.close()
 
         threading.Thread(target=serve, daemon=True).start()
-        assert wandb_logger.answers(f"http://127.0.0.1:{refusing.getsockname()[1]}", 5)
+        assert answers(f"http://127.0.0.1:{refusing.getsockname()[1]}", 5)
 
 
 UNREACHABLE = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from tests_conftest import compose_tiny
-from hardpix.run import tracking
-from hardpix.run.tracking import loggers
+from hardpix.train import loggers as tracking
+from hardpix.train import loggers
 spent = dict()
 def timed(name, call):
     def run(*a, **k):
@@ -210,11 +211,11 @@ def timed(name, call):
             spent[name] = time.monotonic() - begin
     return run
 tracking.connect, tracking.close = timed("connect", tracking.connect), timed("close", tracking.close)
-from hardpix.run.train import train
+from hardpix.train.train import train
 from hardpix.types import ConfigError
 done = train(compose_tiny("runs", ["run=a", "logger=default", "logger.wandb=online", "panels=0"]), [])
 print("SPENT", done.status, spent["connect"], spent["close"])
-from hardpix.run.tracking.errands import Errands
+from hardpix.train.wandb import BackgroundCalls as Errands
 Errands._former.join(60)  # on a busy machine the file is not whole yet when the run's patience is over
 """
 

@@ -9,16 +9,16 @@ from hardpix.types import ConfigError
 
 # Name on the command line -> the class, imported when it is asked for.
 RECIPES: dict[str, str] = {
-    "ade20k": "hardpix.data.prepare.ade20k.ADE20KRecipe",
-    "camvid": "hardpix.data.prepare.camvid.CamVidRecipe",
-    "cifar100": "hardpix.data.prepare.cifar100.CIFAR100Recipe",
-    "cityscapes": "hardpix.data.prepare.cityscapes.CityscapesRecipe",
-    "gtav": "hardpix.data.prepare.gtav.GTAVRecipe",
+    "ade20k": "hardpix.data.prepare.photos.ADE20KRecipe",
+    "camvid": "hardpix.data.prepare.street_scenes.CamVidRecipe",
+    "cifar100": "hardpix.data.prepare.photos.CIFAR100Recipe",
+    "cityscapes": "hardpix.data.prepare.street_scenes.CityscapesRecipe",
+    "gtav": "hardpix.data.prepare.street_scenes.GTAVRecipe",
     "nyuv2": "hardpix.data.prepare.nyuv2.NYUv2Recipe",
-    "nyuv2_raw": "hardpix.data.prepare.nyuv2_raw.NYUv2RawRecipe",
+    "nyuv2_raw": "hardpix.data.prepare.nyuv2.NYUv2RawRecipe",
     "sunrgbd": "hardpix.data.prepare.sunrgbd.SUNRGBDRecipe",
-    "isaid": "hardpix.data.prepare.isaid.ISAIDRecipe",
-    "total_text": "hardpix.data.prepare.total_text.TotalTextRecipe",
+    "isaid": "hardpix.data.prepare.photos.ISAIDRecipe",
+    "total_text": "hardpix.data.prepare.photos.TotalTextRecipe",
 }
 
 

@@ -1,21 +1,30 @@
-"""One data set being prepared: what is to be done, and doing it so that it can be interrupted anywhere."""
+"""Plan and run the preparation of one data set, resumable anywhere."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hardpix.atomic import flush_below
-from hardpix.data.prepare import journal as journals
-from hardpix.data.prepare.archive import Limits, is_whole, judge, list_members, nearest_existing, unpack
-from hardpix.data.prepare.entries import Member
-from hardpix.data.prepare.inputs import Input, check_md5
-from hardpix.data.prepare.journal import Journal
-from hardpix.data.prepare.recipe import Bar, Recipe, Work
+from hardpix.data.prepare import recipe
+from hardpix.data.prepare.archive import (
+    CHUNK,
+    Limits,
+    Member,
+    is_archive,
+    is_whole,
+    judge,
+    list_members,
+    nearest_existing,
+    unpack,
+)
+from hardpix.data.prepare.recipe import Bar, Journal, Part, Recipe, Work
+from hardpix.record import flush_below
 from hardpix.types import DataError
 
 UNPACKED, LOG = ".unpacked", "prepare.log"
@@ -115,9 +124,9 @@ def run(plan: Plan, journal: Journal, workers: int, bar: Bar) -> Journal:
     """
     out = plan.out
     out.mkdir(parents=True, exist_ok=True)
-    with journals.alone(out):
+    with recipe.only_writer(out):
         journal.status = "running"
-        journals.write(out, journal)
+        recipe.write_journal(out, journal)
         _check_inputs(plan, journal, bar)
         for unpacking in plan.unpackings:
             _unpack(unpacking, bar)
@@ -125,7 +134,7 @@ def run(plan: Plan, journal: Journal, workers: int, bar: Bar) -> Journal:
             _link(item.path, _link_of(out, item))
         journal.unpacked_files = sum(len(u.members) for u in plan.unpackings)
         journal.unpacked_bytes = sum(u.size for u in plan.unpackings)
-        journals.write(out, journal)
+        recipe.write_journal(out, journal)
         work = plan.work(workers, bar)
         plan.recipe.convert(work)
         _finish(plan, journal, work)
@@ -206,7 +215,7 @@ def _check_inputs(plan: Plan, journal: Journal, bar: Bar) -> None:
             check_md5(item, _megabytes(f"checking {item.path.name} (MB)", _record(item)["size"], bar))
         md5 = item.part.md5 and item.part.md5.lower()
         journal.inputs[item.name] = {"path": str(item.path.resolve()), **_record(item), "md5": md5}
-        journals.write(plan.out, journal)
+        recipe.write_journal(plan.out, journal)
 
 
 def _unpack(unpacking: Unpacking, bar: Bar) -> None:
@@ -245,7 +254,7 @@ def _finish(plan: Plan, journal: Journal, work: Work) -> None:
         log.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
     flush_below(out, leave_out=UNPACKED)  # before anything relies on the results, or is removed for them
     journal.faults, journal.status = len(faults), "faulty" if faults else "done"
-    journals.write(out, journal)
+    recipe.write_journal(out, journal)
     if faults:
         _keep(out / UNPACKED, plan.recipe.needed(work))
     else:
@@ -261,3 +270,117 @@ def _keep(unpacked: Path, needed: Collection[str] | None) -> None:
                 os.unlink(os.path.join(folder, name))
         with suppress(OSError):  # it is not empty
             os.rmdir(folder)
+
+
+# Match downloaded archives, files and folders with the parts of a recipe.
+
+
+DEPTH = 3  # folders down that archives are looked for, as Work.find does
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file that is ``part``, called ``name`` in the release; or a folder, without both."""
+
+    path: Path
+    name: str = ""
+    part: Part | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        return self.part is None
+
+    @property
+    def is_archive(self) -> bool:
+        return self.part is not None and is_archive(self.path)
+
+
+def gather(paths: Sequence[Path], parts: Sequence[Part]) -> list[Input]:
+    """The files and folders of ``paths``, and the parts that lie in the folders, each once.
+
+    Raises ``DataError`` for what does not exist, is no part, is given twice, has not the size of the release,
+    and, where no folder could hold it, for a part that is missing.
+    """
+    found: dict[Path, Input] = {}
+    for path in paths:
+        if path.is_dir():
+            found.setdefault(path.resolve(), Input(path))
+            for inside in _parts_below(path, parts):
+                found.setdefault(inside.path.resolve(), inside)
+        elif path.exists():
+            found.setdefault(path.resolve(), _the_part(path, parts))
+        else:
+            raise DataError(f"{path}: no such file or folder")
+    inputs = list(found.values())
+    _all_different(inputs)
+    _all_sizes(inputs)
+    _all_needed(inputs, parts)
+    return inputs
+
+
+def check_md5(file: Input, advance: Callable[[int], None]) -> None:
+    """``DataError`` where the MD5 sum is not that of the release. ``advance`` is told of bytes that were read."""
+    assert file.part
+    assert file.part.md5
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(file.path, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    if digest.hexdigest() != file.part.md5.lower():
+        raise DataError(
+            f"{file.path}: its MD5 sum is {digest.hexdigest()} but that of the release {file.part.md5}: "
+            "download it again"
+        )
+
+
+def _match(path: Path, parts: Sequence[Part]) -> Input | None:
+    for part in parts:
+        name = "/".join(path.absolute().parts[-1 - part.name.count("/") :])
+        if fnmatchcase(name, part.name):
+            return Input(path, name, part)
+    return None
+
+
+def _the_part(path: Path, parts: Sequence[Part]) -> Input:
+    found = _match(path, parts)
+    if found is None:
+        names = ", ".join(part.name for part in parts)
+        raise DataError(f"{path}: none of the release's files ({names}); rename it if it is one of them")
+    return found
+
+
+def _parts_below(folder: Path, parts: Sequence[Part]) -> Iterator[Input]:
+    """Globs by name, so that a tree of a million unpacked files takes no time."""
+    names = [part.name.split("/", cut)[-1] for part in parts for cut in range(part.name.count("/") + 1)]
+    for depth in range(DEPTH + 1):
+        for name in names:
+            for path in sorted(folder.glob("*/" * depth + name)):
+                found = _match(path, parts)
+                if found and path.is_file():
+                    yield found
+
+
+def _all_different(inputs: Sequence[Input]) -> None:
+    first: dict[str, Path] = {}
+    for item in inputs:
+        if item.name and first.setdefault(item.name, item.path) != item.path:
+            raise DataError(f"{item.path}: {first[item.name]} is the same part; give one of them")
+
+
+def _all_sizes(inputs: Sequence[Input]) -> None:
+    for item in inputs:
+        size = item.part.size if item.part else None
+        if size is not None and item.path.stat().st_size != size:
+            raise DataError(
+                f"{item.path} is {item.path.stat().st_size} bytes but the release is {size}: download it again"
+            )
+
+
+def _all_needed(inputs: Sequence[Input], parts: Sequence[Part]) -> None:
+    if any(item.is_folder for item in inputs):
+        return  # what was unpacked by hand has other names: the recipe will miss it
+    given = [item.part for item in inputs]
+    for part in parts:
+        if part.needed and part not in given:
+            raise DataError(f"{part.name} is missing ({part.what}); give it with --from as well")

@@ -1,25 +1,26 @@
-"""iSAID: full-size aerial images and colour masks cut into patches of one size."""
+"""Recipes of photographs: iSAID, Total-Text, ADE20K, CIFAR-100."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hardpix.data.images import image_size, read_colour, same_size
-from hardpix.data.isaid import CLASS_MASK, VOID, class_colours, is_mask
+from hardpix.data.images import SUFFIXES, image_size, read_colour, same_size
+from hardpix.data.patches import Tile, tiles, write_sizes
 from hardpix.data.prepare.recipe import Part, Recipe, Work, write_once
-from hardpix.data.stitch import write_sizes
-from hardpix.data.tiles import Tile, tiles
+from hardpix.data.sets.cifar100 import BINARY, PYTHON
+from hardpix.data.sets.isaid import CLASS_MASK, VOID, class_colours, is_mask
+from hardpix.data.sets.total_text import FOLDERS, truth_key
 from hardpix.types import ConfigError, DataError
 
-SPLITS = ("train", "val", "test")
+ISAID_SPLITS = ("train", "val", "test")
 STRIP = 1024  # rows of a mask decoded at a time: whole, the largest would take a gigabyte
 
 
@@ -70,7 +71,7 @@ class ISAIDRecipe(Recipe):
                 raise DataError(
                     f"{roots}: no {split} image of iSAID; there must be {split}/images/P0000.png and so on"
                 )
-        for split in filter(scenes.get, SPLITS):
+        for split in filter(scenes.get, ISAID_SPLITS):
             cut = partial(cut_scene, out=work.out / split, side=self.patch, overlap=self.overlap)
             work.each(cut, scenes[split], f"{split} images cut")
             self._write_sizes(work, split, scenes[split])
@@ -90,19 +91,19 @@ class ISAIDRecipe(Recipe):
 
 def find_scenes(roots: Sequence[Path]) -> dict[str, list[Scene]]:
     """The images of each split. Archives of all splits have the same names: the folder above tells the split."""
-    images: dict[str, dict[str, Path]] = {split: {} for split in SPLITS}
-    masks: dict[str, dict[str, Path]] = {split: {} for split in SPLITS}
+    images: dict[str, dict[str, Path]] = {split: {} for split in ISAID_SPLITS}
+    masks: dict[str, dict[str, Path]] = {split: {} for split in ISAID_SPLITS}
     for root in roots:
         for path in sorted(root.rglob("*.png")):
             folders = [root.name, *path.relative_to(root).parts[:-1]]
-            split = next((folder for folder in reversed(folders) if folder in SPLITS), None)
+            split = next((folder for folder in reversed(folders) if folder in ISAID_SPLITS), None)
             if split is None or path.name.startswith("."):
                 continue
             if path.stem.endswith(CLASS_MASK):
                 masks[split].setdefault(path.stem.removesuffix(CLASS_MASK), path)
             elif not is_mask(path):
                 images[split].setdefault(path.stem, path)
-    return {split: _pair(split, images[split], masks[split]) for split in SPLITS}
+    return {split: _pair(split, images[split], masks[split]) for split in ISAID_SPLITS}
 
 
 def cut_scene(scene: Scene, *, out: Path, side: int, overlap: int) -> None:
@@ -148,3 +149,157 @@ def _write(picture: NDArray[np.uint8], found: Sequence[Tile], folder: Path, fill
 def _save(picture: NDArray[np.uint8], path: Path) -> None:
     # Level 1 writes twice as fast as the default, and a few per cent more.
     Image.fromarray(picture).save(path, compress_level=1)
+
+
+# The recipe of Total-Text: its archives in one tree, less what is not read.
+
+
+TOTAL_TEXT_SPLITS = ("Train", "Test")
+IMAGES = "totaltext.zip"
+ARCHIVES = {
+    "pixel": "groundtruth_pixel.zip",
+    "region": "groundtruth_textregion.zip",
+    "polygon": "groundtruth_text.zip",
+}
+
+
+class TotalTextRecipe(Recipe):
+    """Photographs and truth as they are; one kind of truth will do."""
+
+    name: ClassVar[str] = "total_text"
+    title: ClassVar[str] = "Total-Text, words against background"
+    page: ClassVar[str] = "https://github.com/cs-chan/Total-Text-Dataset"
+    licence: ClassVar[str] = "Non-commercial research use only."
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part(IMAGES, "the photographs, 441 MB"),
+        Part(ARCHIVES["pixel"], "masks of characters, 80 MB; what hardpix reads by default", needed=False),
+        Part(ARCHIVES["region"], "masks of words, 6 MB", needed=False),
+        Part(ARCHIVES["polygon"], "outlines of words, MATLAB format", needed=False),
+    )
+
+    def wanted(self, member: str) -> bool:
+        path = PurePosixPath(member)
+        if path.name.startswith(".") or "__MACOSX" in path.parts:
+            return False
+        return path.suffix.lower() in SUFFIXES or (path.suffix == ".mat" and "Polygon" in path.parts)
+
+    def convert(self, work: Work) -> None:
+        images = {split: self._files(work.find(f"Images/{split}", IMAGES)) for split in TOTAL_TEXT_SPLITS}
+        kinds = [kind for kind in FOLDERS if work.search(_last(kind, "*"))]
+        if not kinds:
+            roots = " or ".join(map(str, work.roots))
+            raise DataError(f"{roots}: there is no truth; it comes from {' or '.join(ARCHIVES.values())}")
+        placed = [
+            (path, Path("Images", split, path.name)) for split in TOTAL_TEXT_SPLITS for path in images[split]
+        ]
+        for kind in kinds:
+            for split in TOTAL_TEXT_SPLITS:
+                truth = self._files(work.find(_last(kind, split), ARCHIVES[kind]))
+                placed += [(path, Path(FOLDERS[kind], split, path.name)) for path in truth]
+                known = {truth_key(path) for path in truth}
+                work.faults += [
+                    f"{image}: no {kind} truth belongs to it; unpack the whole of {ARCHIVES[kind]}"
+                    for image in images[split]
+                    if truth_key(image) not in known
+                ]
+        for path, relative in work.track(placed, "files"):
+            work.place(path, relative)
+
+    def use(self, out: Path) -> dict[str, str]:
+        kind = next((kind for kind, folder in FOLDERS.items() if (out / folder).is_dir()), "pixel")
+        return super().use(out) | ({} if kind == "pixel" else {"data.source.truth": kind})
+
+    def _files(self, folder: Path) -> list[Path]:
+        return sorted(path for path in folder.iterdir() if self.wanted(f"{folder.parent.name}/{path.name}"))
+
+
+def _last(kind: str, split: str) -> str:
+    """How a folder of truth ends, however much of the path above it the user kept."""
+    return f"{FOLDERS[kind].rpartition('/')[2]}/{split}"
+
+
+# The recipe of ADE20K: its one archive as it is.
+
+
+ARCHIVE = "ADEChallengeData2016.zip"
+ADE20K_SUFFIXES = {"images": ".jpg", "annotations": ".png"}
+ADE20K_SPLITS = ("training", "validation")
+
+
+class ADE20KRecipe(Recipe):
+    """Images and annotations of both splits; nothing is converted. A frame that lacks either is left out."""
+
+    name: ClassVar[str] = "ade20k"
+    title: ClassVar[str] = "ADE20K, scene parsing challenge of 2016"
+    page: ClassVar[str] = "http://sceneparsing.csail.mit.edu/"
+    licence: ClassVar[str] = "Images for non-commercial research and education only."
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part(ARCHIVE, "images and annotations, 0.9 GB", md5="7328b3957e407ddae1d3cbf487f149ef"),
+    )
+
+    def wanted(self, member: str) -> bool:
+        path = Path(member)
+        kind, split = (path.parts[-3], path.parts[-2]) if len(path.parts) > 2 else ("", "")
+        return ADE20K_SUFFIXES.get(kind) == path.suffix and split in ADE20K_SPLITS
+
+    def convert(self, work: Work) -> None:
+        base = work.find("annotations/validation", ARCHIVE).parent.parent
+        for split in ADE20K_SPLITS:
+            images, labels = (_files(base, kind, split) for kind in ("images", "annotations"))
+            work.faults += [
+                f"{images[name]}: no annotation belongs to it" for name in images if name not in labels
+            ]
+            work.faults += [
+                f"{labels[name]}: no image belongs to it" for name in labels if name not in images
+            ]
+            for name in work.track(sorted(images.keys() & labels), f"{split} frames"):
+                for path in (labels[name], images[name]):
+                    work.place(path, path.relative_to(base))
+
+
+def _files(base: Path, kind: str, split: str) -> dict[str, Path]:
+    """Name -> file, in the order of the names."""
+    return {path.stem: path for path in sorted((base / kind / split).glob(f"[!.]*{ADE20K_SUFFIXES[kind]}"))}
+
+
+# The recipe of CIFAR-100: one of its archives as it is.
+
+
+FILES = {PYTHON: ("train", "test", "meta"), BINARY: ("train.bin", "test.bin", "fine_label_names.txt")}
+
+
+class CIFAR100Recipe(Recipe):
+    """Either release will do; nothing is converted."""
+
+    name: ClassVar[str] = "cifar100"
+    title: ClassVar[str] = "CIFAR-100"
+    page: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    licence: ClassVar[str] = (
+        "No terms beside that it be cited (Krizhevsky 2009) are known here; see its page."
+    )
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part(
+            f"{PYTHON}.tar.gz",
+            "the release for Python",
+            size=169_001_437,
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+            needed=False,
+        ),
+        Part(
+            f"{BINARY}.tar.gz",
+            "or the binary release",
+            size=168_513_733,
+            md5="03b5dce01913d631647c71ecec9e9cb8",
+            needed=False,
+        ),
+    )
+
+    def wanted(self, member: str) -> bool:
+        path = Path(member)
+        return path.name in FILES.get(path.parent.name, ())
+
+    def convert(self, work: Work) -> None:
+        release = PYTHON if work.search(f"{PYTHON}/train") else BINARY
+        for name in FILES[release]:
+            found = work.find(f"{release}/{name}", f"{PYTHON}.tar.gz or {BINARY}.tar.gz")
+            work.place(found, f"{release}/{name}")

@@ -1,21 +1,25 @@
-"""The contract of ``hardpix data prepare``: what a data set's recipe states, and the hands it works with."""
+"""The contract of a recipe of ``hardpix data prepare``, its journal and its progress bars."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from hardpix.atomic import replacing
+from hardpix.record import UNFINISHED, remove_unfinished, replacing, write_text
 from hardpix.types import DataError
 
 T = TypeVar("T")
@@ -217,3 +221,140 @@ def _fault(function: Callable[[T], None], item: T) -> str | None:
     except DataError as error:
         return str(error)
     return None
+
+
+# The journal of a folder that is being prepared: ``prepare.json``, written atomically.
+
+
+JOURNAL = "prepare.json"
+
+
+@dataclass
+class Journal:
+    recipe: str
+    options: dict[str, Any]
+    hardpix: str  # version
+    status: str = "running"  # then done, or faulty where single files could not be used
+    given: list[str] = field(default_factory=list)  # the paths of --from
+    inputs: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # path -> size, mtime_ns, md5 (None: unchecked)
+    unpacked_files: int = 0
+    unpacked_bytes: int = 0
+    faults: int = 0
+
+
+def read_journal(folder: Path) -> Journal | None:
+    """The journal of ``folder``, or None where it has none. Raises ``DataError`` where it is not one."""
+    path = folder / JOURNAL
+    try:
+        return Journal(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        line = " ".join(str(error).split())
+        raise DataError(
+            f"{path}: not what hardpix data prepare wrote ({line}); give another --to, or remove {folder}"
+        ) from None
+
+
+def write_journal(folder: Path, journal: Journal) -> None:
+    write_text(folder / JOURNAL, json.dumps(asdict(journal), indent=2) + "\n")
+
+
+def begin_journal(folder: Path, journal: Journal) -> Journal:
+    """The journal to continue in ``folder``: ``journal`` itself where it is new.
+
+    Raises ``DataError`` for a folder with other files, of another recipe, or of other options; what another
+    command left without a result does not count.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: this is a file; --to must be a folder")
+    before = read_journal(folder)
+    if before is None:
+        if folder.is_dir() and any(not UNFINISHED.fullmatch(path.name) for path in folder.iterdir()):
+            raise DataError(f"{folder}: it holds other files; --to must be a new or an empty folder")
+        return journal
+    same = (before.recipe, before.options) == (journal.recipe, journal.options)
+    if not same and all(path.name == JOURNAL or UNFINISHED.fullmatch(path.name) for path in folder.iterdir()):
+        return journal  # that command stopped before it made anything
+    if before.recipe != journal.recipe:
+        raise DataError(f"{folder}: {before.recipe} is prepared there; give another --to")
+    for key, value in journal.options.items():
+        if before.options.get(key, value) != value:
+            raise DataError(
+                f"{folder}: it was started with {key}={before.options[key]}, not {key}={value}; give another --to"
+            )
+    before.hardpix = journal.hardpix
+    return before
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds ``folder``, in which files that were never finished go; ``DataError`` where another process does."""
+    try:
+        import fcntl
+    except ImportError:  # a system without it
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise DataError(f"{folder}: another process prepares it; wait for it") from None
+    except OSError:  # a network file system without locks
+        pass
+    try:
+        remove_unfinished(folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+# Progress of a long command: bars on a terminal, else a line every few seconds.
+
+
+PAUSE = 5.0  # seconds between two lines
+
+
+@contextmanager
+def progress() -> Iterator[Bar]:
+    """A function that is told title, done, total and perhaps a note, and shows them until the block ends."""
+    if not sys.stdout.isatty():
+        yield PlainBars()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def bar(title: str, done: int, total: int, note: str = "") -> None:
+            if title not in tasks:
+                tasks[title] = shown.add_task(title, note="")
+            shown.update(tasks[title], completed=done, total=total, note=note)
+
+        yield bar
+
+
+class PlainBars:
+    """A line every few seconds, and one at the end of each title, for logs and cluster queues."""
+
+    def __init__(self, pause: float = PAUSE) -> None:
+        self._pause, self._last, self._ended = pause, time.monotonic(), ""
+
+    def __call__(self, title: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if done >= total and self._ended != title:
+            self._ended = title
+        elif done >= total or now - self._last < self._pause:
+            return
+        self._last = now
+        print(f"{title}: {done}/{total}{note and f', {note}'}", flush=True)

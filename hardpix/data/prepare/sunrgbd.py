@@ -14,7 +14,7 @@ from PIL import Image
 from hardpix.data.images import image_size
 from hardpix.data.matlab import open_hdf5, read_variable
 from hardpix.data.prepare.recipe import Part, Recipe, Work, write_once
-from hardpix.data.sunrgbd import CLASSES, LABELS, SPLIT_LIST, frame_path, split_frames, text
+from hardpix.data.sets.sunrgbd import CLASSES, LABELS, SPLIT_LIST, frame_path, split_frames, text
 from hardpix.types import DataError
 
 PICTURES, TOOLBOX = "SUNRGBD.zip", "SUNRGBDtoolbox.zip"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hardpix.data.cityscapes import CLASSES, LABELS, PALETTE, VOID, class_to_id, id_to_class
 from hardpix.data.files import FileSource, FrameFiles, existing_root
 from hardpix.data.images import image_mode, image_size
 from hardpix.data.labels import ColourCode, LabelCode
 from hardpix.data.listing import files_below
 from hardpix.data.matlab import read_variable
+from hardpix.data.sets.cityscapes import CLASSES, LABELS, PALETTE, VOID, class_to_id, id_to_class
 from hardpix.types import DataError, DatasetInfo
 
 SPLIT_FILE = "split.mat"

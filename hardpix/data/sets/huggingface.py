@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardpix.data.base import Frames, Sample, Source
+from hardpix.config.schema import LabelValue, checked
 from hardpix.data.files import existing_root
 from hardpix.data.huggingface_files import find, line, need, offline, parquet_files
-from hardpix.data.images import Encoded, read_colour, refuse_lossy, same_size
-from hardpix.data.labels import ColourCode, LabelCode
-from hardpix.data.own_labels import OwnLabels
-from hardpix.data.pixels import checked_range
-from hardpix.ranges import LabelValue, checked
+from hardpix.data.images import Encoded, checked_range, read_colour, refuse_lossy, same_size
+from hardpix.data.labels import ColourCode, LabelCode, OwnLabels
+from hardpix.data.source import Frames, Sample, Source
 from hardpix.types import DataError, DatasetInfo
 
 
@@ -37,7 +35,7 @@ class HuggingFace(Source):
     or the label an array of numbers.
     names: a column of frame names, unique in their split and usable as file names; None: the rows' numbers.
     classes, palette, ignore_index, label_map, label_format, ignore_colours: what the masks hold, see
-    :class:`hardpix.data.own_labels.OwnLabels`.
+    :class:`hardpix.data.labels.OwnLabels`.
     image_range: the values that are black and white in image files of more than 8 bits, for example [0, 4095]; values
     beyond become black or white. None: such files are refused.
     """

@@ -10,14 +10,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hardpix.config.schema import Positive, checked
 from hardpix.data.classes import read_text
-from hardpix.data.files import FileSource, FrameFiles, existing_root
+from hardpix.data.files import NO_READING, FileSource, FrameFiles, existing_root, has_reading, missing_values
 from hardpix.data.images import SUFFIXES
 from hardpix.data.labels import LabelCode
 from hardpix.data.listing import files_below, list_images
-from hardpix.data.missing_depth import depth_policy
-from hardpix.data.own_depth import NO_READING, has_reading, missing_values
-from hardpix.ranges import Positive, checked
+from hardpix.data.source import depth_policy
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 LAYOUTS = ("7scenes", "tum", "open3d")
@@ -40,7 +39,7 @@ class RGBDFolder(FileSource):
     intrinsics: ``[fx, fy, cx, cy]`` in pixels where the layout has no file of it.
     depth_max: metres; the fixed range of the methods that need one.
     depth_missing_values: numbers of the depth files that are no reading, 0 among them.
-    depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
+    depth_missing: see :func:`hardpix.data.source.depth_policy`.
     """
 
     @checked

@@ -8,13 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hardpix.data.base import Frames
 from hardpix.data.files import FileSource, FrameFiles, existing_root
-from hardpix.data.labels import LabelCode
+from hardpix.data.labels import LabelCode, voc_palette
 from hardpix.data.matlab import read_variable
-from hardpix.data.missing_depth import depth_policy
-from hardpix.data.nyuv2 import CLASSES as NYU_CLASSES
-from hardpix.data.palette import voc_palette
+from hardpix.data.sets.nyuv2 import CLASSES as NYU_CLASSES
+from hardpix.data.source import Frames, depth_policy
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 # Its list is that of NYUv2 up to "bag", with two names of its own.
@@ -46,7 +44,7 @@ class SUNRGBD(FileSource):
         data sets split them alike), for scores on scenes that NYUv2 does not have, or a union of both sets.
     partial: for a copy that lacks frames: keep those whose folder exists. Scores on a part of the test split
         compare with no other; without it a missing frame is an error.
-    depth_missing: see :func:`hardpix.data.missing_depth.depth_policy`.
+    depth_missing: see :func:`hardpix.data.source.depth_policy`.
     """
 
     own_val = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, floor
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,6 @@ from hardpix.data.images import image_size, orientation, read_colour
 from hardpix.data.labels import LabelReader
 from hardpix.data.listing import files_below, is_hidden, list_images, normal, one_each
 from hardpix.data.matlab import read_variable, require
-from hardpix.data.polygons import rasterise
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 BACKGROUND, TEXT, VOID = 0, 1, 255
@@ -42,7 +42,7 @@ class TotalText(FileSource):
     ``val`` is the test split: the data set has no other, and papers report on it.
 
     truth: ``pixel`` (the papers' "character level masks"; stored as JPEG, so cut at 128), ``region``, or
-        ``polygon``, whose outlines are drawn (:func:`hardpix.data.polygons.rasterise`) with the first pixel's centre
+        ``polygon``, whose outlines are drawn (:func:`rasterise`) with the first pixel's centre
         at (1, 1), as MATLAB counts: that is how the region masks were made.
     illegible: what the words that nobody can read (transcription or orientation '#') are in ``polygon`` truth:
         ``ignore`` leaves them out of loss and scores, ``text`` counts them. In both kinds of masks they are background.
@@ -178,3 +178,28 @@ def truth_key(path: Path) -> str:
 def _number(path: Path) -> tuple[int, str]:
     digits = "".join(character for character in path.stem if character.isdigit())
     return int(digits or 0), path.name
+
+
+# Polygons drawn into masks.
+
+
+def rasterise(x: NDArray, y: NDArray, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels ``[H, W]`` whose centre lies inside the polygon with corners (``x``, ``y``), even-odd rule.
+
+    The centre of the pixel in row 2 and column 5 is x = 5, y = 2. A centre on the outline counts where the
+    inside is right of it or below it, so polygons that share an edge share no pixel. Corners may lie outside;
+    fewer than three enclose nothing.
+    """
+    height, width = size
+    inside = np.zeros(size, dtype=bool)
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(x) < 3:
+        return inside
+    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
+    for row in range(max(0, ceil(y.min())), min(height, floor(y.max()) + 1)):
+        crosses = (y <= row) != (next_y <= row)
+        x0, y0, x1, y1 = x[crosses], y[crosses], next_x[crosses], next_y[crosses]
+        at = np.ceil(np.sort(x0 + (row - y0) * (x1 - x0) / (y1 - y0))).clip(0, width).astype(int)
+        for start, stop in zip(at[::2], at[1::2], strict=True):
+            inside[row, start:stop] = True
+    return inside

@@ -16,21 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hardpix.data import (
-    synthetic_appearance,
-    synthetic_furniture,
-    synthetic_layout,
-    synthetic_render,
-    synthetic_scene,
-    synthetic_sensor,
-)
-from hardpix.data.base import Sample, Source
-from hardpix.data.synthetic_appearance import CLASSES, NAMES, STYLES, VOID
-from hardpix.data.synthetic_render import Floats
-from hardpix.ranges import Count, Positive, Seed, Share, checked
+from hardpix.config.schema import Count, Positive, Seed, Share, checked
+from hardpix.data.source import Sample, Source
+from hardpix.data.synthetic import furniture, raycast
+from hardpix.data.synthetic import scene as synthetic_scene
+from hardpix.data.synthetic.furniture import CLASSES, NAMES, STYLES, VOID
+from hardpix.data.synthetic.raycast import Floats
 from hardpix.types import ConfigError, DataError, DatasetInfo
 
 SPLITS = ("train", "val", "test")
+# Part of every key of rendered frames: give another value when pixels change, so that no run goes on with other rooms.
+RENDERER = "0f8acaa3abcb0617c2a78688b691904f02d618a9747bd694b4bd10845f380c16"
 DEPTH_STEP = 0.0002
 """Metres per count of the cached uint16 depth; 0 is invalid."""
 
@@ -71,7 +67,7 @@ def render(
     ``NAMES``; classes not in ``classes`` become void.
 
     **True hardness** of a pixel is ``1 - p(c | a)``: ``c`` its class, ``a`` its own albedo, and ``p`` the exact
-    posterior under equal priors over ``classes``, for albedos drawn as in ``synthetic_appearance``. It is the
+    posterior under equal priors over ``classes``, for albedos drawn as in ``furniture.densities``. It is the
     probability that a judge who knows that albedo alone, and answers in proportion to the posterior, is wrong.
     Shape, place, light, sensor noise and the size of things do not enter it.
     """
@@ -79,20 +75,20 @@ def render(
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index, *key)))
         for key in ((0,), (1, view), (2, view), (3, view))
     ]
-    known, look = synthetic_appearance.densities(difficulty, style), STYLES[style]
+    known, look = furniture.densities(difficulty, style), STYLES[style]
     scene = synthetic_scene.build_scene(stream[0], difficulty, known, np.isin(NAMES, classes), look)
-    camera = synthetic_render.look(stream[1], scene, height, width, focal)
-    hits = synthetic_render.cast(scene, camera)
-    which = synthetic_render.choose_albedo(scene.materials, hits)
+    camera = raycast.look(stream[1], scene, height, width, focal)
+    hits = raycast.cast(scene, camera)
+    which = raycast.choose_albedo(scene.materials, hits)
     albedo = np.exp(scene.materials.log_albedo).astype(np.float32)[hits.material, which]
-    linear = synthetic_sensor.shade(scene, hits, albedo)
+    linear = raycast.shade(scene, hits, albedo)
     exact = hits.depth.reshape(height, width)
     depth, valid = exact, np.ones((height, width), bool)
     if kinect:
-        depth, valid = synthetic_sensor.kinect(stream[3], camera, hits)
+        depth, valid = raycast.kinect(stream[3], camera, hits)
     rotation = camera.pose[:3, :3]
     return SyntheticFrame(
-        rgb=synthetic_sensor.expose(
+        rgb=raycast.expose(
             stream[2], linear, height, width, noise=0.01 + 0.04 * difficulty, mean=look.exposure
         ),
         label=scene.materials.label[hits.material].reshape(height, width),
@@ -119,7 +115,7 @@ class SyntheticRooms(Source):
     camera). ``style``: the same rooms in the colours and the light of world ``a`` or ``b``.
 
     Frames are rendered once per split into ``cache_dir`` (None: ``$HARDPIX_CACHE``, else ``~/.cache/hardpix``),
-    under a key of all parameters and of the renderer's source. The cache keeps depth in steps of 0.2 mm and
+    under a key of all parameters and of the renderer's version. The cache keeps depth in steps of 0.2 mm and
     hardness in steps of 1/255.
     """
 
@@ -160,7 +156,7 @@ class SyntheticRooms(Source):
             classes=names,
             palette=tuple(CLASSES[name] for name in names),
             ignore_index=VOID,
-            depth_max=synthetic_sensor.DEPTH_MAX,
+            depth_max=raycast.DEPTH_MAX,
             provides=frozenset({"image", "label", "depth", "hardness"}),
         )
 
@@ -171,13 +167,13 @@ class SyntheticRooms(Source):
         path = self.cache_dir / f"synthetic-{split}-{self._key(split)}.npy"
         if not _sound(path, self._dtype(), self.counts[split]):
             self._build(path, split)
-        camera = synthetic_render.intrinsics(*(self.parameters[k] for k in ("height", "width", "focal")))
+        camera = raycast.intrinsics(*(self.parameters[k] for k in ("height", "width", "focal")))
         return SyntheticFrames(path, split, self.counts[split], keys, camera)
 
     def _key(self, split: str) -> str:
-        """Digest of everything that the split's pixels depend on, the renderer's own source included."""
+        """Digest of everything that the split's pixels depend on, the renderer's version included."""
         text = json.dumps([split, self.counts[split], self.parameters], sort_keys=True)
-        return hashlib.sha256((text + _renderer_version()).encode()).hexdigest()[:16]
+        return hashlib.sha256((text + RENDERER).encode()).hexdigest()[:16]
 
     def _dtype(self) -> np.dtype:
         size = (self.parameters["height"], self.parameters["width"])
@@ -281,16 +277,3 @@ def _sound(path: Path, dtype: np.dtype, count: int) -> bool:
     if records.shape != (count,) or records.dtype != dtype:
         return False
     return all(_checksum(record) == record["check"] for record in records)
-
-
-def _renderer_version() -> str:
-    modules = (
-        synthetic_appearance,
-        synthetic_furniture,
-        synthetic_layout,
-        synthetic_scene,
-        synthetic_render,
-        synthetic_sensor,
-    )
-    sources = [Path(__file__), *(Path(cast(str, module.__file__)) for module in modules)]
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -1,0 +1,7 @@
+"""``python -m hardpix.cli``."""
+
+import sys
+
+from hardpix.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Compose, validate and explain configurations; imports no torch."""

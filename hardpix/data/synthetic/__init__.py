@@ -1,0 +1,1 @@
+"""Synthetic rooms with exact geometry and known hardness."""

@@ -1,0 +1,1 @@
+"""Charts and pictures as files; imports no torch."""

@@ -1,0 +1,1 @@
+"""``hardpix sweep``: a resumable study of many runs."""

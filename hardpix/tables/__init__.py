@@ -1,0 +1,1 @@
+"""Tables of run records and published numbers; imports no torch."""
