@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from hardpix import record, secrets
 from hardpix.config.catalog import conf_dir, missing_choice
@@ -171,6 +171,10 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     """What Hydra says, without its advice to append new keys, and with the nearest known key."""
     if isinstance(error, OverrideParseException):
         return _unparsed(error.override)
+    if isinstance(error, InterpolationResolutionError):
+        reason = _interpolation_text(error)
+        keys = [word.partition("=")[0] for word in arguments if re.search(r"\$\{", word)]
+        return reason if error.full_key or len(keys) != 1 else f"{keys[0]}: {reason}"
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     unwanted = ("Set the environment variable", "To append to your", "Config search path", "provider=")
     text = " ".join(line for line in lines if not line.startswith(unwanted)).replace("\t", "")
@@ -260,8 +264,12 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}: needs a value (it is ???)"
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip('"')
-        yield f"{error.full_key}: {reason}" if error.full_key else reason
+        yield _interpolation_text(error)
+
+
+def _interpolation_text(error: OmegaConfBaseException) -> str:
+    reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip('"')
+    return f"{error.full_key}: {reason}" if error.full_key else reason
 
 
 def _target_problems(path: str, node: DictConfig, trusted: tuple[str, ...]) -> list[str]:
@@ -343,10 +351,12 @@ def value_problem(
 
 
 def text_hint(node: DictConfig, key: str, path: str) -> str:
-    """What to type where the value of ``key`` is, or holds, a text that reads as a number; empty where none does."""
+    """What to type where the value of ``key`` is, or holds, a text that reads as a number; else its interpolation."""
+    origin = ""
     raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
     for place, text, source in _texts(path, resolved(node[key]), raw):
         if not re.fullmatch(rf"({NUMBER}|{WORD})", text, re.IGNORECASE):
+            origin = origin or (f" (from {source})" if "${" in str(source) else "")
             continue
         if "${" not in str(source):
             return f"; {text!r} is a text: write {place}{text} without quotes"
@@ -355,7 +365,7 @@ def text_hint(node: DictConfig, key: str, path: str) -> str:
         decoded = f"${{oc.decode:{source}}}"
         written = f"'{place}\"{decoded}\"'" if place else f'"{decoded}"'
         return f"; {text!r} is a text, as every environment variable is: write {written}"
-    return ""
+    return origin
 
 
 def resolved(value: Any) -> Any:

@@ -126,6 +126,7 @@ DECODED = "is a text, as every environment variable is: write"
     [
         ("optimizer.lr=${oc.env:N}", f"optimizer.lr=3: must be a float; '3' {DECODED} "
          "'optimizer.lr=\"${oc.decode:${oc.env:N}}\"'"),
+        ("optimizer.lr=${oc.env:NONE,abc}", "optimizer.lr=abc: must be a float (from ${oc.env:NONE,abc})"),
         ("optimizer.lr=${oc.env:NONE,0.1}", "'optimizer.lr=\"${oc.decode:${oc.env:NONE,0.1}}\"'"),
         ("seed=${oc.env:N}", "'seed=\"${oc.decode:${oc.env:N}}\"'"),
         ("panels=${oc.env:N}", "'panels=\"${oc.decode:${oc.env:N}}\"'"),
