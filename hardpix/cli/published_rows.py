@@ -7,16 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hardpix.config import published
 from hardpix.config.compose import compose
 from hardpix.config.published import REFERENCE
-from hardpix.config.rows import Row, commands, fits, fill, rows
+from hardpix.config.rows import PLACEHOLDER, Row, fill, fits, layouts, rows
 from hardpix.evaluate import override
 from hardpix.record import IGNORED, covers, flatten, with_batch
 from hardpix.sweep.stages import Stage, read_chain
-from hardpix.tables.protocol_check import Experiment
+from hardpix.tables.protocol_check import SILENT, Experiment
 from hardpix.train.parent import with_parent
 from hardpix.train.rundir import plain
+from hardpix.types import ConfigError
 
 
 def experiments(cells: Sequence[str]) -> list[Experiment]:
@@ -30,7 +30,8 @@ def experiments(cells: Sequence[str]) -> list[Experiment]:
         for row in rows(paper).values():
             if any(fits(pattern, cell) for pattern in row.cells for cell in cells):
                 patterns = tuple(REFERENCE.sub("*", item) for item in row.cells)
-                found += [Experiment(row.full_name, patterns, own, row.free) for own in factors_of(row)]
+                free = (*row.free, *(f"other.{key}" for key in SILENT if row.ssim))
+                found += [Experiment(row.full_name, patterns, own, free) for own in factors_of(row)]
     return found
 
 
@@ -45,10 +46,12 @@ def factors_of(row: Row) -> list[dict[str, Any]]:
         own = flatten(plain(cfg))
         if row.evaluate:
             scored = flatten(plain(override(cfg, list(row.overrides))))
-            # On another data set a record still has that of the training.
-            kept = {key: value for key, value in own.items() if key.startswith("data.")}
-            moved = scored["data.source._target_"] != own["data.source._target_"]
-            own = {k: v for k, v in scored.items() if not moved or not k.startswith("data.")} | kept * moved
+            if (
+                scored["data.source._target_"] != own["data.source._target_"]
+            ):  # the record has the training's data
+                scored = {key: value for key, value in scored.items() if not key.startswith("data.")}
+                scored |= {key: value for key, value in own.items() if key.startswith("data.")}
+            own = scored
         own = with_batch(own | ({"init_from": "RUN"} if link == "init_from" else {}))
         found += [own] * (own not in found)
     return found
@@ -70,7 +73,28 @@ def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:
     return with_parent(cfg, OmegaConf.create(plain(_stage_config(source, chain))), stage.link)
 
 
+def list_table(words: Sequence[str], *, dry_run: bool) -> int:
+    """``hardpix sweep hl/6 seed=0,1,2 --dry-run``: the commands of a published table, each once."""
+    name, *settings = words
+    seeds = [0]
+    for text in settings:
+        key, _, value = text.partition("=")
+        if key != "seed" or not all(part.isdecimal() for part in value.split(",")):
+            raise ConfigError(
+                f"{text}: of a published table only seeds can be chosen: hardpix sweep {name} seed=0,1,2"
+            )
+        seeds = [int(part) for part in value.split(",")]
+    lines = table_commands(name, seeds)
+    if not dry_run:
+        raise ConfigError(
+            f"{name}: is a published table, which is run by its commands; list them with hardpix sweep {name} --dry-run"
+        )
+    about = f"; {PLACEHOLDER}" * any(" RUN " in line for line in lines)
+    print(f"{name}: {len(lines)} commands{about}", *lines, sep="\n")
+    return 0
+
+
 def table_commands(name: str, seeds: Sequence[int]) -> list[str]:
     """Every command that fills the cells of a published table, or of all tables of a paper, once."""
-    cells = [cell for one in published.tables(name) for cell in layout(one).cells()]
+    cells = [cell for one in layouts(name) for cell in one.cells()]
     return list(dict.fromkeys(text for cell in cells for text in fill(cell, seeds).commands))

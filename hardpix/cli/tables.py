@@ -1,6 +1,6 @@
 """``hardpix table``: arguments and output, and the commands that fill open cells.
 
-Neither Hydra nor torch is imported before an experiment file must be composed: a table is there at once.
+Neither Hydra nor torch is imported before a published row must be composed: a table is there at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hardpix import record
 from hardpix.config import catalog
 from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import Parser
-from hardpix.record import write_text
+from hardpix.record import FILE_NAME, write_text
 from hardpix.tables.compare import Run, collect, text
 from hardpix.tables.render import render
 from hardpix.tables.significance import Options
@@ -30,15 +30,14 @@ if TYPE_CHECKING:
     from hardpix.tables.reproduction import Comparison
 
 
-NAME = re.compile(r"[a-z_]+(/\w+)?")  # lwm, lwm/II
-
-
 def start(args: argparse.Namespace) -> int:
     """A table of runs, or a published one where its name is the first word."""
     if args.out:
         record.check_output("--out", Path(args.out))
+    from hardpix.config import published
+
     first = args.runs[0] if args.runs and not args.published else ""
-    if first and _is_published(first):
+    if first and published.is_published(first):
         if Path(first).exists():
             print(
                 f"note: {first} is a path here and a published table, too: taken as the path; --published {first} "
@@ -50,16 +49,6 @@ def start(args: argparse.Namespace) -> int:
     elif first and not Path(first).exists() and (close := _nearest(first)):
         raise HardpixError(f"{first} is no run, and no published table; did you mean {close}?")
     return published_tables(args) if args.published else table_of_runs(args, choice)
-
-
-def _is_published(word: str) -> bool:
-    if not NAME.fullmatch(word):
-        return False
-    from hardpix.config import published
-
-    paper, _, table = word.partition("/")
-    known = published.papers().get(paper)
-    return known is not None and (not table or table in known.tables)
 
 
 def _nearest(word: str) -> str:
@@ -76,6 +65,7 @@ def published_tables(args: argparse.Namespace) -> int:
     """A published table. Without runs it holds the printed numbers alone."""
     from hardpix.config import published
     from hardpix.config.published import layout
+    from hardpix.config.rows import fill
     from hardpix.tables.reproduction import Asked, comparison
 
     if args.published == "list":
@@ -83,7 +73,7 @@ def published_tables(args: argparse.Namespace) -> int:
         return 0
     folder = conf_dir() / "table"
     shown = [layout(table, folder) for table in published.tables(args.published)]
-    runs, unreadable = collected(args) if args.runs else ([], [])
+    runs, unreadable = collected(args) if _hold_runs(args.runs) else ([], _without_runs(args.runs))
     check_patterns(runs)
     asked = Asked(
         args.relative_to,
@@ -101,8 +91,21 @@ def published_tables(args: argparse.Namespace) -> int:
     return 0
 
 
+def _hold_runs(folders: Sequence[str]) -> bool:
+    """Whether any run is there yet; an absent folder is an error."""
+    if absent := next((path for path in folders if not Path(path).exists()), None):
+        raise HardpixError(
+            f"{absent}: no such folder; leave it out to see the table and its commands without runs"
+        )
+    return any(next(Path(path).rglob(FILE_NAME), None) or Path(path).is_file() for path in folders)
+
+
+def _without_runs(folders: Sequence[str]) -> list[str]:
+    return [f"No run below {', '.join(folders)} yet: the commands of open cells are listed."] * bool(folders)
+
+
 def declared(shown: list[Layout], runs: list[Run]) -> list[Experiment]:
-    """The experiment files of the cells that some run stands for, composed."""
+    """The rows of the cells that some run stands for, composed."""
     if not runs:
         return []
     from hardpix.cli.published_rows import experiments

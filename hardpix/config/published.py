@@ -99,7 +99,9 @@ class Layout:
     parts: tuple[Part, ...]
     note: str
     notes: tuple[str, ...]
-    fills: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # row of conf/rows: patterns ROW/COLUMN
+    fills: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # row of conf/rows: patterns ROW/COLUMN
     steps: int | None = None  # of training that are enough for these cells
 
     @property
@@ -330,6 +332,13 @@ def tables(name: str) -> list[Table]:
     head, slash, rest = name.partition("/")
     found = paper(head)
     return [found.table(rest)] if slash else list(found.tables.values())
+
+
+def is_published(word: str) -> bool:
+    """Whether ``word`` is the name of a paper or of one of its tables."""
+    name, slash, table = word.partition("/")
+    known = papers().get(name)
+    return known is not None and (not slash or table in known.tables)
 
 
 def matches(pattern: str, cell: str) -> bool:

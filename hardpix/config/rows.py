@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hardpix.config import published, safe_files
-from hardpix.config.catalog import conf_dir
+from hardpix.config.catalog import ROW, conf_dir
 from hardpix.config.command_line import suggestion
 from hardpix.config.published import REFERENCE, Layout, layout, matches
 from hardpix.types import ConfigError
 
 KINDS = ("chain", "evaluate", "ssim")
-NAME = re.compile(r"^([\w.-]+):", re.MULTILINE)
 SEVERAL = re.compile(r"([\w./]+)=([^\[\]{}'\"]+,[^\[\]{}'\"]+)")  # method.alpha=0.1,1
 
 
@@ -77,6 +76,16 @@ class Row:
         return tuple(filter(None, (*self.fixed, self.reproduces)))
 
     @property
+    def about(self) -> str:
+        """One line: the overrides, and what is done with them where that is not a training of its own."""
+        if self.ssim:
+            return f"hardness maps of {self.ssim[0]} and {self.ssim[1]}, compared"
+        start = f"the run of {self.evaluate}, scored with " * bool(self.evaluate)
+        return f"{start}{_words(self.overrides)}" + f"  (a stage of hardpix chain {self.chain})" * bool(
+            self.chain
+        )
+
+    @property
     def reproduces(self) -> str:
         """The override that says which cells a run fills; empty where it fills none."""
         return f"reproduces=[{','.join(self.cells)}]" if self.cells else ""
@@ -95,7 +104,7 @@ def rows(paper: str) -> dict[str, Row]:
     content = safe_files.read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must map names of rows to lists of overrides")
-    counts = Counter(NAME.findall(path.read_text(encoding="utf-8")))
+    counts = Counter(ROW.findall(path.read_text(encoding="utf-8")))
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ConfigError(f"{path}: row {twice[0]} is there twice")
     cells: dict[str, list[str]] = {str(name): [] for name in content}
@@ -127,12 +136,22 @@ def row(full_name: str) -> Row:
     return known[name]
 
 
+def row_called(word: str) -> Row | None:
+    """The row that ``word`` means: PAPER/NAME, or NAME behind the folder of its experiment."""
+    folder, _, name = word.rpartition("/")
+    for paper in papers():
+        one = rows(paper).get(name)
+        if one is not None and (folder == paper or f"experiment={folder}/" in " ".join(one.overrides)):
+            return one
+    return None
+
+
 def rows_of(name: str) -> list[Row]:
     """The rows of a paper (``hl``), or those that fill a cell of a table (``hl/6``) in the order of its cells."""
     paper, slash, _ = name.partition("/")
     if not slash:
         return list(rows(paper).values())
-    found = [row_of(cell) for table in published.tables(name) for cell in _layout(table).cells()]
+    found = [row_of(cell) for one in layouts(name) for cell in one.cells()]
     return list({one.name: one for one in found if one is not None}.values())
 
 
@@ -150,12 +169,9 @@ def fits(pattern: str, cell: str) -> bool:
     return matches(REFERENCE.sub("*", pattern), cell)
 
 
-def layouts(paper: str) -> list[Layout]:
-    return [_layout(table) for table in published.tables(paper)]
-
-
-def _layout(table: published.Table) -> Layout:
-    return layout(table, conf_dir() / "table")
+def layouts(name: str) -> list[Layout]:
+    """The table ``PAPER/TABLE``, or all tables of ``PAPER``, as ``conf/table`` lays them out."""
+    return [layout(table, conf_dir() / "table") for table in published.tables(name)]
 
 
 def _path(paper: str) -> Path:
@@ -193,6 +209,9 @@ def _row(path: Path, paper: str, name: str, node: Any, cells: tuple[str, ...]) -
 # The commands that train a row.
 
 
+PLACEHOLDER = "RUN: the run of a command before it"
+
+
 class Fill(NamedTuple):
     """What to type for a row, and what a reader should know of it."""
 
@@ -209,8 +228,8 @@ def fill(cell: str, seeds: Sequence[int]) -> Fill:
 def commands(one: Row, seeds: Sequence[int], cell: str = "") -> Fill:
     """The commands of a row for ``seeds``, for all of its cells.
 
-    For a ``cell`` whose name holds the value of a key, the runs of that value alone; in a table of ``steps``, of so many.
-    RUN in a command is the run of the command before.
+    For a ``cell`` whose name holds the value of a key, the runs of that value alone; in a table of ``steps``, of so
+    many steps.
     """
     if one.chain:
         made = tuple(_line("hardpix chain", one.chain, f"seed={seed}") for seed in seeds)
@@ -218,13 +237,11 @@ def commands(one: Row, seeds: Sequence[int], cell: str = "") -> Fill:
     if one.evaluate:
         base = commands(rows(one.paper)[one.evaluate], seeds)
         scored = _line("hardpix evaluate", "RUN", *one.overrides, one.reproduces)
-        return Fill((*base.commands, scored), base.about)
+        return Fill((*base.commands, scored), "; ".join(filter(None, (base.about, PLACEHOLDER))))
     if one.ssim:
-        trained = [
-            text for name in one.ssim for text in commands(rows(one.paper)[name], seeds[:1]).commands
-        ]
+        trained = [text for name in one.ssim for text in commands(rows(one.paper)[name], seeds[:1]).commands]
         compared = f"hardpix figure ssim RUN RUN --out {one.name} --record {one.name} --reproduces"
-        return Fill((*trained, _line(compared, ",".join(one.cells))))
+        return Fill((*trained, _line(compared, ",".join(one.cells))), PLACEHOLDER)
     words, many = _training(one, cell), len(seeds) > 1
     many = many or any(SEVERAL.fullmatch(word) for word in words)
     return Fill((_line(f"hardpix train{' -m' * many}", *words, f"seed={','.join(map(str, seeds))}"),))

@@ -148,7 +148,7 @@ class _Marks:
 
 def _general(layout: Layout) -> list[str]:
     cited = ", ".join(dict.fromkeys(row.label for row in layout.rows if row.cited))
-    told = f"no experiment here, methods that hardpix does not have: {cited}" if cited else ""
+    told = f"no row here, methods that hardpix does not have: {cited}" if cited else ""
     return [note for note in (layout.note, *layout.notes, told) if note]
 
 
@@ -371,7 +371,7 @@ class OurCells:
     def _runs(self, row: str, name: str, column: LayoutColumn, called: str) -> dict[int, Run]:
         """By seed the runs of a cell, which must agree in all else, with its score as ``called``."""
         uses = self.uses[row, name]
-        differing = compare.disagreements([use.run for use in uses], self.ignore)
+        differing = compare.disagreements([use.run for use in uses], (*self.ignore, *uses[0].free))
         if differing:
             raise HardpixError(
                 f"The {len(uses)} runs of {uses[0].cell} are not seeds of one setting, because they differ in "
