@@ -18,7 +18,7 @@ SIZE = (4.4, 3.0)  # inches of a chart
 SERIES = [f"#0000{i:02x}" for i in range(1, len(COLORS) + 1)]
 INK, GRID = "#0000f0", "#0000f1"
 VARIABLES = {INK: "ink", GRID: "line", **{color: f"s{i}" for i, color in enumerate(SERIES)}}
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "hardpix",  # ids that depend on the content alone
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,
@@ -82,6 +82,7 @@ def chart(
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.locator_params(axis="x", nbins=6)
         if log:
             axes.set_xscale("log")
             axes.minorticks_off()

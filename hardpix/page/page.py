@@ -140,10 +140,11 @@ def _sections(part: Part, found: Explorer | None) -> list[Section]:
         "score": metric_title(part.metric),
     }
     classes = {**_per_class(part, notes), "matrices": _matrices(part, notes)}
+    made = part.table and Markup(render(part.table, "html"))
     label = {run.directory: row.label for row in part.rows for run in row.runs}
     runs = [(label.get(run.directory) or run.record.name or run.record.run_id, run) for run in part.runs]
     return [
-        Section("scores", "Scores", {"table": part.table and Markup(render(part.table, "html")), "problem": part.problem}),
+        Section("scores", "Scores", {"table": made, "problem": part.problem}),
         Section("explorer", "Hard pixels", found and {"notes": found.notes, "data": found.content()}),
         Section("charts", "Charts", charts if charts["charts"] else None),
         Section("classes", "Classes", classes if classes["iou"] or classes["matrices"] else None),
@@ -226,7 +227,7 @@ def _learning_charts(part: Part, notes: list[str]) -> list[Drawn]:
             found[run.directory] = curves(run)
         except HardpixError as error:
             notes.append(str(error))
-    charts = []
+    charts: list[Drawn] = []
     for metric in ("train/loss", f"val/{part.metric.partition('/')[2]}"):
         own = {directory: known[metric] for directory, known in found.items() if known.get(metric)}
         last = max((max(curve) for curve in own.values()), default=0)
@@ -252,11 +253,12 @@ def over_seeds(members: Sequence[Curve]) -> dict[int, tuple[float, float]]:
 
 
 def _cost_charts(part: Part) -> list[Drawn]:
-    """The main score over each cost in which rows differ."""
-    charts = []
+    """The main score over each cost in which rows differ by a hundredth or more."""
+    charts: list[Drawn] = []
     for cost, name in COSTS.items():
         rows = [(i, r) for i, r in enumerate(part.rows) if r.values(cost) and r.values(part.metric)]
-        if len({mean_std(row.values(cost))[0] for _, row in rows}) < 2:
+        means = [mean_std(row.values(cost))[0] for _, row in rows]
+        if not means or max(means) - min(means) < 0.01 * max(means) or max(means) == 0:
             continue
         series = []
         for i, row in rows:

@@ -250,8 +250,8 @@ def outcome(part: Part) -> str:
 
 
 def _difference(best: Row, other: Row, metric: str, name: str) -> str:
-    pair = [{run.record.seed: run for run in row.done} for row in (best, other)]
-    test = PairedTests(Options()).test(*pair, metric)
+    ours, theirs = ({run.record.seed: run for run in row.done} for row in (best, other))
+    test = PairedTests(Options()).test(ours, theirs, metric)
     if math.isnan(test.delta):
         return f"which shares no seed with {other.label}."
     delta, low, high = (100 * v if is_fraction(metric) else v for v in (test.delta, test.low, test.high))

@@ -61,8 +61,9 @@ def table(
     means to the reference row (its deviation is that of the seeds' own ratios), ``:delta`` for the mean difference from
     it, both over common seeds, and ``=Title`` to rename. ``relative_to`` names that row as ``factor=value`` (several
     separated by commas) or by its label. ``against`` names a row likewise and adds a test of the difference from it to
-    every metric, or is what a column of kind ``test`` is about (needs NumPy). ``per_class`` adds the IoU of each class, ``combinations`` the rows of the factors'
-    product that have no run, and ``choose`` names files of the configuration for commands.
+    every metric, unless ``columns`` has columns of kind ``test`` (needs NumPy). ``per_class`` adds the IoU of each
+    class, ``combinations`` the rows of the factors' product that have no run, and ``choose`` names files of the
+    configuration for commands.
     """
     runs = sorted(runs, key=lambda run: run.directory)
     runs, classes = (
