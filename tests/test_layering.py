@@ -52,6 +52,7 @@ THIRD_PARTY = {
     "wandb_workspaces": "cli/reports.py",
     "torchmetrics": "metrics",
     "matplotlib": "draw figures",
+    "jinja2": "page",
 }
 
 # Private modules of other packages, and where one is used all the same.

@@ -25,7 +25,7 @@ usage: hardpix COMMAND [ARGUMENTS]
              with a paper's numbers:     hardpix table lwm/II RUNS...
   compare    what runs differ in:        hardpix compare RUN RUN
   figure     draw from runs:             hardpix figure sweep RUNS... --x method.alpha --out FILE.pdf
-  report     one page of runs:           hardpix report RUNS... -o FILE.html
+  page       one page of runs:           hardpix page RUNS... -o FILE.html
   dashboard  the plots in W&B:           hardpix dashboard --project P --entity E
   data       prepare a data set:         hardpix data prepare NAME --from FILES --to DIR
              look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hardpix {hardpix.__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name == "report":  # its name in earlier versions
+        return _reported(_report, rest)
     if name not in COMMANDS:
         import difflib
 
@@ -180,10 +182,15 @@ def _figure(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def _report(arguments: list[str]) -> int:
+def _page(arguments: list[str]) -> int:
     from hardpix.cli.reports import main
 
     return main(arguments)
+
+
+def _report(arguments: list[str]) -> int:
+    print("note: hardpix report is now hardpix page", file=sys.stderr)
+    return _page(arguments)
 
 
 def _dashboard(arguments: list[str]) -> int:
@@ -226,7 +233,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "table": _table,
     "compare": _compare,
     "figure": _figure,
-    "report": _report,
+    "page": _page,
     "dashboard": _dashboard,
     "data": _data,
     "list": _list,

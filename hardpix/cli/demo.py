@@ -7,11 +7,9 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
-from PIL import Image
-
+from hardpix.cli.reports import main as page
 from hardpix.config.command_line import Parser
 from hardpix.config.compose import compose
-from hardpix.page.page import Figure, Section, index_page
 from hardpix.record import write_text
 from hardpix.tables.compare import collect
 from hardpix.tables.render import render
@@ -32,6 +30,8 @@ COLUMNS = (
     "cost/step_seconds:x=time per step",
     "cost/peak_memory_mb:x=memory",
 )
+TITLE = "Hard pixels on synthetic rooms"
+NOTE = "Every figure comes from the runs below; a run takes seconds, so differences are mostly noise."
 
 
 def main(arguments: list[str]) -> int:
@@ -45,9 +45,10 @@ def main(arguments: list[str]) -> int:
         raise HardpixError(f"{out} already holds a demo; choose another --out")
     begin = time.perf_counter()
     commands = run_all(out, given.seeds, given.overrides)
-    page = write_page(out, commands)
-    print(f"\n{time.perf_counter() - begin:.0f} s; the page with pictures: {page}")
-    return 0
+    write_table(out)
+    status = page([str(out), "-o", str(out / "index.html"), "--title", TITLE], [NOTE], commands)
+    print(f"{time.perf_counter() - begin:.0f} s; open {out / 'index.html'} in a browser")
+    return status
 
 
 def run_all(out: Path, seeds: int, overrides: list[str]) -> list[str]:
@@ -70,38 +71,9 @@ def run_all(out: Path, seeds: int, overrides: list[str]) -> list[str]:
     return commands
 
 
-def write_page(out: Path, commands: list[str]) -> Path:
-    """``table.md`` and ``index.html`` from the run records in ``out``; prints the table."""
-    runs = collect([out])
-    made = table(runs, ("method", "loss"), COLUMNS, "method=Baseline,loss=CrossEntropy")
+def write_table(out: Path) -> None:
+    """Write ``table.md`` from the run records in ``out`` and print it."""
+    made = table(collect([out]), ("method", "loss"), COLUMNS, "method=Baseline,loss=CrossEntropy")
     markdown = render(made, "md")
     write_text(out / "table.md", markdown)
     print(f"\n{markdown}")
-    sections = [
-        Section("Pictures", _figures(out), "Image, truth, prediction and error, and the learned hardness."),
-    ]
-    page = index_page(
-        "Hard pixels on synthetic rooms",
-        [render(made, "html")],
-        sections,
-        runs=runs,
-        commands=commands,
-        notes=[
-            "Every figure comes from the runs below; a run takes seconds, so differences are mostly noise."
-        ],
-    )
-    write_text(out / "index.html", page)
-    return out / "index.html"
-
-
-def _figures(out: Path) -> list[Figure]:
-    """The same frames under every row, first seed."""
-    found = []
-    names = sorted({p.name for name, _ in ROWS for p in (out / f"{name}-0" / "panels").glob("*.png")})
-    for name in names[:4]:
-        for row, _ in ROWS:
-            path = out / f"{row}-0" / "panels" / name
-            if path.is_file():
-                with Image.open(path) as picture:
-                    found.append(Figure(f"{row}: frame {path.stem}", picture.copy()))
-    return found

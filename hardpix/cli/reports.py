@@ -1,4 +1,4 @@
-"""``hardpix report`` and ``hardpix dashboard``: a page of runs, a workspace of Weights & Biases."""
+"""``hardpix page`` and ``hardpix dashboard``: a page of runs, a workspace of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -8,25 +8,52 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hardpix import record
 from hardpix.cli.figure_kinds import OVERRIDE, names
 from hardpix.config.command_line import Parser
-from hardpix.page.content import Part, gather, parts
-from hardpix.page.page import Explorer, page, write_page
-from hardpix.page.sections import swept
+from hardpix.page.page import page, write_page
+from hardpix.page.runs import Part, gather, parts, swept
 from hardpix.record import write_text
 from hardpix.types import ConfigError, HardpixError
+
+if TYPE_CHECKING:
+    from hardpix.page.explorer import Explorer
 
 FRAMES = 12
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> int:
+    """``notes``: further sentences on top. ``commands``: what made the runs."""
+    given = _parse(arguments)
+    overrides = [word for word in given.runs if OVERRIDE.match(word)]
+    places = [word for word in given.runs if word not in overrides]
+    runs, damaged = gather(places)
+    made = parts(runs, given.split, given.rows)
+    explorers: list[Explorer | None] = [None] * len(made)
+    if not given.no_explorer:
+        from hardpix.page.explorer import explorer
+
+        explorers = [explorer(part, overrides, given.split, given.frames, given.device) for part in made]
+    text = page(
+        given.title or _title(made),
+        made,
+        explorers,
+        damaged=damaged,
+        notes=notes,
+        commands=[*commands, *_commands(arguments, places, made)],
+    )
+    write_page(text, given.out)
+    _say(given.out, made, explorers, damaged, len(text.encode()))
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
-        "hardpix report",
-        description="One page of runs in one file, without network: tables, learning curves, curves of swept settings, "
-        "confusion matrices, cost against quality, and an explorer of hard pixels.",
+        "hardpix page",
+        description="One page of runs in one file, without network: the outcome, tables, learning curves, curves of "
+        "swept settings, confusion matrices, cost against quality, and an explorer of hard pixels.",
     )
     parser.add_argument(
         "runs", nargs="+", metavar="RUN",
@@ -44,29 +71,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--split", default="test", choices=("train", "val", "test"),
                         help="of scores and of the explorer's frames")  # fmt: skip
     parser.add_argument("--no-explorer", action="store_true", help="do not load weights and data")
-    parser.add_argument("--title", metavar="TEXT", help="of the page (default: hardpix and the data set)")
+    parser.add_argument("--title", metavar="TEXT", help="of the page (default: the study's name)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     given = parser.parse_intermixed_args(arguments)
-    _check(given)
-    overrides = [word for word in given.runs if OVERRIDE.match(word)]
-    runs, damaged = gather(word for word in given.runs if word not in overrides)
-    made = parts(runs, given.split, given.rows)
-    explorers: list[Explorer | None] = [None] * len(made)
-    if not given.no_explorer:
-        from hardpix.page.frames import explorer
-
-        explorers = [explorer(part, overrides, given.split, given.frames, given.device) for part in made]
-    title = given.title or " ".join(
-        ["hardpix:", ", ".join(part.dataset for part in made if part.dataset) or "runs"]
-    )
-    commands = _commands(arguments, [word for word in given.runs if word not in overrides], made)
-    text = page(title, made, explorers, damaged=damaged, commands=commands)
-    write_page(text, given.out)
-    _say(given.out, made, explorers, damaged, len(text.encode()))
-    return 0
-
-
-def _check(given: argparse.Namespace) -> None:
     if given.frames < 1:
         raise ConfigError(
             f"--frames {given.frames}: must be at least 1; --no-explorer leaves the explorer out"
@@ -75,12 +82,20 @@ def _check(given: argparse.Namespace) -> None:
         raise ConfigError(f"--out {given.out}: must be a file that ends in .html")
     record.check_output("--out", given.out)
     if all(OVERRIDE.match(word) for word in given.runs):
-        raise ConfigError("hardpix report: name at least one run, or a directory of runs")
+        raise ConfigError("hardpix page: name at least one run, or a directory of runs")
+    return given
+
+
+def _title(made: Sequence[Part]) -> str:
+    """The names of the studies; of runs without one the data sets."""
+    studies = dict.fromkeys(run.record.study for part in made for run in part.runs)
+    named = [study for study in studies if study not in ("", "default")]
+    return ", ".join(named) or f"Runs on {', '.join(part.dataset or 'unknown data' for part in made)}"
 
 
 def _commands(arguments: Sequence[str], runs: Sequence[str], made: Sequence[Part]) -> list[str]:
-    """What makes this page, and its tables and curves as files of their own."""
-    lines = [shlex.join(["hardpix", "report", *arguments])]
+    """What makes this page and its table."""
+    lines = [shlex.join(["hardpix", "page", *arguments])]
     if len(made) == 1 and made[0].table is not None:
         lines.append(shlex.join(["hardpix", "table", *runs, "--rows", ",".join(made[0].factors)]))
     return lines
@@ -93,18 +108,14 @@ def _say(
     damaged: Sequence[tuple[str, str]],
     size: int,
 ) -> None:
-    for part in made:
-        if part.problem:
-            print(f"note: {part.problem}", file=sys.stderr)
-    for directory, why in damaged:
-        print(f"note: {directory} is damaged: {why}", file=sys.stderr)
-    for found in explorers:
-        for note in found.notes if found else ():
-            print(f"note: {note}", file=sys.stderr)
+    problems = [part.problem for part in made if part.problem]
+    problems += [f"{directory} is damaged: {why}" for directory, why in damaged]
+    for problem in [*problems, *(note for found in explorers if found for note in found.notes)]:
+        print(f"note: {problem}", file=sys.stderr)
     runs = sum(len(part.runs) for part in made)
-    swept_keys = [key for part in made for key in swept(part)]
-    told = f", swept: {', '.join(swept_keys)}" if swept_keys else ""
-    print(f"{runs} runs{told}; {size / 1e6:.1f} MB written to {out}")
+    keys = [key for part in made for key in swept(part)]
+    varying = f", swept: {', '.join(keys)}" if keys else ""
+    print(f"{runs} runs{varying}; {size / 1e6:.1f} MB written to {out}")
 
 
 # ``hardpix dashboard``: the papers' plots as a workspace of Weights & Biases, built with wandb-workspaces.

@@ -125,10 +125,10 @@ def document(made: list[Comparison], name: str, form: str, runs: list[Run]) -> s
     text = published_render.render(made, form)
     if form != "html":
         return text
-    from hardpix.page.page import index_page
+    from hardpix.page.page import table_page
 
     paper = published.paper(name.partition("/")[0])
-    return index_page(f"{paper.title} ({paper.authors})", [text], runs=runs)
+    return table_page(f"{paper.title} ({paper.authors})", text, runs)
 
 
 def listing() -> str:
@@ -246,9 +246,9 @@ def table_of_runs(args: argparse.Namespace, choose: Choose = lambda group, facto
     made = replace(made, notes=(*unreadable, *made.notes))
     output = render(made, args.format)
     if args.format == "html":
-        from hardpix.page.page import index_page
+        from hardpix.page.page import table_page
 
-        output = index_page(f"hardpix: {', '.join(args.rows)}", [output], runs=runs)
+        output = table_page(f"hardpix: {', '.join(args.rows)}", output, runs)
     emit(output, made.notes, args)
     return 0
 

@@ -61,8 +61,9 @@ def table(
     means to the reference row (its deviation is that of the seeds' own ratios), ``:delta`` for the mean difference from
     it, both over common seeds, and ``=Title`` to rename. ``relative_to`` names that row as ``factor=value`` (several
     separated by commas) or by its label. ``against`` names a row likewise and adds a test of the difference from it to
-    every metric (needs NumPy). ``per_class`` adds the IoU of each class, ``combinations`` the rows of the factors'
-    product that have no run, and ``choose`` names files of the configuration for commands.
+    every metric, unless ``columns`` has columns of kind ``test`` (needs NumPy). ``per_class`` adds the IoU of each
+    class, ``combinations`` the rows of the factors' product that have no run, and ``choose`` names files of the
+    configuration for commands.
     """
     runs = sorted(runs, key=lambda run: run.directory)
     runs, classes = (
@@ -82,7 +83,7 @@ def table(
         raise HardpixError(
             "A :x or :delta column needs --relative-to, such as --relative-to loss=cross_entropy."
         )
-    if tested is not None:
+    if tested is not None and all(column.kind != "test" for column in chosen):
         chosen = [made for column in chosen for made in _with_test(column)]
 
     seeds = sorted({seed for own in found for seed in own})

@@ -1,5 +1,8 @@
-"""``hardpix report`` without weights: rows, charts, tables, and what the page does with names and damage."""
+"""``hardpix page`` without weights: rows, the outcome, charts, tables, and what it does with names and damage."""
 
+import base64
+import hashlib
+import io
 import json
 import math
 import re
@@ -10,14 +13,16 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hardpix.cli import main
-from hardpix.page import content, page, svg
-from hardpix.page.content import automatic_rows, curves, gather, parts, thinned
-from hardpix.page.page import POLICY, Explorer, Frame, MapKind, View, _bytes, _content, _grid, asset, score
-from hardpix.page.sections import swept
-from hardpix.page.svg import linear, logarithmic, mean_std_text, number
+from hardpix.page import explorer, runs
+from hardpix.page.explorer import Explorer, Frame, MapKind, View, _bytes, _content, _grid, score
+from hardpix.page.page import asset, over_seeds, policy, table_page
+from hardpix.page.runs import automatic_rows, curves, gather, metric_title, outcome, parts, swept, thinned
 from hardpix.record import SCHEMA, RunRecord, write
+from hardpix.scores import per_class_rows, write_per_class
+from hardpix.tables.render import render
 from hardpix.types import DatasetInfo
 
 EVIL = "<script>alert('x')</script>\"&"
@@ -34,6 +39,7 @@ def made(
     *,
     dataset="rooms",
     files=True,
+    study="",
     **more,
 ):
     """A run directory with all that a page reads, ``more``: factors (dots as two underscores)."""
@@ -46,7 +52,7 @@ def made(
     record = RunRecord(
         schema=SCHEMA, run_id=folder.name, status=status, factors=factors, metrics=metrics if status == "done" else {},
         seed=seed, parent=None, code={"commit": "abc"}, host={}, started="", dataset=dataset, name=folder.name,
-        error="out of memory" if status == "failed" else None,
+        error="out of memory" if status == "failed" else None, study=study,
     )  # fmt: skip
     write(record, folder)
     if files:
@@ -58,7 +64,9 @@ def made(
             f"30,,0.3,{miou}",
         ]
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-        np.save(folder / "confusion.npy", np.array([[30, 10, 0], [5, 5, 0], [0, 20, 0]]) * (seed + 1))
+        matrix = np.array([[30, 10, 0], [5, 5, 0], [0, 20, 0]]) * (seed + 1)
+        np.save(folder / "confusion.npy", matrix)
+        write_per_class(per_class_rows(matrix, CLASSES), folder / "per_class.csv")
         (folder / "classes.json").write_text(json.dumps(CLASSES))
     return folder
 
@@ -77,7 +85,7 @@ def study(tmp_path):
 
 def text_of(study, *arguments):
     out = study.parent / f"{study.name}.html"
-    assert main(["report", str(study), "-o", str(out), "--no-explorer", *arguments]) == 0
+    assert main(["page", str(study), "-o", str(out), "--no-explorer", *arguments]) == 0
     return out.read_text(encoding="utf-8")
 
 
@@ -141,7 +149,7 @@ def test_two_swept_settings_have_lines_of_each_and_a_heat_map(tmp_path):
     assert [line.label for line in found["method.alpha"]] == ["c=1", "c=2"]
     assert [line.label for line in found["method.c"]] == ["alpha=0.1", "alpha=0.2"]
     text = text_of(tmp_path / "runs")
-    cells = re.findall(r'<td class="cell[^"]*" style="--v:([\d.]+)" title="[^"]*">([\d.]+)</td>', text)
+    cells = re.findall(r'<td class="cell[^"]*" style="--v:([\d.]+)">([\d.]+)</td>', text)
     assert cells == [("0.08", "10.00"), ("0.39", "20.00"), ("0.69", "30.00"), ("1.00", "40.00")]
 
 
@@ -164,7 +172,7 @@ def test_runs_that_share_no_table_are_told(study, capsys):
     text = text_of(study)
     assert "There is no common table of these runs." in text
     assert "finished runs of the same row with the same seed 0" in text
-    assert main(["report", str(study), "-o", str(study / "x.html"), "--no-explorer", "--rows", "loss"]) == 2
+    assert main(["page", str(study), "-o", str(study / "x.html"), "--no-explorer", "--rows", "loss"]) == 2
     assert "not comparable" in capsys.readouterr().err
     assert not (study / "x.html").exists()
 
@@ -191,28 +199,11 @@ def test_curves_are_means_over_seeds(study):
     assert curves(part.rows[4].runs[1])["val/miou"] == {19: 0.1, 29: 0.3, 34: 0.35}
     assert thinned({0: 1.0, 1: 3.0, 5: 4.0}, 5) == {0: 1.0, 1: 3.0, 5: 4.0}
     long = thinned({step: float(step) for step in range(0, 1000, 3)}, 999)
-    assert len(long) <= content.MAX_STEPS
+    assert len(long) <= runs.MAX_STEPS
     assert long[6] == statistics.fmean([0, 3, 6])  # steps 0 to 6
-    text = text_of(study)
-    assert 'data-tip="Baseline, step 29: 30 ± 0 (n=2)"' in text
-
-
-def test_numbers_and_axes():
-    assert mean_std_text([0.4, 0.42], "test/miou") == "41.00 ± 1.41 (n=2)"
-    assert mean_std_text([12345.0], "cost/parameters_train") == "12.35k (n=1)"
-    assert [number(x) for x in (0, 0.00012, 9999, 25_557_032, 4.1e9)] == [
-        "0",
-        "0.00012",
-        "9999",
-        "25.56M",
-        "4.1G",
-    ]
-    axis = linear([10, 20])
-    assert (axis.unit(axis.low), axis.unit(axis.high)) == (0, 1)
-    assert [label for _, label in axis.ticks] == ["10", "15", "20"]
-    log = logarithmic([0.01, 1], [0.01, 0.1, 1])
-    assert log.unit(0.1) == pytest.approx(0.5)
-    assert linear([3, 3]).low < 3 < linear([3, 3]).high
+    assert over_seeds([{0: 1.0, 9: 2.0}, {9: 4.0}]) == {0: (1.0, 0.0), 9: (3.0, pytest.approx(math.sqrt(2)))}
+    labels = re.findall(r'<svg class="chart" role="img" aria-label="([^"]*)"', text_of(study))
+    assert labels == ["training loss over step", "validation mIoU (%) over step", "mIoU (%) over alpha"]
 
 
 def test_classes_and_confusion(study):
@@ -236,10 +227,8 @@ def test_classes_and_confusion(study):
 
 
 def test_many_classes_are_folded():
-    from hardpix.page.sections import _frequent
-
     matrix = np.diag(np.arange(40))
-    names, folded = _frequent([str(i) for i in range(40)], matrix)
+    names, folded = runs._frequent([str(i) for i in range(40)], matrix)
     assert names == [*map(str, range(11, 40)), "11 others"]
     assert folded.sum() == matrix.sum()
     assert folded[-1, -1] == sum(range(11))
@@ -256,10 +245,13 @@ def test_the_page_needs_nothing_from_outside_and_names_do_no_harm(tmp_path):
     assert not re.search(r"https?://|url\(|@import", text)
     assert not any(tag in ("link", "iframe", "object", "base", "form") for tag, _ in page.seen)
     assert not any(name.startswith("on") for _, attributes in page.seen for name in attributes)
-    assert ("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}) in page.seen
-    for policy in ("default-src 'none'", "img-src data:"):
-        assert policy in POLICY
-    assert "</script" not in asset("report.js") + asset("explorer.js")
+    script = asset("page.js")
+    own = ("meta", {"http-equiv": "Content-Security-Policy", "content": policy(script)})
+    assert own in page.seen
+    digest = hashlib.sha256(re.search(r"<script>(.*?)</script>", text, re.S)[1].encode()).digest()
+    for word in ("default-src 'none'", "img-src data:", f"'sha256-{base64.b64encode(digest).decode()}'"):
+        assert word in own[1]["content"]
+    assert "</script" not in script
 
 
 def test_the_same_runs_give_the_same_bytes(study):
@@ -278,14 +270,14 @@ def test_requests_that_cannot_be_met(study, capsys):
             "name another file",
         ),
     ]:
-        assert main(["report", *arguments]) == 2
+        assert main(["page", *arguments]) == 2
         assert told_ in capsys.readouterr().err
 
 
 def test_a_page_without_explorer_needs_no_torch(study):
     code = (
         "import sys; sys.modules['torch'] = None; from hardpix.cli import main; "
-        f"sys.exit(main(['report', {str(study)!r}, '-o', {str(study / 'o.html')!r}, '--no-explorer']))"
+        f"sys.exit(main(['page', {str(study)!r}, '-o', {str(study / 'o.html')!r}, '--no-explorer']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -312,11 +304,6 @@ def test_maps_keep_their_order_and_their_holes():
 
 
 def test_the_explorer_embeds_labels_as_they_are():
-    import base64
-    import io
-
-    from PIL import Image
-
     label = np.array([[0, 1, 2], [255, -1, 1]])
     maps = {"loss": np.array([[0.0, 1.0, 2.0], [np.nan, np.nan, 0.5]], np.float32)}
     frame = Frame(
@@ -344,29 +331,85 @@ def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
     info = DatasetInfo("x", ("a",), ((1, 2, 3),))
     frame = Frame("f", noise, np.zeros((90, 300), int), views)
     found = Explorer(info, "test", [("run", [MapKind("loss", "loss")])], [frame], [])
-    assert page._fitting(found)["frames"][0]["width"] == 300
-    monkeypatch.setattr(page, "BUDGET", 50_000)
-    own = page._fitting(found)["frames"][0]
+    assert found.content()["frames"][0]["width"] == 300
+    monkeypatch.setattr(explorer, "BUDGET", 50_000)
+    own = found.content()["frames"][0]
     assert (own["width"], own["height"]) == (240, 72)
-    assert sum(map(len, page._pictures(own))) <= 50_000
+    assert sum(map(len, explorer._pictures(own))) <= 50_000
 
 
-def test_bands_and_bars_stay_within_the_axes(tmp_path):
-    for seed in (0, 1):
-        own = made(tmp_path / "r" / f"a{seed}", seed=seed, miou=0.1 + 0.5 * seed, alpha=0.1)
-        (own / "metrics.csv").write_text(f"step,val/miou\n0,0.2\n9,{0.2 + 0.6 * seed}\n")
-        made(tmp_path / "r" / f"b{seed}", seed=seed, miou=0.3, alpha=0.2)
+def with_images(folder, scores, classes=("a", "b")):
+    """A run's counts by image: of each image the pixels that are right, of 10 in each class."""
+    lines = ["image,pixels,pixel_acc,miou,counts"]
+    for i, hit in enumerate(scores):
+        lines.append(f"f{i},20,0.5,0.5,0:{hit}/10/10 1:{hit}/10/10")
+    (folder / "per_image.csv").write_text("\n".join(lines) + "\n")
+    (folder / "per_class.csv").write_text(
+        "class,iou,acc,pixels\n" + "".join(f"{c},0.5,0.5,10\n" for c in classes)
+    )
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_first_sentence_says_what_came_out(tmp_path, seeds):
+    """Counts of hit pixels h of 10 give IoU h / (20 - h) for a class with as many predicted."""
+    for seed in range(seeds):
+        for method, hits in (("Baseline", [4, 5, 6, 5]), ("Better", [6, 7, 8, 7 + seed])):
+            share = sum(hits) / (80 - sum(hits))
+            folder = made(tmp_path / "r" / f"{method}{seed}", method, seed, share, files=False)
+            with_images(folder, hits)
+    (part,) = parts(gather([tmp_path / "r"])[0], "test")
+    cell = part.table.rows[1].cells[1]  # what `hardpix table --against` says of it
+    low, high = (f"{100 * end:.1f}" for end in (cell.test.low, cell.test.high))
+    said = outcome(part)
+    expected = f"Best: Better, +{100 * cell.mean:.1f} mIoU over Baseline [{low}, {high}], n = {seeds}."
+    assert said.startswith(expected)
+    assert ("With fewer than 3 seeds" in said) == (seeds == 2)
+    assert part.table.against == "Baseline"
     text = text_of(tmp_path / "r")
-    heights = [
-        float(y)
-        for points in re.findall(r'<polygon [^>]*points="([^"]*)"', text)
-        for y in re.findall(r",([-\d.]+)", points)
-    ]
-    whiskers = [
-        float(y)
-        for path in re.findall(r'class="whisker[^>]* d="([^"]*)"', text)
-        for y in re.findall(r" ([-\d.]+)", path)
-    ]
-    assert len(heights) > 4
-    assert len(whiskers) > 4
-    assert all(svg.TOP <= y <= svg.HEIGHT - svg.BOTTOM for y in heights + whiskers)
+    assert f'<p class="lead">{said}</p>' in text
+    assert "<title>Runs on rooms</title>" in text
+
+
+def test_the_first_sentence_where_there_is_no_best(tmp_path):
+    made(tmp_path / "a", "Baseline", 0, 0.5, files=False)
+    said = lambda: outcome(parts(gather([tmp_path])[0], "test")[0])  # noqa: E731
+    assert said() == "Baseline, 50.00 mIoU, n = 1."
+    made(tmp_path / "b", "HL", 0, 0.4, files=False)
+    assert said() == "Best: Baseline, +10.0 mIoU over HL, n = 1. There is no interval: it needs 3 seeds."
+    made(tmp_path / "c", "HL", 1, status="failed", files=False)
+    assert said() == "No row has its mIoU for every seed yet: 2 of 3 runs are done."
+    made(tmp_path / "d", "HL", 0, 0.4, files=False)
+    assert said() == "These runs are not comparable."
+
+
+def test_a_run_that_was_only_tried_has_no_score(tmp_path):
+    made(tmp_path / "a", miou=0.9, trainer__fast_dev_run=True)
+    text = text_of(tmp_path)
+    assert "<strong>fast_dev_run</strong>" in text
+    assert "90.00" not in text
+
+
+def test_names_are_those_of_papers_and_of_the_study(study):
+    assert [metric_title(m) for m in ("test/miou", "val/pixel_acc", "train/loss")] == [
+        "mIoU (%)", "validation pixel accuracy (%)", "training loss",
+    ]  # fmt: skip
+    text = text_of(study)
+    assert "_target_" not in text
+    assert "test/miou" not in text
+    made(study / "named", seed=5, study="my study")
+    assert "<h1>my study</h1>" in text_of(study)
+
+
+def test_a_table_has_a_page_of_its_own(tmp_path):
+    made(tmp_path / "r" / "a", method__note=EVIL)
+    (part,) = parts(gather([tmp_path / "r"])[0], "test")
+    page = table_page(EVIL, render(part.table, "html"), part.runs)
+    assert Reader(page).open == []
+    assert page.startswith("<!DOCTYPE html>")
+    assert [tag for tag, _ in Reader(page).seen].count("script") == 1
+
+
+def test_the_former_name_of_the_command_says_the_new_one(study, capsys):
+    assert main(["report", str(study), "-o", str(study / "o.html"), "--no-explorer"]) == 0
+    assert "hardpix page" in capsys.readouterr().err
+    assert (study / "o.html").is_file()

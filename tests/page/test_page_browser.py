@@ -1,12 +1,13 @@
-"""The page of ``hardpix report`` in a browser: it sorts, switches, marks the hardest pixels, and asks for nothing."""
+"""The page of ``hardpix page`` in a browser: it sorts, marks the hardest pixels, and asks for nothing."""
 
 import shutil
 
 import numpy as np
 import pytest
 
-from hardpix.page.content import gather, parts
-from hardpix.page.page import Explorer, Frame, MapKind, View, page, score
+from hardpix.page.explorer import Explorer, Frame, MapKind, View, score
+from hardpix.page.page import page
+from hardpix.page.runs import gather, parts
 from hardpix.record import SCHEMA, RunRecord, write
 from hardpix.types import DatasetInfo
 
@@ -119,8 +120,8 @@ def slide(view, name, value):
 
 def test_tables_sort_by_click_and_by_key(opened):
     view = opened()
-    table = view.locator("section[aria-labelledby=h1] table")
-    button = table.locator("th", has_text="test/miou").get_by_role("button")
+    table = view.locator("section[aria-label=Scores] table")
+    button = table.locator("th", has_text="mIoU (%)").get_by_role("button")
     first = [row.split("\t")[0] for row in table.locator("tbody tr").all_inner_texts()]
     button.click()
     rising = [row.split("\t")[0] for row in table.locator("tbody tr").all_inner_texts()]
@@ -149,7 +150,7 @@ def test_the_slider_marks_the_hardest_pixels(opened):
     assert marked(view) == {(r, c) for r, c in set(labelled) - hardest if c in (3, 4, 5)}
     # Other classes are darkened everywhere.
     centre = "c => [...c.getContext('2d').getImageData({}, 1, 1, 1).data].slice(0, 3)"
-    truth = view.locator(".tiles canvas").nth(1)
+    truth = view.locator(".once canvas")
     assert truth.evaluate(centre.format(4)) == list(PALETTE[1])
     assert sum(truth.evaluate(centre.format(1))) < 0.3 * sum(PALETTE[0])
     view.locator(".explorer").get_by_role("button", name="</script><b>road").click()
@@ -194,50 +195,60 @@ def test_a_pixel_is_read_out_by_keys(opened):
     assert view.locator(".explorer").get_attribute("data-frame") == "worst"  # the keys did not change it
 
 
-def test_two_runs_or_one(opened):
+def test_two_runs_line_up_or_one_is_alone(opened):
     view = opened()
-    assert view.locator(".explorer h3:visible").count() == 2
+    places = "all => all.map(f => f.getBoundingClientRect()).map(b => [Math.round(b.left), Math.round(b.top)])"
+    a, b = (view.locator(f".kinds figure.{side}").evaluate_all(places) for side in "ab")
+    assert len(a) == len(b) == 4  # prediction, error and two maps
+    assert [x for x, _ in a] == [x for x, _ in b]
+    assert [len({y for _, y in side}) for side in (a, b)] == [1, 1]
+    assert view.locator(".once").count() == 1  # the truth is shown once
     view.get_by_label("run B").select_option(label="none")
-    view.locator(".explorer h3").nth(1).wait_for(state="hidden")
-    assert view.locator(".tiles:visible").count() == 1
+    view.locator(".kinds h3.b").wait_for(state="detached")
+    assert view.locator(".kinds figure").count() == 4
 
 
-def test_charts_tell_their_values_and_legends_switch_lines(opened):
-    view = opened()
-    chart = view.locator("svg.chart").first
-    chart.focus()
-    chart.press("ArrowRight")
-    assert "Baseline, step 0: 2 ± 0 (n=2)" in view.locator(".tip").first.inner_text()
-    section = view.locator("section", has=view.get_by_role("heading", name="Learning curves"))
-    lines = section.locator("polyline.mean")
-    count = lines.locator("visible=true").count()
-    section.get_by_role("button", name="Baseline").first.click()
-    assert lines.locator("visible=true").count() == count - 2  # of both charts
-    section.locator("summary").click()
-    section.get_by_role("button", name="HL (alpha=0.1), seed 0").click()
-    assert section.locator("polyline.one:not([hidden])").count() == 2
-    costs = view.locator(".choose figure:visible")
-    assert costs.count() == 1
-    view.get_by_label("cost", exact=True).select_option(label="memory (MB)")
-    assert costs.get_attribute("data-choice") == "memory (MB)"
+def test_a_map_that_one_run_lacks_leaves_its_place_empty(browser, file, tmp_path):
+    own = [MapKind("loss", "loss")]
+    found = frame("f", 1)
+    found.views[0].maps.pop("own")
+    info = DatasetInfo("rooms", CLASSES, PALETTE)
+    explorer = Explorer(
+        info, "test", [("base", own), ("hl", [*own, MapKind("own", "Z")])], [found], [], "One."
+    )
+    made = parts(gather([file.parent / "runs"])[0], "test")
+    path = tmp_path / "page.html"
+    path.write_text(page("A page", made, [explorer]), encoding="utf-8")
+    view = browser.new_page()
+    view.goto(path.as_uri())
+    view.wait_for_selector(".explorer[data-frame]")
+    assert view.locator(".kinds figure.a").all_inner_texts()[-1] == "A has no Z"
+    view.close()
+
+
+def test_charts_are_drawn_in_the_colours_of_the_page(opened):
+    ink = "c => getComputedStyle(c.querySelector('text')).fill"
+    for scheme, expected in (("light", "rgb(27, 31, 36)"), ("dark", "rgb(230, 232, 235)")):
+        charts = opened(color_scheme=scheme).locator("svg.chart")
+        assert charts.count() == 5  # two curves, two costs, one sweep
+        assert charts.first.evaluate(ink) == expected
 
 
 def test_confusion_matrices_and_their_difference(opened):
     view = opened()
-    section = view.locator("section", has=view.get_by_role("heading", name="Confusion matrices"))
+    section = view.locator("section", has=view.get_by_role("heading", name="Classes"))
     holder = section.get_by_role("group", name="confusion matrix")
     assert holder.locator("tbody tr").first.inner_text().split("\t")[1:3] == ["80", "20"]
     section.get_by_label("minus").select_option(label="HL (alpha=0.1)")
     assert [cell.strip() for cell in holder.locator("td.cell").all_inner_texts()][:2] == ["\u221220", "+20"]
-    holder.focus()
-    holder.press("ArrowRight")
-    holder.press("ArrowRight")
-    assert section.locator(".tip").inner_text() == "0 predicted as 1: 4 pixels, against 0: 20.00 points"
+    title = holder.locator("td.cell").nth(1).get_attribute("title")
+    assert title == "0 predicted as 1: 4 pixels, against 0: 20.00 points"
 
 
-def test_a_phone_shows_it_without_sideways_scrolling(opened):
-    view = opened(360)
-    assert view.evaluate("document.documentElement.scrollWidth") <= 360
+@pytest.mark.parametrize("width", [360, 390, 800, 1280])
+def test_no_width_scrolls_sideways(opened, width):
+    view = opened(width)
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
     assert view.locator(".explorer .main canvas").bounding_box()["width"] > 300
 
 

@@ -207,5 +207,5 @@ def test_a_study_that_prints_and_raises_them(leaky, tmp_path, launcher):
     for text in logs:
         assert all(f"{word} ***" in text for word in ("print", "half", "error", "child", "RuntimeError: no"))
     runs = [str(path.parent) for path in tmp_path.glob("runs/**/run.json")]
-    assert main(["report", *runs, "-o", str(tmp_path / "runs/page.html")]) == 0
+    assert main(["page", *runs, "-o", str(tmp_path / "runs/page.html")]) == 0
     assert leaks(tmp_path / "runs", values) == []

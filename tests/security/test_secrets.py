@@ -40,7 +40,7 @@ def leaks(folder, values):
 def test_a_run_with_wandb_and_its_page(canaries, tiny, tmp_path, capsys):
     train(tiny("run=a", "logger=default", "trainer.max_steps=1"))
     assert list(tmp_path.glob("runs/default/a/wandb/offline-run-*/*.wandb"))
-    assert main(["report", str(tmp_path / "runs/default/a"), "-o", str(tmp_path / "runs/page.html")]) == 0
+    assert main(["page", str(tmp_path / "runs/default/a"), "-o", str(tmp_path / "runs/page.html")]) == 0
     main(["table", str(tmp_path / "runs/default/a")])
     main(["export", str(tmp_path / "runs/default/a"), "--safetensors", str(tmp_path / "runs/a.safetensors")])
     assert leaks(tmp_path / "runs", canaries) == []

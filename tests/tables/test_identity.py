@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hardpix.page.content import automatic_rows
+from hardpix.page.runs import automatic_rows
 from hardpix.record import SCHEMA, RunRecord, read, with_batch, write
 from hardpix.tables.columns import phrases
 from hardpix.tables.compare import Run, disagreements, group, warnings

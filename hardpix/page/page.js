@@ -1,4 +1,109 @@
-// The explorer of hard pixels: draws frames, labels and maps on canvases from the pictures in the page.
+// Tables that sort, differences of confusion matrices, and the explorer of hard pixels.
+"use strict";
+
+const make = (tag, attributes = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === false || value === undefined) continue;
+    node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+};
+
+const labelled = (text, control, kind = "") => {
+  control.setAttribute("aria-label", text); // else the name would have the choices in it
+  return make("label", { class: kind }, text, control);
+};
+
+const options = (select, names) => {
+  select.replaceChildren(...names.map((name, i) => make("option", { value: String(i) }, name)));
+  return select;
+};
+
+// --- Tables ----------------------------------------------------------------------------------------------------
+
+const sortable = (table) => {
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  const body = table.tBodies[0];
+  const first = [...body.rows];
+  const value = (row, i) => (row.cells[i] ? row.cells[i].textContent.trim() : "");
+  const number = (text) => {
+    const found = text.replace(/,(?=\d{3})/g, "").replace("\u2212", "-").match(/^[-+]?\d+(\.\d+)?(e[-+]?\d+)?/i);
+    return found ? parseFloat(found[0]) : NaN;
+  };
+  const sort = (i, direction) => {
+    const rows = [...first];
+    const key = new Map(rows.map((row) => [row, number(value(row, i))]));
+    const numeric = rows.some((row) => !Number.isNaN(key.get(row)));
+    rows.sort((a, b) => {
+      if (!numeric) return direction * value(a, i).localeCompare(value(b, i), "en", { numeric: true });
+      const [x, y] = [key.get(a), key.get(b)];
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // without a value: last
+      return direction * (x - y);
+    });
+    body.append(...rows);
+  };
+  heads.forEach((head, i) => {
+    const button = make("button", { type: "button" }, ...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const falling = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+      sort(i, falling ? -1 : 1);
+    });
+  });
+};
+
+for (const table of document.querySelectorAll(".sortable table")) sortable(table);
+for (const wide of document.querySelectorAll(".scroll")) wide.tabIndex = 0; // the arrow keys scroll it
+
+// --- Confusion matrices ----------------------------------------------------------------------------------------
+
+for (const matrices of document.querySelectorAll(".matrices")) {
+  const all = [...matrices.children];
+  const labels = all.map((one) => one.dataset.label);
+  const [a, b] = [options(make("select"), labels), options(make("select"), ["nothing", ...labels])];
+  const holder = make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "confusion matrix" });
+  const counts = (table) => [...table.tBodies[0].rows].map((row) => [...row.cells].slice(1).map((c) => Number(c.dataset.n)));
+  const names = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+  const shares = (rows) => rows.map((row) => {
+    const total = row.reduce((sum, n) => sum + n, 0);
+    return row.map((n) => (total ? n / total : 0));
+  });
+  const name = (cell, more) => {
+    const [row, table] = [cell.parentNode, cell.closest("table")];
+    const predicted = table.tHead.rows[0].cells[cell.cellIndex].textContent;
+    cell.title = `${row.cells[0].textContent} predicted as ${predicted}: ${Number(cell.dataset.n).toLocaleString("en")} pixels${more}`;
+  };
+  const show = () => {
+    const table = all[Number(a.value)].querySelector("table").cloneNode(true);
+    holder.replaceChildren(table);
+    table.querySelectorAll("td.cell").forEach((cell) => name(cell, ""));
+    if (b.value === "0") return;
+    const other = all[Number(b.value) - 1].querySelector("table");
+    if (names(other).join("\n") !== names(table).join("\n")) {
+      holder.replaceChildren(make("p", { class: "lacking" }, "These two have different classes."));
+      return;
+    }
+    const [own, its] = [shares(counts(table)), shares(counts(other))];
+    const theirs = counts(other);
+    [...table.tBodies[0].rows].forEach((row, i) => [...row.cells].slice(1).forEach((cell, j) => {
+      const apart = 100 * (own[i][j] - its[i][j]);
+      cell.textContent = Math.abs(apart) >= 0.5 ? `${apart > 0 ? "+" : "\u2212"}${Math.abs(apart).toFixed(0)}` : "";
+      cell.className = `cell${apart < 0 ? " less" : ""}${Math.abs(apart) > 22 ? " strong" : ""}`;
+      cell.style.setProperty("--v", Math.min(1, Math.abs(apart) / 40).toFixed(2));
+      name(cell, `, against ${theirs[i][j].toLocaleString("en")}: ${apart.toFixed(2)} points`);
+    }));
+  };
+  matrices.before(make("div", { class: "pick" }, labelled("row", a), labelled("minus", b)), holder);
+  matrices.hidden = true;
+  [a, b].forEach((select) => select.addEventListener("change", show));
+  show();
+}
+
+// --- The explorer: draws frames, labels and maps on canvases from the pictures in the page ----------------------
 
 const bytes = (hex) => Uint8Array.from(hex.match(/../g) || [], (pair) => parseInt(pair, 16));
 
@@ -54,21 +159,19 @@ const explore = (root) => {
   });
   const caption = make("p", { class: "note", "aria-live": "polite" });
   const readout = make("p", { class: "readout", "aria-live": "polite" });
-  const tiles = { a: make("div", { class: "tiles" }), b: make("div", { class: "tiles" }) };
-  const heads = { a: make("h3"), b: make("h3") };
+  const once = make("div", { class: "contents" });
+  const stage = make("div", { class: "stage" });
+  const kinds = make("div", { class: "kinds" });
   const classes = make("div", { class: "legend", role: "group", "aria-label": "only pixels of one class" });
   root.append(
     make("p", { class: "note" }, `${data.order} Left and right arrows or Page Up and Page Down change the frame.`),
-    make("div", { class: "stage" },
-      make("div", { class: "main" }, main, caption, readout),
-      make("div", { class: "controls" },
-        make("div", { class: "walk wide" }, back, picks.frame, on),
-        labelled("hardness map, of run A", picks.map, "wide"),
-        make("label", { class: "wide" }, words.share, share),
-        labelled("run A", picks.a), labelled("run B", picks.b),
-        labelled("only pixels of", picks.of), labelled("order of frames", picks.sort),
-        make("label", { class: "wide" }, words.opacity, opacity))),
-    classes, heads.a, tiles.a, heads.b, tiles.b);
+    stage, classes, kinds);
+  stage.append(make("div", { class: "main" }, main, caption, readout), once, make("div", { class: "controls" },
+    make("div", { class: "walk wide" }, back, picks.frame, on),
+    labelled("run A", picks.a, "wide"), labelled("run B", picks.b, "wide"),
+    labelled("hardness map, of run A", picks.map, "wide"),
+    make("label", { class: "wide" }, words.share, share), make("label", { class: "wide" }, words.opacity, opacity),
+    labelled("only pixels of", picks.of), labelled("order of frames", picks.sort)));
   picks.frame.setAttribute("aria-label", "frame");
 
   let order = [], shown = null, cursor = null, request = 0;
@@ -85,7 +188,7 @@ const explore = (root) => {
     const name = (i) => data.frames[i].name;
     order = data.frames.map((_, i) => i);
     order.sort((i, j) => key(i) - key(j) || name(i).localeCompare(name(j), "en", { numeric: true }));
-    options(picks.frame, order.map((i, n) => `${n + 1} of ${order.length}: ${name(i)}, mIoU ${percent(data.frames[i].runs[A()].miou)}`));
+    options(picks.frame, order.map((i, n) => `${n + 1} of ${order.length}: ${name(i)}, ${percent(data.frames[i].runs[A()].miou)}`));
     picks.frame.value = String(current === null ? 0 : order.indexOf(current));
   };
 
@@ -251,22 +354,45 @@ const explore = (root) => {
     if (focused >= 0) classes.children[focused].focus();
   };
 
-  const draw = () => {
-    drawMain();
-    shown.views.forEach((view, k) => {
-      const side = "ab"[k], score = shown.frame.runs[view.run];
-      heads[side].textContent = `${"AB"[k]}: ${data.runs[view.run].label}, mIoU of this frame ${percent(score.miou)}`;
+  // A column for each kind of picture: A's in one row, B's below it.
+  const drawKinds = () => {
+    const maps = shown.views.map((view) => data.runs[view.run].maps.filter((map) => map.name !== "true"));
+    const every = [...new Set(maps.flat().map((map) => map.name))];
+    const inAll = (name) => maps.every((own) => own.some((map) => map.name === name));
+    const names = [...every.filter(inAll), ...every.filter((name) => !inAll(name))];
+    const title = (name) => maps.flat().find((map) => map.name === name).title;
+    const pictures = shown.views.flatMap((view, k) => {
+      const score = shown.frame.runs[view.run], about = data.runs[view.run].maps;
       const own = [
-        ...(k ? [] : [tile("image", rgb), tile("truth", (i) => ofClass(shown.label[i]))]),
         tile("prediction", (i) => ofClass(view.prediction[i])),
         tile(`error, ${percent(score.wrong)}`, failing(view)),
-        ...data.runs[view.run].maps.map((about, m) => (k && about.name === "true" ? "" // of the data, not of a run
-          : tile(about.title, (i) => heat(view.maps[m][i]), ramp(about)))),
+        ...names.map((name) => {
+          const m = about.findIndex((map) => map.name === name);
+          return m < 0 ? make("figure", { class: "none" }, `${"AB"[k]} has no ${title(name)}`)
+            : tile(about[m].title, (i) => heat(view.maps[m][i]), ramp(about[m]));
+        }),
       ];
-      tiles[side].replaceChildren(...own);
+      own.forEach((figure, place) => {
+        figure.classList.add("ab"[k]);
+        figure.style.setProperty("--place", place + 1);
+      });
+      return [make("h3", { class: "ab"[k] }, `${"AB"[k]}: ${data.runs[view.run].label}, mIoU of this frame ${percent(score.miou)}`), ...own];
     });
+    kinds.replaceChildren(...pictures);
+    kinds.style.setProperty("--kinds", names.length + 2);
+    kinds.classList.toggle("alone", shown.views.length < 2);
+  };
+
+  const draw = () => {
+    drawMain();
+    const about = data.runs[A()].maps, m = about.findIndex((map) => map.name === "true"); // of the data, not of a run
+    const tiles = [tile("truth", (i) => ofClass(shown.label[i])),
+      ...(m < 0 ? [] : [tile(about[m].title, (i) => heat(shown.views[0].maps[m][i]), ramp(about[m]))])];
+    tiles.forEach((figure) => figure.classList.add("once"));
+    once.replaceChildren(...tiles);
+    stage.style.setProperty("--once", tiles.length + 1);
+    drawKinds();
     drawClasses();
-    heads.b.hidden = tiles.b.hidden = shown.views.length < 2;
     root.dataset.frame = shown.frame.name; // what is drawn now
   };
 
