@@ -1,7 +1,8 @@
 """Published tables: their printed numbers, and what ``conf/table/PAPER/TABLE.yaml`` says of their cells.
 
-The keys of such a file, all optional::
+The keys of such a file, all but ``published`` optional::
 
+    published: {caption: ..., columns: ..., rows: ...}  # as printed
     labels: [label, backbone]        # attributes of the rows, one column of words each
     stacked: true                    # wide tables: published, ours and difference below each other
     columns:                         # order; absent: all as published. A name, or a mapping with `column` and
@@ -37,13 +38,26 @@ from typing import Any, TypeVar
 
 import yaml
 
-from hardpix.config import safe_files
+from hardpix.config import catalog, safe_files
+from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import suggestion
 from hardpix.types import ConfigError, HardpixError
 
 THRESHOLD = "{threshold}"
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-KEYS = ("labels", "stacked", "columns", "parts", "rows", "cited", "note", "notes", "cells", "steps")
+KEYS = (
+    "published",
+    "labels",
+    "stacked",
+    "columns",
+    "parts",
+    "rows",
+    "cited",
+    "note",
+    "notes",
+    "cells",
+    "steps",
+)
 ATTRIBUTES = ("label", "dataset", "split", "metric", "unit")
 
 
@@ -254,10 +268,9 @@ def _check_keys(given: Mapping[str, Any], allowed: tuple[str, ...], where: str) 
             raise ConfigError(f"{where} has a key {key!r}{hint}.")
 
 
-# The numbers that four papers print in their tables, as data: ``published.yaml`` beside this file.
+# The numbers that four papers print in their tables: ``published`` in the files of conf/table. Title, authors and
+# protocol of a paper are in conf/table/PAPER.yaml.
 
-
-FILE = Path(__file__).with_name("published.yaml")
 
 Value = float | int | str | None  # as printed; None: the paper reports nothing there
 Kind = TypeVar("Kind")
@@ -318,9 +331,14 @@ class Paper:
 
 @cache
 def papers() -> dict[str, Paper]:
-    """Every paper by its id, its tables in the order of the file."""
-    content = yaml.load(FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return {str(key): _paper(str(key), value) for key, value in content["papers"].items()}
+    """Every paper by its id, and its tables in their order."""
+    entries = catalog.entries("table")
+    found: dict[str, dict[str, Path]] = {entry.name: {} for entry in entries if "/" not in entry.name}
+    for entry in entries:
+        name, slash, table = entry.name.partition("/")
+        if slash:
+            found[name][table] = entry.path
+    return {name: _paper(name, tables) for name, tables in found.items()}
 
 
 def paper(name: str) -> Paper:
@@ -354,22 +372,29 @@ def _named(known: Mapping[str, Kind], name: str, what: str) -> Kind:
     return known[name]
 
 
-def _paper(name: str, content: Mapping[str, Any]) -> Paper:
-    made = {str(key): _table(name, str(key), value) for key, value in content["tables"].items()}
+def _paper(name: str, tables: Mapping[str, Path]) -> Paper:
+    content = _content(conf_dir() / "table" / f"{name}.yaml")
+    made = {key: _table(name, key, _content(path)["published"]) for key, path in tables.items()}
     return Paper(name, content["title"], content["authors"], made, content["protocol"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Of a file that comes with hardpix."""
+    return yaml.load(path.read_text(encoding="utf-8"), safe_files.LOADER)
 
 
 def _table(paper_name: str, name: str, content: Mapping[str, Any]) -> Table:
     columns = {str(key): Column(str(key), **value) for key, value in content["columns"].items()}
-    rows = {str(key): _row(str(key), value, columns) for key, value in content["rows"].items()}
+    where = f"conf/table/{paper_name}/{name}.yaml"
+    rows = {str(key): _row(where, str(key), value, columns) for key, value in content["rows"].items()}
     return Table(paper_name, name, content["caption"], columns, rows, content.get("note", ""))
 
 
-def _row(name: str, content: Mapping[str, Any], columns: Iterable[str]) -> Row:
+def _row(where: str, name: str, content: Mapping[str, Any], columns: Iterable[str]) -> Row:
     cells = {str(key): value for key, value in content["cells"].items()}
     if unknown := cells.keys() - set(columns):
         raise HardpixError(
-            f"{FILE}: row {name} has cells {sorted(unknown)}, which are no columns of its table."
+            f"{where}: row {name} has cells {sorted(unknown)}, which are no columns of its table."
         )
     facts = {key: value for key, value in content.items() if key not in ("label", "cells")}
     return Row(name, content["label"], cells, facts)
