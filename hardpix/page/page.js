@@ -261,7 +261,7 @@ const explore = (root) => {
     const bar = make("div", { class: "scale", "aria-hidden": "true" });
     const stops = [0, 64, 128, 192, 255].map((i) => `rgb(${colors[3 * i]},${colors[3 * i + 1]},${colors[3 * i + 2]})`);
     bar.style.background = `linear-gradient(to right, ${stops.join(",")})`;
-    return make("div", {}, `${number(about.low)} to ${number(about.high)}`, bar);
+    return make("div", {}, `${Math.abs(about.low) < about.high / 1000 ? 0 : number(about.low)} to ${number(about.high)}`, bar);
   };
 
   const drawMain = () => {
