@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ WIDTHS = (480, 360, 240, 160)  # of a picture: the first at which all of them ar
 BUDGET = 10_000_000  # bytes of all pictures of one explorer
 VOID = 255  # in labels as they are embedded
 HIGH = 99.9  # percentile at which a map ends, so that one pixel does not darken all others
+
+ENDS = ("low", "high")
+Ranges = dict[str, tuple[float, float]]  # of each map
 
 
 class MapKind(NamedTuple):
@@ -76,8 +80,8 @@ class Explorer:
         if not self.frames or self.info is None:
             return None
         for width in WIDTHS:
-            content, size = _content(self, width)
-            if size <= BUDGET:
+            content = _content(self, self.info, width)
+            if len(json.dumps(content["frames"])) <= BUDGET:
                 break
         return content
 
@@ -190,81 +194,58 @@ def _worst(rows: Sequence[Row], data: DataModule, split: str, count: int) -> tup
         places = pictures.spread(len(frames), count)
         return places, f"{len(places)} of {len(frames)} {split} frames, evenly spaced."
     places = [place for _, place in ranked[:count]]
-    return (
-        places,
-        f"The {len(places)} of {len(frames)} {split} frames with the lowest mean mIoU over all runs.",
-    )
+    order = f"The {len(places)} of {len(frames)} {split} frames with the lowest mean mIoU over all runs."
+    return places, order
 
 
-def _content(found: Explorer, width: int) -> tuple[dict[str, Any], int]:
-    assert found.info is not None
+def _content(found: Explorer, info: DatasetInfo, width: int) -> dict[str, Any]:
     ranges = [_ranges(found, i) for i in range(len(found.runs))]
-    frames = [_frame(found, frame, ranges, width) for frame in found.frames]
-    size = sum(len(text) for frame in frames for text in _pictures(frame))
     colors = pictures.heatmap(np.linspace(0, 1, 256, dtype=np.float32)[None], 0, 1)[0]
+
     return {
-        "split": found.split,
         "order": found.order,
-        "classes": list(found.info.classes),
-        "palette": [list(color) for color in found.info.palette],
+        "classes": list(info.classes),
+        "palette": [list(color) for color in info.palette],
         "colors": colors.tobytes().hex(),
         "runs": [
             {
                 "label": label,
-                "maps": [
-                    {"name": m.name, "title": m.title, "low": low, "high": high}
-                    for m, (low, high) in zip(maps, own, strict=True)
-                ],
+                "maps": [kind._asdict() | dict(zip(ENDS, own[kind.name], strict=True)) for kind in kinds],
             }
-            for (label, maps), own in zip(found.runs, ranges, strict=True)
+            for (label, kinds), own in zip(found.runs, ranges, strict=True)
         ],
-        "frames": frames,
-    }, size
+        "frames": [_frame(info, frame, ranges, width) for frame in found.frames],
+    }
 
 
-def _ranges(found: Explorer, run: int) -> list[tuple[float, float]]:
+def _ranges(found: Explorer, run: int) -> Ranges:
     """Of each map of a run over all frames that are shown: rounded, and never empty."""
-    made = []
+    made = {}
     for kind in found.runs[run][1]:
         values = np.concatenate([frame.views[run].maps[kind.name].ravel() for frame in found.frames])
         values = values[np.isfinite(values)]
         low, high = (values.min(), np.percentile(values, HIGH)) if values.size else (0.0, 1.0)
-        made.append((float(f"{low:.6g}"), float(f"{high:.6g}")))
+        made[kind.name] = float(f"{low:.6g}"), float(f"{high:.6g}")
     return made
 
 
-def _frame(
-    found: Explorer, frame: Frame, ranges: list[list[tuple[float, float]]], width: int
-) -> dict[str, Any]:
-    assert found.info is not None
-    ignore, classes = found.info.ignore_index, found.info.num_classes
+def _frame(info: DatasetInfo, frame: Frame, ranges: Sequence[Ranges], width: int) -> dict[str, Any]:
     rows, columns = _grid(frame.label.shape, width)
-    void = (frame.label == ignore) | (frame.label < 0) | (frame.label >= classes)
+    void = (frame.label == info.ignore_index) | (frame.label < 0) | (frame.label >= info.num_classes)
     label = np.where(void, VOID, frame.label)[rows, columns]
-    shape = label.shape
-    picture = Image.fromarray(frame.image).resize((shape[1], shape[0]), Image.Resampling.BOX)
-    views = []
-    for view, (_, maps), own in zip(frame.views, found.runs, ranges, strict=True):
-        coded = [
-            _png(_bytes(view.maps[kind.name][rows, columns], *ends))
-            for kind, ends in zip(maps, own, strict=True)
-        ]
-        views.append(
-            {
-                "prediction": _png(view.prediction[rows, columns]),
-                "miou": None if math.isnan(view.miou) else round(view.miou, 4),
-                "wrong": None if math.isnan(view.wrong) else round(view.wrong, 4),
-                "maps": coded,
-            }
-        )
-    return {
-        "name": frame.name,
-        "width": shape[1],
-        "height": shape[0],
-        "image": _jpeg(picture),
-        "label": _png(label),
-        "runs": views,
-    }
+    height, wide = label.shape
+    picture = Image.fromarray(frame.image).resize((wide, height), Image.Resampling.BOX)
+    views = [
+        {
+            "prediction": _png(view.prediction[rows, columns]),
+            "miou": None if math.isnan(view.miou) else round(view.miou, 4),
+            "wrong": None if math.isnan(view.wrong) else round(view.wrong, 4),
+            "maps": [_png(_bytes(view.maps[name][rows, columns], *ends)) for name, ends in own.items()],
+        }
+        for view, own in zip(frame.views, ranges, strict=True)
+    ]
+    shape = {"name": frame.name, "width": wide, "height": height}
+    return shape | {"image": _uri(picture, "jpeg", quality=88), "label": _png(label), "runs": views}
 
 
 def _grid(shape: tuple[int, ...], width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -284,17 +265,10 @@ def _bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _png(values: np.ndarray) -> str:
+    return _uri(Image.fromarray(values.astype(np.uint8)), "png", optimize=True)
+
+
+def _uri(image: Image.Image, form: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _jpeg(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _pictures(frame: dict[str, Any]) -> Sequence[str]:
-    own = [text for run in frame["runs"] for text in (run["prediction"], *run["maps"])]
-    return [frame["image"], frame["label"], *own]
+    image.save(buffer, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -162,16 +162,16 @@ const explore = (root) => {
   const once = make("div", { class: "contents" });
   const stage = make("div", { class: "stage" });
   const kinds = make("div", { class: "kinds" });
-  const classes = make("div", { class: "legend", role: "group", "aria-label": "only pixels of one class" });
+  const classes = make("div", { class: "legend filter", role: "group", "aria-label": "only pixels of one class" });
   root.append(
     make("p", { class: "note" }, `${data.order} Left and right arrows or Page Up and Page Down change the frame.`),
-    stage, classes, kinds);
+    stage, kinds);
   stage.append(make("div", { class: "main" }, main, caption, readout), once, make("div", { class: "controls" },
     make("div", { class: "walk wide" }, back, picks.frame, on),
     labelled("run A", picks.a, "wide"), labelled("run B", picks.b, "wide"),
     labelled("hardness map, of run A", picks.map, "wide"),
     make("label", { class: "wide" }, words.share, share), make("label", { class: "wide" }, words.opacity, opacity),
-    labelled("only pixels of", picks.of), labelled("order of frames", picks.sort)));
+    labelled("only pixels of", picks.of), labelled("order of frames", picks.sort)), classes);
   picks.frame.setAttribute("aria-label", "frame");
 
   let order = [], shown = null, cursor = null, request = 0;
@@ -261,7 +261,7 @@ const explore = (root) => {
     const bar = make("div", { class: "scale", "aria-hidden": "true" });
     const stops = [0, 64, 128, 192, 255].map((i) => `rgb(${colors[3 * i]},${colors[3 * i + 1]},${colors[3 * i + 2]})`);
     bar.style.background = `linear-gradient(to right, ${stops.join(",")})`;
-    return make("div", {}, `${number(about.low)} to ${number(about.high)}`, bar);
+    return make("div", {}, `${Math.abs(about.low) < about.high / 1000 ? 0 : number(about.low)} to ${number(about.high)}`, bar);
   };
 
   const drawMain = () => {

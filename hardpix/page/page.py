@@ -186,9 +186,8 @@ def _version(code: dict[str, str]) -> str:
     dirty = code.get("dirty", "").lower() in ("true", "1", "yes", "dirty")
     commit = f" at {code['commit'][:12]}" if code.get("commit") else ""
     torch = f", torch {code['torch']}" if "torch" in code else ""
-    return (
-        f"hardpix {code.get('hardpix', '')}".strip() + commit + ", with uncommitted changes" * dirty + torch
-    )
+    own = f"hardpix {code['hardpix']}" if "hardpix" in code else "hardpix"
+    return own + commit + ", with uncommitted changes" * dirty + torch
 
 
 def _per_class(part: Part, notes: list[str]) -> dict[str, Any]:
@@ -314,11 +313,8 @@ def _heat_map(part: Part, rows: Sequence[Row], one: str, other: str) -> dict[str
         if place not in means:
             return None
         shade = (means[place] - low) / (high - low) if high > low else 0.5
-        return f"{means[place]:.2f}" if is_fraction(part.metric) else number(
-            means[place]
-        ), 0.08 + 0.92 * shade
+        words = f"{means[place]:.2f}" if is_fraction(part.metric) else number(means[place])
+        return words, 0.08 + 0.92 * shade
 
-    return {
-        "across": acrosses,
-        "lines": [(down, [cell((down, across)) for across in acrosses]) for down in downs],
-    }
+    lines = [(down, [cell((down, across)) for across in acrosses]) for down in downs]
+    return {"across": acrosses, "lines": lines}

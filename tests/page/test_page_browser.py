@@ -197,7 +197,9 @@ def test_a_pixel_is_read_out_by_keys(opened):
 
 def test_two_runs_line_up_or_one_is_alone(opened):
     view = opened()
-    places = "all => all.map(f => f.getBoundingClientRect()).map(b => [Math.round(b.left), Math.round(b.top)])"
+    places = (
+        "all => all.map(f => f.getBoundingClientRect()).map(b => [Math.round(b.left), Math.round(b.top)])"
+    )
     a, b = (view.locator(f".kinds figure.{side}").evaluate_all(places) for side in "ab")
     assert len(a) == len(b) == 4  # prediction, error and two maps
     assert [x for x, _ in a] == [x for x, _ in b]
