@@ -13,6 +13,7 @@ import yaml
 
 from hardpix.config import safe_files
 from hardpix.config.command_line import Parser
+from hardpix.config.published import is_published
 from hardpix.sweep.execute import command
 from hardpix.sweep.jobs import ACTION, Job, counted, jobs_of, look
 from hardpix.sweep.launchers import timed
@@ -60,6 +61,10 @@ def main(arguments: list[str]) -> int:
         "--wandb", type=Path, metavar="FILE.yaml", help="train nothing: write a search as a sweep of W&B"
     )
     given = parser.parse_intermixed_args(arguments)
+    if is_published(given.words[0]):
+        from hardpix.cli.published_rows import list_table
+
+        return list_table(given.words, dry_run=given.dry_run)
     study, jobs = _jobs(given)
     study = replace(study, launcher=_launcher(study.launcher, given))
     if given.on_error:

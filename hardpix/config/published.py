@@ -15,6 +15,9 @@ The keys of such a file, all optional::
     parts:                           # sub-tables; absent: one part with `rows`, or with all rows
       - {title: (a) fusion, rows: [a_fusion_max, {row: alpha, over: method.alpha}]}
     cited: [d_fcn_v16]               # rows of methods that hardpix does not have: - instead of "not run"
+    cells:                           # which row of conf/rows/PAPER.yaml fills which cells, as ROW/COLUMN or a list of
+      II_ls: ls/miou                 # them; * is a wildcard, ${trainer.max_epochs} the value of that key
+    steps: 50                        # so many training steps are enough for the cells
     note: ...                        # in place of the note in the data
     notes: [...]                     # what a reader must know: slips and contradictions of the paper
 
@@ -25,6 +28,7 @@ A column's ``metric`` with a slash is a metric of the record as it is; others be
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +42,8 @@ from hardpix.config.command_line import suggestion
 from hardpix.types import ConfigError, HardpixError
 
 THRESHOLD = "{threshold}"
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+KEYS = ("labels", "stacked", "columns", "parts", "rows", "cited", "note", "notes", "cells", "steps")
 ATTRIBUTES = ("label", "dataset", "split", "metric", "unit")
 
 
@@ -93,6 +99,10 @@ class Layout:
     parts: tuple[Part, ...]
     note: str
     notes: tuple[str, ...]
+    fills: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # row of conf/rows: patterns ROW/COLUMN
+    steps: int | None = None  # of training that are enough for these cells
 
     @property
     def rows(self) -> list[LayoutRow]:
@@ -150,9 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _layout(table: Table, content: dict[str, Any]) -> Layout:
-    _check_keys(
-        content, ("labels", "stacked", "columns", "parts", "rows", "cited", "note", "notes"), "the file"
-    )
+    _check_keys(content, KEYS, "the file")
     if "parts" in content and "rows" in content:
         raise ConfigError("parts and rows are both given; rows belong into the parts.")
     columns = tuple(_column(table, item) for item in content.get("columns", table.columns))
@@ -166,8 +174,14 @@ def _layout(table: Table, content: dict[str, Any]) -> Layout:
         tuple(_part(table, part, cited) for part in parts),
         content.get("note", table.note),
         tuple(content.get("notes", [])),
+        {
+            str(row): (cells,) if isinstance(cells, str) else tuple(map(str, cells))
+            for row, cells in content.get("cells", {}).items()
+        },
+        content.get("steps"),
     )
     _check_references(made)
+    _check_fills(made)
     return made
 
 
@@ -216,6 +230,21 @@ def _check_references(made: Layout) -> None:
             )
         if row.against and row.against not in rows:
             raise ConfigError(f"row {row.id} refers to {row.against!r}{suggestion(row.against, rows)}.")
+
+
+def _check_fills(made: Layout) -> None:
+    """Raise for a pattern of no cell, and for a cell that two rows fill."""
+    filled: dict[str, str] = {}
+    for row, patterns in made.fills.items():
+        for pattern in patterns:
+            wanted = f"{made.table.name}/{REFERENCE.sub('*', pattern)}"
+            cells = [cell for cell in made.cells() if matches(wanted, cell)]
+            if not cells:
+                hint = suggestion(wanted, made.cells())
+                raise ConfigError(f"cells: row {row}: {pattern!r} names no cell of the table{hint}.")
+            for cell in cells:
+                if filled.setdefault(cell, row) != row:
+                    raise ConfigError(f"cells: {cell} is filled by two rows, {filled[cell]} and {row}.")
 
 
 def _check_keys(given: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
@@ -303,6 +332,13 @@ def tables(name: str) -> list[Table]:
     head, slash, rest = name.partition("/")
     found = paper(head)
     return [found.table(rest)] if slash else list(found.tables.values())
+
+
+def is_published(word: str) -> bool:
+    """Whether ``word`` is the name of a paper or of one of its tables."""
+    name, slash, table = word.partition("/")
+    known = papers().get(name)
+    return known is not None and (not slash or table in known.tables)
 
 
 def matches(pattern: str, cell: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from hardpix import record
-from hardpix.config import safe_files
+from hardpix.config import rows, safe_files
 from hardpix.config.command_line import Parser
 from hardpix.config.compose import compose, named_file, validate
 from hardpix.config.trust import check_trust, named_trust, own_word
@@ -35,6 +35,7 @@ class Stage:
     overrides: tuple[str, ...]
     link: str | None  # parent | init_from
     source: str | None  # the stage whose run directory that key gets
+    row: str = ""  # the published row, PAPER/NAME, whose overrides come first
 
 
 def main(arguments: list[str]) -> int:
@@ -80,7 +81,7 @@ def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
 
 def _stage(path: Path, name: str, node: Any, before: Sequence[str]) -> Stage:
     node = {"overrides": []} if node is None else node
-    known = {"overrides", *LINKS}
+    known = {"overrides", "row", *LINKS}
     if not re.fullmatch(r"\w+", name):
         raise ConfigError(f"{path}: stage {name}: its name must be of letters, digits and _")
     if not isinstance(node, dict) or not set(node) <= known:
@@ -92,12 +93,15 @@ def _stage(path: Path, name: str, node: Any, before: Sequence[str]) -> Stage:
         )
     if not isinstance(node.get("overrides") or [], list):
         raise ConfigError(f"{path}: stage {name}: overrides must be a list")
-    for text in map(str, node.get("overrides") or ()):
+    row = str(node.get("row", ""))
+    own = map(str, node.get("overrides") or ())
+    overrides = (*rows.row(row).run_overrides, *own) if row else tuple(own)
+    for text in overrides:
         key = text.partition("=")[0]
         if why := own_word(key):
             raise ConfigError(f"{path}: stage {name}: {key}: {why}")
     link = links[0] if links else None
-    return Stage(name, tuple(map(str, node.get("overrides") or ())), link, node[link] if link else None)
+    return Stage(name, overrides, link, node[link] if link else None, row)
 
 
 def _used(given: Sequence[str], stages: Sequence[Stage]) -> dict[str, Path]:
