@@ -128,12 +128,13 @@ def _cost(one: Row) -> dict[str, Any]:
     """What a row costs, by name; None where that is not known, and why."""
     from hardpix.cli.published_rows import cost_of
 
-    names = ("parameters", "forward_flops", "training_flops")
+    numbers, problem = (math.nan,) * 3, None
     try:
-        numbers, problem = cost_of(one), None
+        numbers = cost_of(one)
     except HardpixError as error:
-        numbers, problem = (None,) * 3, str(error)
-    known = [None if n is None or math.isnan(n) else n for n in numbers]
+        problem = str(error)
+    names = ("parameters", "forward_flops", "training_flops")
+    known = (None if math.isnan(number) else number for number in numbers)
     return dict(zip(names, known, strict=True)) | {"problem": problem}
 
 
