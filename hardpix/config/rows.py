@@ -108,14 +108,14 @@ def rows(paper: str) -> dict[str, Row]:
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ConfigError(f"{path}: row {twice[0]} is there twice")
     cells: dict[str, list[str]] = {str(name): [] for name in content}
-    for one in layouts(paper):
-        for name, patterns in one.fills.items():
+    for table in layouts(paper):
+        for name, patterns in table.fills.items():
             if name not in cells:
                 hint = suggestion(name, cells)
                 raise ConfigError(
-                    f"conf/table/{one.table.name}.yaml: cells: there is no row {name!r} in {path}{hint}."
+                    f"conf/table/{table.table.name}.yaml: cells: there is no row {name!r} in {path}{hint}."
                 )
-            cells[name] += [f"{one.table.name}/{pattern}" for pattern in patterns]
+            cells[name] += [f"{table.table.name}/{pattern}" for pattern in patterns]
     made = {
         str(name): _row(path, paper, str(name), node, tuple(cells[str(name)]))
         for name, node in content.items()

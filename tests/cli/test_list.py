@@ -71,8 +71,8 @@ def test_json(capsys):
         {
             "name": "hn/camvid",
             "group": "experiment",
-            "about": "What all rows of table 4 share: SegNet on CamVid, 480x360 pixels, 11 classes, global accuracy after 5, "
-            "10, 50 and 100 epochs.",
+            "about": "What all rows of table 4 share: SegNet on CamVid, 480x360 pixels, 11 classes, global accuracy "
+            "after 5, 10, 50 and 100 epochs.",
             "use": "hardpix train experiment=hn/camvid",
             "file": "conf/experiment/hn/camvid.yaml",
         }

@@ -29,7 +29,7 @@ from hardpix.types import ConfigError, HardpixError
 TABLES = conf_dir() / "table"
 SOURCE = Path(__file__).resolve().parents[3] / "shared" / "paper_results.yaml"
 
-# The protocol of an imaginary experiment file.
+# The protocol of an imaginary row.
 PROTOCOL = {
     "trainer.max_steps": None,
     "trainer.max_epochs": 120,
