@@ -216,23 +216,72 @@ def heights(given: argparse.Namespace, paths: list[Path]) -> None:
 
 def add_labels(parser: argparse.ArgumentParser) -> None:
     _add_data(parser, "train")
+    _add_normals(parser, 2)
+    parser.add_argument(
+        "--semantics", action="store_true", help="also the labels of the data set's own classes"
+    )
     figure_kinds.add_frames(parser)
 
 
 def labels(given: argparse.Namespace, paths: list[Path]) -> None:
     figure_kinds.check_frames(given)
-    source, settings = _source(given, normals=2)
+    source, settings = _source(given, normals=given.normals)
 
     from hardpix.draw.pictures import grid
     from hardpix.figures.hn import HEADER, label_info, view_rows, wanted_keys
 
-    frames = source.frames(given.split, wanted_keys(source, labels=False))
+    frames = source.frames(given.split, wanted_keys(source, labels=given.semantics))
     places = figure_runs.choose(frames, _about(source, given), given.frames, given.count)
-    rows, numbers, entries = view_rows(source, frames, places, settings)
-    title = f"Labels of height and normal: {source.info.name}, {given.split} split"
+    rows, numbers, entries = view_rows(source, frames, places, settings, semantics=given.semantics)
+    title = f"{_title(given)}: {source.info.name}, {given.split} split"
     charts.save_picture(grid(rows, title=title, tile_width=given.tile or 240, entries=entries), paths)
     header = (*HEADER, *label_info(source, settings).classes)
     charts.save_numbers(header, numbers, paths[0].with_suffix(".csv"))
+
+
+def add_cloud(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser, "train")
+    _add_normals(parser, 1)
+    parser.add_argument(
+        "--image", default="0", metavar="NAME", help="a frame, or its index from 0 (default: 0)"
+    )
+    parser.add_argument("--color", default="labels", choices=("labels", "image"),
+                        help="of the points in the PLY file (default: labels)")  # fmt: skip
+    parser.add_argument("--turn", type=float, default=20.0, metavar="DEGREES",
+                        help="how far to the right of the camera the viewer stands (default: 20)")  # fmt: skip
+    parser.add_argument("--tilt", type=float, default=20.0, metavar="DEGREES",
+                        help="how far it looks down (default: 20)")  # fmt: skip
+    parser.add_argument("--tile", type=int, default=480, metavar="PIXELS", help="width of a picture")
+
+
+def cloud(given: argparse.Namespace, paths: list[Path]) -> None:
+    source, settings = _source(given, normals=given.normals)
+
+    from hardpix.draw import pictures
+    from hardpix.figures.hn import HEADER, label_entries, label_info, labelled_cloud, wanted_keys
+
+    frames = source.frames(given.split, wanted_keys(source, labels=False, depth=True))
+    place = figure_runs.place_in(frames, _about(source, given), given.image)
+    found, info = labelled_cloud(source, frames, place, settings), label_info(source, settings)
+    view = {"width": 2 * given.tile, "turn": given.turn, "tilt": given.tilt}
+    tiles = [
+        pictures.Tile(
+            pictures.cloud(found.points, colors, **view), f"points in colours of the {name}", smooth=True
+        )
+        for name, colors in found.colors.items()
+    ]
+    row = [pictures.ColumnGroup("", [found.tile, *tiles])]
+    title = f"{_title(given)} in space: {source.info.name}, {given.split} split"
+    picture = pictures.grid([row], title=title, tile_width=given.tile, entries=label_entries(info))
+    charts.save_picture(picture, paths)
+    charts.save_numbers((*HEADER, *info.classes), [found.numbers], paths[0].with_suffix(".csv"))
+    ply = paths[0].with_suffix(".ply")
+    charts.save_points(found.points, found.colors[given.color], ply)
+    print(f"written to {ply}")
+
+
+def _title(given: argparse.Namespace) -> str:
+    return "Labels of height" + (" and normal" if given.normals == 2 else "")
 
 
 def add_stitch(parser: argparse.ArgumentParser) -> None:
@@ -258,6 +307,11 @@ def _add_data(parser: argparse.ArgumentParser, split: str) -> None:
     )
     parser.add_argument("--camera", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"),
                         help="in pixels of the depth, where the data set does not tell it")  # fmt: skip
+
+
+def _add_normals(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument("--normals", type=int, default=default, choices=(1, 2),
+                        help=f"1: heights; 2: horizontal and vertical surfaces apart (default: {default})")  # fmt: skip
 
 
 def _source(given: argparse.Namespace, *, normals: int) -> tuple[Source, HNSettings]:
@@ -300,6 +354,8 @@ KINDS: dict[str, Kind] = {
                    "heights of classes above the floor: of a data set with labels, depth and camera"),
     "hn-labels": (add_labels, labels,
                   "labels of height and normal beside their frames: of a data set with depth, or of data=hn"),
+    "hn-cloud": (add_cloud, cloud,
+                 "labels of height on a point cloud: a picture of one frame in space, and its points as a PLY file"),
     "stitch": (add_stitch, stitch,
                "cross-stitch factors over training: of a run with model=cross_stitch"),
     "panels": (_add_panels, panels, "predictions of several runs side by side: with the truth and the errors"),

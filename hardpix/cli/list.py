@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardpix.config import catalog
 from hardpix.config.catalog import Entry, use
 from hardpix.config.command_line import Parser, suggestion
+from hardpix.types import ConfigError, HardpixError
 
 if TYPE_CHECKING:
     from hardpix.config.rows import Row
 
+ROWS = ("rows", "row")
+COST = (
+    "M parameters: those that train. GFLOPs: the forward passes of a training step, an image, with frozen networks "
+    "and teachers.\nPFLOPs: the longest run of a row, forward and backward. A multiplication and an addition are two."
+)
 WIDEST = 44  # names above it push their own line only
 
 
@@ -33,14 +40,22 @@ def main(arguments: list[str]) -> int:
         metavar="NAME",
         help="names that begin with this, or contain it: hl; of rows also a published table: hl/6",
     )
+    parser.add_argument(
+        "--cost", action="store_true", help="of rows: parameters, and operations of a pass and of a training"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(arguments)
     known = catalog.groups()
+    if given.cost and given.list not in ROWS:
+        raise ConfigError("--cost: published rows have costs: hardpix list rows hl --cost")
+    if given.cost and not given.json:
+        _print_costs(_rows(given.name))
+        return 0
     if given.list is None:
         text = _overview_json(known) if given.json else _overview(known)
-    elif given.list in ("rows", "row"):
+    elif given.list in ROWS:
         found_rows = _rows(given.name)
-        text = _rows_json(found_rows) if given.json else _rows_lines(found_rows)
+        text = _rows_json(found_rows, cost=given.cost) if given.json else _rows_lines(found_rows)
     else:
         found = catalog.entries(catalog.group_called(given.list, known))
         if given.name is not None:
@@ -97,7 +112,33 @@ def _rows_lines(found: list[Row]) -> str:
     return _columns([(one.full_name, one.about) for one in found])
 
 
-def _rows_json(found: list[Row]) -> str:
+def _print_costs(found: list[Row]) -> None:
+    """A line per row as soon as it is counted, which takes seconds."""
+    width = max(len(one.full_name) for one in found)
+    print(f"{'row':<{width}}  {'M parameters':>12}  {'GFLOPs':>9}  {'PFLOPs':>9}")
+    for one in found:
+        cost = _cost(one)
+        numbers = zip(cost.values(), (1e6, 1e9, 1e15), (12, 9, 9), strict=False)
+        columns = [f"{'-' if n is None else format(n / unit, ',.1f'):>{wide}}" for n, unit, wide in numbers]
+        print(f"{one.full_name:<{width}}  {'  '.join(columns)}  {cost['problem'] or ''}".rstrip(), flush=True)
+    print(COST)
+
+
+def _cost(one: Row) -> dict[str, Any]:
+    """What a row costs, by name; None where that is not known, and why."""
+    from hardpix.cli.published_rows import cost_of
+
+    numbers, problem = (math.nan,) * 3, None
+    try:
+        numbers = cost_of(one)
+    except HardpixError as error:
+        problem = str(error)
+    names = ("parameters", "forward_flops", "training_flops")
+    known = (None if math.isnan(number) else number for number in numbers)
+    return dict(zip(names, known, strict=True)) | {"problem": problem}
+
+
+def _rows_json(found: list[Row], *, cost: bool) -> str:
     rows = [
         {
             "name": one.full_name,
@@ -106,6 +147,7 @@ def _rows_json(found: list[Row]) -> str:
             "evaluate": one.evaluate,
             "ssim": list(one.ssim),
             "cells": list(one.cells),
+            **({"cost": _cost(one)} if cost else {}),
         }
         for one in found
     ]

@@ -13,7 +13,7 @@ from hardpix.config.rows import PLACEHOLDER, Row, fill, fits, layouts, rows
 from hardpix.evaluate import override
 from hardpix.record import IGNORED, covers, flatten, with_batch
 from hardpix.sweep.stages import Stage, read_chain
-from hardpix.tables.protocol_check import SILENT, Experiment
+from hardpix.tables.protocol_check import FRAMES, SILENT, Experiment
 from hardpix.train.parent import with_parent
 from hardpix.train.rundir import plain
 from hardpix.types import ConfigError
@@ -63,6 +63,17 @@ def _configs(row: Row) -> list[tuple[DictConfig, str | None]]:
         return [(compose(row.fixed), None)]
     stages = read_chain(row.chain)
     return [(_stage_config(one, stages), one.link) for one in stages if one.row == row.full_name]
+
+
+def cost_of(row: Row) -> tuple[float, float, float]:
+    """Parameters, operations of a forward pass and of the longest run of a row; ConfigError where it trains none."""
+    from hardpix.train.estimate import estimate
+
+    if not row.trains:
+        does = f"evaluates {row.evaluate}" if row.evaluate else f"compares {' and '.join(row.ssim)}"
+        raise ConfigError(f"trains nothing: {does}")
+    configs = [cfg for cfg, _ in _configs(row)]
+    return estimate(max(configs, key=lambda cfg: cfg.trainer.max_steps or cfg.trainer.max_epochs), FRAMES)
 
 
 def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:

@@ -347,6 +347,20 @@ def save_numbers(header: Sequence[str], rows: Iterable[Sequence[object]], path: 
     _write(path, write)
 
 
+def save_points(points: np.ndarray, colors: np.ndarray, path: Path) -> None:
+    """``[N, 3]`` metres and ``[N, 3]`` uint8 RGB as a binary PLY, which every viewer of point clouds opens."""
+    vertices = np.empty(len(points), [("place", "<f4", 3), ("color", "u1", 3)])
+    vertices["place"], vertices["color"] = points, colors
+    places, channels = (f"property {kind}" for kind in ("float", "uchar"))
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
+    header += [
+        *(f"{places} {axis}" for axis in "xyz"),
+        *(f"{channels} {name}" for name in ("red", "green", "blue")),
+    ]
+    content = "\n".join([*header, "end_header\n"]).encode() + vertices.tobytes()
+    _write(path, lambda unfinished: unfinished.write_bytes(content))
+
+
 def _as_figure(picture: Image.Image) -> Figure:
     from matplotlib.figure import Figure
 

@@ -398,6 +398,32 @@ def _stack(parts: Sequence[Image.Image], width: int) -> Image.Image:
     return stack
 
 
+# Point clouds.
+
+
+def cloud(
+    points: np.ndarray, colors: np.ndarray, *, width: int, turn: float, tilt: float, dot: int = 5
+) -> np.ndarray:
+    """Points ``[N, 3]`` (right, forward, up) in their colours without perspective: ``[H, width, 3]`` uint8.
+
+    ``turn``: degrees that the viewer stands to the right of the camera; ``tilt``: degrees that it looks down. A point
+    is a square of ``dot`` pixels, and hides those behind it.
+    """
+    sine, cosine = np.sin(np.deg2rad([turn, tilt])), np.cos(np.deg2rad([turn, tilt]))
+    across = points[:, 0] * cosine[0] + points[:, 1] * sine[0]
+    away = points[:, 1] * cosine[0] - points[:, 0] * sine[0]
+    down = -points[:, 2] * cosine[1] - away * sine[1]
+    far_first = np.argsort(points[:, 2] * sine[1] - away * cosine[1], kind="stable")
+    place = np.stack([down, across], 1)[far_first]
+    place -= place.min(0)
+    rows, columns = np.rint(place * ((width - dot) / max(place[:, 1].max(), 1e-6))).astype(int).T
+    picture = np.full((rows.max() + dot, width, 3), PAPER, np.uint8)
+    y, x = np.divmod(np.arange(dot * dot), dot)
+    # Of squares that share a pixel the last one, which is the nearest, stays.
+    picture[rows[:, None] + y, columns[:, None] + x] = colors[far_first][:, None]
+    return picture
+
+
 # The typeface of pictures: matplotlib's, which has the letters of most languages, unlike Pillow's own.
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from hardpix.data.hn_labels import KEYS, HNSettings, Picture, label_of, read_pic
 from hardpix.data.sets.hn import hn_class_names, hn_palette
 from hardpix.data.sets.rgbd import camera_matrix
 from hardpix.data.source import CameraFrames
-from hardpix.draw.pictures import PAPER, ColumnGroup, Entry, Tile, colorize
+from hardpix.draw.pictures import PAPER, ColumnGroup, Entry, Tile, class_entries, colorize
 from hardpix.draw.pictures import VOID as NO_LABEL
+from hardpix.ops import geometry
 from hardpix.ops.quantize import VOID
 from hardpix.types import ConfigError, DatasetInfo
 
@@ -59,14 +60,15 @@ def camera_of(source: Source, frames: Frames, place: int, settings: HNSettings) 
 
 
 def view_rows(
-    source: Source, frames: Frames, places: Sequence[int], settings: HNSettings
+    source: Source, frames: Frames, places: Sequence[int], settings: HNSettings, *, semantics: bool = False
 ) -> tuple[list[list[ColumnGroup]], list[tuple[Any, ...]], list[Entry]]:
     """Three views in a row, each with its label; the numbers, and the legend.
 
     Numbers: HEADER, then the pixels of each class. The labels are made of depth, or read where the source holds them.
+    ``semantics``: the labels of the data set's own classes next to them, two views in a row.
     """
     info = label_info(source, settings)
-    views, numbers = [], []
+    views, numbers, present, across = [], [], set[int](), VIEWS - semantics
     for place in places:
         if isinstance(source, HN):
             sample = frames.load(place)
@@ -79,18 +81,58 @@ def view_rows(
             if made.rejected is not None:
                 told = f"rejected: {made.rejected.partition(':')[0]}"
             facts = (made.rejected, height, *made.up)
-        counts = np.bincount(label[label != VOID].astype(np.int64), minlength=info.num_classes)
-        shown = colorize(label, info.palette, VOID)
-        views.append(
-            ColumnGroup("", [Tile(_pixels(image), frames.name(place), smooth=True), Tile(shown, told)])
-        )
-        numbers.append((frames.name(place), *facts, float((label != VOID).mean()), *counts.tolist()))
+        tiles = [
+            Tile(_pixels(image), frames.name(place), smooth=True),
+            Tile(colorize(label, info.palette, VOID), told),
+        ]
+        if semantics:
+            truth = frames.load(place)["label"].numpy()
+            tiles.append(Tile(colorize(truth, source.info.palette, source.info.ignore_index), "classes"))
+            present |= {int(value) for value in np.unique(truth)} - {source.info.ignore_index}
+        views.append(ColumnGroup("", tiles))
+        numbers.append(_numbers(frames.name(place), facts, label, info))
     blank = Tile(np.full((1, 1, 3), PAPER, np.uint8))
-    if len(views) > VIEWS:
-        views += [ColumnGroup("", [blank, blank])] * (-len(views) % VIEWS)
-    rows = [views[start : start + VIEWS] for start in range(0, len(views), VIEWS)]
-    entries = list(zip(info.classes, info.palette, strict=True))
-    return rows, numbers, [*entries, ("no label", NO_LABEL)]
+    if len(views) > across:
+        views += [ColumnGroup("", [blank] * len(views[0].tiles))] * (-len(views) % across)
+    rows = [views[start : start + across] for start in range(0, len(views), across)]
+    return rows, numbers, [*label_entries(info), *class_entries(present, source.info)]
+
+
+class LabelledCloud(NamedTuple):
+    """The pixels of a frame that have depth, as points ``[N, 3]`` in metres, and the colours ``[N, 3]`` of each.
+
+    x: to the right, and y: forward of the camera; z: above the floor.
+    """
+
+    points: NDArray[np.float32]
+    colors: dict[str, NDArray[np.uint8]]  # "image" and "labels"
+    tile: Tile  # the frame
+    numbers: tuple[Any, ...]  # HEADER, then the pixels of each class
+
+
+def labelled_cloud(source: Source, frames: Frames, place: int, settings: HNSettings) -> LabelledCloud:
+    """A frame in space, with its labels of height and normal; raises where the frame is rejected."""
+    picture, camera = read_picture(frames, place), camera_of(source, frames, place, settings)
+    made, name = label_of(picture, camera, settings), frames.name(place)
+    if made.rejected is not None:
+        raise ConfigError(f"--image {name}: {made.rejected}; choose another frame")
+    seen = geometry.inverse_depth(picture.depth, picture.valid) > 0
+    points = geometry.upright(geometry.points(picture.depth, camera)[seen], made.up)
+    points[:, 2] -= np.float32(made.floor)
+    info, image = label_info(source, settings), _pixels(picture.image)
+    colors = {"image": image[seen], "labels": colorize(made.label, info.palette, VOID)[seen]}
+    facts = (made.rejected, -made.floor, *made.up)
+    return LabelledCloud(
+        points, colors, Tile(image, name, smooth=True), _numbers(name, facts, made.label, info)
+    )
+
+
+def _numbers(
+    name: str, facts: tuple[Any, ...], label: NDArray[np.uint8], info: DatasetInfo
+) -> tuple[Any, ...]:
+    """HEADER, then the pixels of each class."""
+    counts = np.bincount(label[label != VOID].astype(np.int64), minlength=info.num_classes)
+    return (name, *facts, float((label != VOID).mean()), *counts.tolist())
 
 
 def label_info(source: Source, settings: HNSettings) -> DatasetInfo:
@@ -102,9 +144,14 @@ def label_info(source: Source, settings: HNSettings) -> DatasetInfo:
     return DatasetInfo("hn", names, hn_palette(bins, settings.normals), VOID)
 
 
-def wanted_keys(source: Source, *, labels: bool) -> frozenset[str]:
+def label_entries(info: DatasetInfo) -> list[Entry]:
+    """The legend of labels of height and normal."""
+    return [*zip(info.classes, info.palette, strict=True), ("no label", NO_LABEL)]
+
+
+def wanted_keys(source: Source, *, labels: bool, depth: bool = False) -> frozenset[str]:
     """What to load of the frames; raises where the data set does not have it."""
-    if isinstance(source, HN) and not labels:
+    if isinstance(source, HN) and not (labels or depth):
         return frozenset({"image", "label"})
     needed = {"depth", *({"label"} if labels else ())}
     lacking = sorted(needed - source.info.provides)

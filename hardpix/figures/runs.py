@@ -155,8 +155,11 @@ def choose_frames(data: DataModule, split: str, names: Sequence[str], count: int
 
 def place_of(data: DataModule, split: str, image: str) -> int:
     """The place of a frame in the split, by its name or its index from 0."""
-    frames = data.evaluation_dataset(split).frames
-    where = f"the {split} split of {data.info.name}"
+    return place_in(data.evaluation_dataset(split).frames, f"the {split} split of {data.info.name}", image)
+
+
+def place_in(frames: Frames, where: str, image: str) -> int:
+    """The same of any frames; ``where`` says in an error what these are."""
     known = any(frames.name(i) == image for i in range(len(frames)))
     if known or not image.isdecimal():
         return choose(frames, where, [image], 1, "--image")[0]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardpix.config.schema import Count, Positive, Share, Whole
+from hardpix.ops.precision import without_autocast
 from hardpix.ops.resize import resize_nearest
 from hardpix.ops.semi import percentile
 from hardpix.types import ConfigError
@@ -111,11 +112,9 @@ class BankContrast(nn.Module):
                 f"for {PUBLISHED_CLASSES} classes); {_advice(num_classes)}"
             )
         self.settings = settings
-        sizes = torch.full((num_classes,), settings.bank)
-        sizes[0] = settings.bank_first
-        self.sizes: list[int] = sizes.tolist()
-        self.starts: list[int] = (sizes.cumsum(0) - sizes).tolist()
-        self.register_buffer("rows", torch.zeros(int(sizes.sum()), settings.channels))
+        self.sizes = [settings.bank_first] + [settings.bank] * (num_classes - 1)
+        self.starts = [sum(self.sizes[:c]) for c in range(num_classes)]
+        self.register_buffer("rows", torch.zeros(sum(self.sizes), settings.channels))
         self.register_buffer("filled", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("next", torch.zeros(num_classes, dtype=torch.int64))
 
@@ -133,7 +132,7 @@ class BankContrast(nn.Module):
 
     def forward(self, pixels: Pixels) -> Tensor:
         """A float32 scalar; 0, with a graph, where fewer than two classes have a reliable pixel."""
-        with torch.autocast(pixels.student.device.type, enabled=False):
+        with without_autocast(pixels.student):
             self._feed(pixels)
             reliable = pixels.label[pixels.reliable]
             present = reliable.unique().tolist()

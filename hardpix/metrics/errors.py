@@ -147,7 +147,7 @@ class FusionMetrics(Metric):
 def checked(thresholds: Sequence[float]) -> tuple[list[float], Tensor]:
     """Thresholds in ascending order, as they are and in float32; ``ConfigError`` unless distinct and in [0, 1]."""
     ordered = sorted(thresholds)
-    cuts = torch.tensor(ordered, dtype=torch.float32)
+    cuts = torch.tensor(ordered, dtype=torch.float32, device="cpu")
     if not all(0 <= t <= 1 for t in ordered) or len({f"{t:g}" for t in ordered}) < len(ordered):
         raise ConfigError(f"thresholds is {list(thresholds)}, but must be distinct numbers from 0 to 1.")
     return ordered, cuts

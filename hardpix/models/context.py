@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardpix.config.schema import Count, Share
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct, Head
 from hardpix.models.pyramid import FCNHead
+from hardpix.ops.precision import without_autocast
 from hardpix.types import ConfigError, FeatureSpec
 
 
@@ -21,7 +22,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ``query [B, d, h, w]``, ``key [B, d, ...]`` and ``value [B, c, ...]`` -> ``[B, c, h, w]`` in the query's dtype,
     computed in float32 whatever autocast says. The matrix of all pairs is not kept where torch has a fused kernel.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         # The fused kernels want an axis of heads, and channels last.
         q, k, v = (x.float().flatten(2).transpose(1, 2)[:, None].contiguous() for x in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v)
@@ -231,7 +232,7 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     ``query`` and ``key`` ``[B, d, h, w]``. Computed in float32 whatever autocast says.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         q, k, v = query.float(), key.float(), value.float()
         row = torch.einsum("bchw,bchj->bhwj", q, k)
         column = torch.einsum("bchw,bciw->bhwi", q, k)
@@ -296,7 +297,7 @@ class GlobalContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mask = self.mask(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             weight = mask.float().flatten(2).softmax(2)
             mean = x.float().flatten(2) @ weight.transpose(1, 2)
         return x + self.transform(mean[..., None].to(x.dtype))
@@ -356,7 +357,7 @@ class EMAttention(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.project(x).flatten(2)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             bases, z = self.fit(pixels.float())
             if self.training:
                 self._follow(bases)

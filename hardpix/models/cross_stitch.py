@@ -19,6 +19,7 @@ from hardpix.models import backbone
 from hardpix.models.backbone import Backbone, Pyramid
 from hardpix.models.layers import Head
 from hardpix.models.segmenter import Segmenter
+from hardpix.ops.precision import without_autocast
 
 UNITS = 4  # behind the first four poolings of a SegNet, or levels of another backbone
 STREAMS = ("own", "fixed")  # names in a state dict; a plain run's backbone starts both
@@ -37,7 +38,7 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         # Products of half precision would drown the factors' steps, and their gradients are sums over pixels.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return (self.own * x + self.other * y).to(x.dtype)  # the factors are float32: so is the sum
 
 

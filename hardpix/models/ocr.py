@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hardpix.config.schema import Count, Share
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct, Head, HeadOutput
+from hardpix.ops.precision import without_autocast
 from hardpix.ops.resize import resize
 from hardpix.types import FeatureSpec
 
@@ -18,7 +19,7 @@ def gather_regions(features: Tensor, logits: Tensor) -> Tensor:
 
     ``features [B, c, h, w]`` and ``logits [B, K, h, w]`` of K regions -> ``[B, c, K]``; computed in float32.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         share = logits.float().flatten(2).softmax(2)
         regions = torch.einsum("bkn,bcn->bck", share, features.float().flatten(2))
     return regions.to(features.dtype)

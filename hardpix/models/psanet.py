@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hardpix.config.schema import Count, Share
 from hardpix.models.layers import Classifiers, Concat, ConvNormAct, Head
+from hardpix.ops.precision import without_autocast
 from hardpix.ops.resize import resize
 from hardpix.types import ConfigError, FeatureSpec
 
@@ -59,7 +60,7 @@ class PointAttention(nn.Module):
         a = self.mask(x).flatten(2).gather(1, channel.expand(len(x), -1, -1))
         a = a.masked_fill(~reached, 0)  # [B, j, i]
         a = a.mT if self.distribute else a
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = x.flatten(2).float() @ a.softmax(1, dtype=torch.float32)
         return y.unflatten(2, size).to(x.dtype)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hardpix.ops.pixel import kth_smallest
+from hardpix.ops.precision import without_autocast
 from hardpix.types import ConfigError
 
 DEEPEST = 256.0  # depth is read on a scale from 1 to 256
@@ -41,7 +42,7 @@ def log_depth_loss(log_depth: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
     ``log_depth`` ``[B, H, W]`` is the network's linear output, ``target`` is D* in [1, 256].
     """
-    with torch.autocast(log_depth.device.type, enabled=False):
+    with without_autocast(log_depth):
         gap = torch.where(valid, log_depth.float() - target.log(), 0.0)
         return gap.square().sum() / torch.count_nonzero(valid).clamp_min(1)
 
@@ -52,7 +53,7 @@ def depth_prediction_error(log_depth: Tensor, target: Tensor, valid: Tensor) -> 
 
     ``log_depth`` is clamped to [0, log 256]. 0 without a depth reading, and everywhere if no pixel errs.
     """
-    with torch.autocast(log_depth.device.type, enabled=False):
+    with without_autocast(log_depth):
         gap = (log_depth.float().clamp(0, math.log(DEEPEST)) - target.log()).abs()
         gap = torch.where(valid, gap, 0.0)
         return gap / gap.amax((1, 2), keepdim=True).clamp_min(1e-12)

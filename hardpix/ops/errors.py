@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hardpix.ops.hardness import weighted_loss
 from hardpix.ops.pixel import pixel_cross_entropy
+from hardpix.ops.precision import without_autocast
 from hardpix.types import ConfigError
 
 
@@ -27,7 +28,7 @@ class Errors(NamedTuple):
 
 def max_probability(logits: Tensor) -> Tensor:
     """The probability of the most probable class, ``[B, C, H, W]`` logits -> ``[B, H, W]`` float32."""
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         return logits.float().softmax(1).amax(1)
 
 
@@ -55,7 +56,7 @@ def error_prediction_loss(
     """
     x = error_logits[:, 0] if error_logits.ndim == 4 else error_logits
     valid, error, hard = errors
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         pixels = valid.sum((1, 2), keepdim=True)
         correct = _correct_weight(w3, error.sum((1, 2), keepdim=True), pixels).clamp_min(w3_min)
         weight = torch.where(hard, w2, torch.where(error, w1, correct)) * valid / pixels.clamp_min(1)

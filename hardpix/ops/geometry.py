@@ -23,6 +23,7 @@ from hardpix.types import ConfigError
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Matrix = NDArray[np.float64]
+Vector = NDArray[np.float64]
 
 _SINGULAR = (
     1e-5  # of the determinant beside its first term: rounding leaves less, three corners of a square more
@@ -43,6 +44,12 @@ def points(depth: Floats, camera: Matrix) -> Floats:
     """Depth ``[H, W]`` in metres -> points ``[H, W, 3]`` of the camera frame (eq. 6.1)."""
     x, y = rays(depth.shape, camera)
     return np.stack([depth * x, depth * y[:, None], depth], axis=-1)
+
+
+def upright(points: Floats, up: Vector) -> Floats:
+    """Points ``[..., 3]`` of the camera frame -> (right, forward, up) of a level frame at the camera, metres."""
+    right, down, forward = frame_around(-up)
+    return points @ np.stack([right, forward, -down], axis=1).astype(np.float32)
 
 
 def rays(shape: tuple[int, ...], camera: Matrix) -> tuple[Floats, Floats]:
@@ -245,8 +252,6 @@ def _grid_sums(a: Floats, at: NDArray, radius: int, orders: int) -> Floats:
 # Which way is up, from the normals of a scene.
 
 
-Vector = NDArray[np.float64]
-
 STAGES = ((45.0, 5), (15.0, 5))  # degrees and iterations of Gupta et al. 2013
 SHRINKAGE = 0.3  # of the manhattan option: components of a unit normal below it count as noise
 MANHATTAN_ITERATIONS = 50
@@ -263,7 +268,7 @@ def up_direction(normal: NDArray[np.floating], method: str) -> Vector:
     if method == "gravity":
         return -down
     if method == "manhattan":
-        frame = manhattan(normals, _frame_around(down))
+        frame = manhattan(normals, frame_around(down))
         axis = frame[np.argmax(np.abs(frame[:, 1]))]
         return -axis if axis[1] > 0 else axis
     raise ConfigError(f"up_method is '{method}'; it must be 'gravity' or 'manhattan'")
@@ -308,7 +313,7 @@ def manhattan(normal: Vector, frame: NDArray[np.float64]) -> NDArray[np.float64]
     return frame
 
 
-def _frame_around(down: Vector) -> NDArray[np.float64]:
+def frame_around(down: Vector) -> NDArray[np.float64]:
     """A right-handed frame with ``down`` as its second axis; the first lies in the picture's plane where it can."""
     side = np.cross(down, [0.0, 0.0, 1.0])
     if np.linalg.norm(side) < 1e-6:

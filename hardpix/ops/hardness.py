@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardpix.ops.pixel import count_true, pixel_cross_entropy
+from hardpix.ops.precision import without_autocast
 from hardpix.types import ConfigError
 
 
@@ -46,7 +47,7 @@ def hard_map(values: Tensor, valid: Tensor, about: HardMap) -> Tensor:
 
     ``valid`` is bool; NaN where it is False. Values that rounding put beyond the range are clamped to it.
     """
-    with torch.autocast(values.device.type, enabled=False):
+    with without_autocast(values):
         span = about.high - about.low if about.bounded else 1.0
         unit = ((values.float() - about.low) / span).clamp(0, 1 if about.bounded else None)
         return unit.masked_fill(~valid, torch.nan)
@@ -59,7 +60,7 @@ def logit_map(name: str, logits: Tensor, label: Tensor, ignore_index: int) -> Te
     ``loss``: -log p(label), 0 on void. ``entropy``: of the class probabilities, divided by log C. ``uncertainty``:
     1 - max p, summed from the other classes: where one is sure, the difference has no digits left.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         if name == "loss":
             return pixel_cross_entropy(logits, label, ignore_index)
         if name == "entropy":
@@ -113,7 +114,7 @@ def hardness_weight(
     of the sum and gives them weight 0; without a valid pixel every weight is then 0.
     """
     dims = _dims(normalize_over)
-    with torch.autocast(hardness.device.type, enabled=False):
+    with without_autocast(hardness):
         z = torch.sigmoid(hardness.float()) + c
         z = z[:, 0] if z.ndim == 4 else z
         if not void_in_normalizer:
@@ -129,7 +130,7 @@ def weighted_loss(weight: Tensor, error: Tensor, valid: Tensor, normalize_over: 
     pixel (0 if there is none). ``"batch"``: one sum over the batch, not divided by its size.
     """
     dims = _dims(normalize_over)
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight):
         total = (weight.float() * error.float()).sum(dims)
         if normalize_over == "batch":
             return total
@@ -155,7 +156,7 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
     """
     if min(a.shape[-2:]) < SIDE:
         return a.new_empty(len(a), max(0, a.shape[-2] - SIDE + 1), max(0, a.shape[-1] - SIDE + 1))
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a):
         defined = torch.isfinite(a) & torch.isfinite(b)
         # Around their means: squares of a narrow map would leave no digits for its variance.
         shift_x, shift_y = (_mean(m.float(), defined) for m in (a, b))

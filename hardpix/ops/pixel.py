@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardpix.ops.precision import without_autocast
+
 
 def pixel_cross_entropy(
     logits: Tensor, label: Tensor, ignore_index: int, weight: Tensor | None = None
@@ -17,7 +19,7 @@ def pixel_cross_entropy(
     ``[C]`` float32 multiplies each pixel's loss by the weight of its class. Returns ``[B, H, W]`` float32,
     exactly 0 (and with exactly zero gradient) where the label is ``ignore_index``.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         return F.cross_entropy(
             logits.float(), label.long(), weight, ignore_index=ignore_index, reduction="none"
         )
@@ -29,7 +31,7 @@ def pixel_errors(logits: Tensor, label: Tensor, ignore_index: int) -> tuple[Tens
     Both ``[B, H, W]``; the second is bool, without gradient, False on void; a class that ties for the maximum is
     right. The true class is looked up once for both, and no index tensor of the prediction is made.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         log_prob = F.log_softmax(logits.float(), 1)
         error = F.nll_loss(log_prob, label.long(), ignore_index=ignore_index, reduction="none")
         # On void the error is 0, above every logarithm of a probability.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hardpix.ops.pixel import kth_smallest
+from hardpix.ops.precision import without_autocast
 
 Rectangle = tuple[int, int, int, int]  # top, left, height, width
 
@@ -37,7 +38,7 @@ def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
 @torch.no_grad()
 def entropy(logits: Tensor) -> Tensor:
     """``-sum_c p log(p + 1e-10)`` of the softmax of ``[B, C, H, W]`` logits; ``[B, H, W]`` float32, in nats."""
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         prob = logits.float().softmax(1)
         return -(prob * torch.log(prob + 1e-10)).sum(1)
 
@@ -62,7 +63,7 @@ def reliable_loss(error: Tensor, kept: Tensor) -> Tensor:
 
     The fewer pixels are left, the more they count. 0, with a graph, where none is.
     """
-    with torch.autocast(error.device.type, enabled=False):
+    with without_autocast(error):
         rest = kept.sum().clamp_min(1)
         return (error.float() * kept).sum() / rest * (error.numel() / rest)
 

@@ -73,7 +73,10 @@ def _check_split(data: DataModule, role: str) -> None:
 
 def _method(cfg: DictConfig, data: DataModule, *, pretrained: bool) -> Method:
     """The method and its networks; not ``pretrained``: all weights follow from a checkpoint."""
-    parent = None if cfg.parent is None else _method(cfg.parent_config, data, pretrained=False)
+    problem = method_class(cfg).parent_problem(None)
+    if problem is not None and cfg.parent_config is None:
+        raise ConfigError(f"parent=null: {method_class(cfg).__name__} {problem}")
+    parent = None if problem is None else _method(cfg.parent_config, data, pretrained=False)
     build_head = make(cfg.head)
     if "num_classes" in inspect.signature(build_head).parameters:
         build_head = partial(build_head, num_classes=data.info.num_classes)

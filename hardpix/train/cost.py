@@ -20,7 +20,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -30,6 +30,7 @@ from hardpix.record import SPREAD
 from hardpix.train.rundir import process_began
 
 NAN = float("nan")
+aten = torch.ops.aten
 FEWEST = 4  # blocks that have a spread
 
 
@@ -362,14 +363,59 @@ class Tally(TorchDispatchMode):
                 return parts
         out = func(*args, **kwargs)
         if formula is not None:
-            self._add(formula, args, kwargs, out)
+            self._add(func, formula, args, kwargs, out)
         return out
 
-    def _add(self, formula: Any, args: Any, kwargs: Any, out: Any) -> None:
+    def _add(self, func: Any, formula: Any, args: Any, kwargs: Any, out: Any) -> None:
         try:
-            self.flops += formula(*args, **kwargs, out_val=out)
+            if func is aten.convolution_backward.default:
+                self.flops += _of_gradients(*args)
+            else:
+                self.flops += formula(*args, **kwargs, out_val=out)
         except Exception as error:
             self.flops, self.problem = float("nan"), f"{type(error).__name__}: {error}"
+
+
+def _of_gradients(gradient: Any, x: Any, weight: Any, *rest: Any) -> float:
+    """Of a convolution's backward pass: what the forward pass took for each gradient, that of ``x`` and of ``weight``.
+
+    torch's own formula has a factor of the number of groups too much for the weight's.
+    """
+    _, *layout, _, _, wanted = rest
+    forward: Any = flop_registry[aten.convolution]
+    return sum(wanted[:2]) * forward(x, weight, None, *layout, out_val=gradient)
+
+
+class Ones(TorchDispatchMode):
+    """Tensors on ``meta`` all of whose values are 1, where Python asks for a value or a shape follows from them.
+
+    Every pixel is chosen by a mask, and there is one class.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else None
+        if not isinstance(first, Tensor) or not first.is_meta:
+            return func(*args, **kwargs)
+        if func is aten._local_scalar_dense.default:
+            return torch.ones((), dtype=first.dtype).item()
+        if func is aten._to_copy.default and kwargs.get("device", first.device).type != "meta":
+            return torch.ones(first.shape, dtype=kwargs.get("dtype") or first.dtype)
+        if func is aten.nonzero.default:
+            return first.new_empty((first.numel(), first.dim()), dtype=torch.int64)
+        if func is aten._unique2.default:
+            places = first.new_empty(first.shape, dtype=torch.int64)
+            return first.new_empty(1), places, places.new_empty(1)
+        if func is aten.index.Tensor:
+            args = (first, [place for index in args[1] for place in _places(index)])
+        return func(*args, **kwargs)
+
+
+def _places(index: Tensor | None) -> list[Tensor | None]:
+    """A mask as the indices of all its pixels."""
+    if index is None or index.dtype not in (torch.bool, torch.uint8):
+        return [index]
+    return [index.new_empty(index.numel(), dtype=torch.int64)] * index.dim()
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from hardpix.cli import main
 from hardpix.config import catalog
+from hardpix.config.rows import row, rows
 from hardpix.types import ConfigError
 
 FILES = sorted(catalog.conf_dir().rglob("*.yaml"))
@@ -80,6 +81,65 @@ def test_json(capsys):
     assert {"list": "methods", "group": "method", "use": "hardpix train method=NAME"}.items() <= next(
         row for row in json.loads(capsys.readouterr().out) if row["list"] == "methods"
     ).items()
+
+
+# M parameters, GFLOPs of the forward passes of an image, PFLOPs of the training: each derived apart from the code, and
+# the last one of three forward passes a step, of which a network on maps without gradient needs less.
+COSTS = {
+    "hl/pspnet_r18": (12.8, 252, 242),
+    "hl/pspnet_r18_hl": (14.2, 274, 263),
+    "hn/segnet_hn_fixed4": (21.8, 301, 26),
+    "hn/camvid_hn": (29.4, 213, 23),  # of four stages that of 100 epochs
+    "error_cascade/deeplabv3plus": (41.1, 239, 459),
+    "error_cascade/deeplabv3plus_errors": (0.5, 274, 166),
+    "error_cascade/deeplabv3plus_detail": (8.6, 479, 640),
+    "error_cascade/ade20k_detail": (8.6, 220, 293),
+    "error_cascade/bagging": (8.6, 443, 614),
+    "error_cascade/dpc": (41.6, 286, 549),
+    "error_cascade/dupsampling": (42.2, 226, 434),
+    "error_cascade/layer_cascade": (49.5, 431, 828),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if "r18" in name else pytest.mark.slow) for name in COSTS]
+)
+def test_costs_of_published_rows(name, capsys):
+    assert main(["list", "rows", name, "--cost", "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)[0]["cost"]
+    parameters, forward, training = COSTS[name]
+    assert cost["parameters"] / 1e6 == pytest.approx(parameters, abs=0.051)
+    assert cost["forward_flops"] / 1e9 == pytest.approx(forward, rel=0.003)
+    assert 0.89 * training < cost["training_flops"] / 1e15 < 1.025 * training
+
+
+def test_costs_are_a_line_each(capsys, monkeypatch):
+    names = ("hl/pspnet_r18", "error_cascade/ade20k_detail_ms", "hn/pretrain")
+    monkeypatch.setattr("hardpix.config.rows.rows_of", lambda table: list(map(row, names)))
+    assert main(["list", "rows", "hl/6", "--cost"]) == 0
+    header, first, scored, unknown, *about = capsys.readouterr().out.splitlines()
+    assert header.split() == ["row", "M", "parameters", "GFLOPs", "PFLOPs"]
+    assert first.split() == ["hl/pspnet_r18", "12.8", "251.7", "241.5"]
+    assert scored.split(maxsplit=4)[1:] == ["-", "-", "-", "trains nothing: evaluates ade20k_detail"]
+    assert "data/hn: no such folder" in unknown
+    assert about[0].startswith("M parameters: those that train.")
+
+
+def test_only_rows_have_costs(capsys):
+    assert main(["list", "heads", "--cost"]) == 2
+    assert "hardpix list rows hl --cost" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_row_of_a_paper_has_a_cost(capsys):
+    """All but evaluations of another row's run."""
+    assert main(["list", "rows", "error_cascade", "--cost", "--json"]) == 0
+    costs = {one["name"].partition("/")[2]: one["cost"] for one in json.loads(capsys.readouterr().out)}
+    assert costs.keys() == rows("error_cascade").keys()
+    for name, published in rows("error_cascade").items():
+        *numbers, problem = costs[name].values()
+        assert (problem is None) == published.trains
+        assert all(number is not None for number in numbers) == published.trains
 
 
 def test_a_filter_is_a_beginning_or_else_a_part():

@@ -8,7 +8,7 @@ import pytest
 
 from hardpix.draw import pictures
 from hardpix.draw.charts import Bin, depth_error_chart
-from hardpix.draw.pictures import STRIP, VOID, WRONG, colorize, error, heatmap, overlay, panel
+from hardpix.draw.pictures import STRIP, VOID, WRONG, cloud, colorize, error, heatmap, overlay, panel
 from hardpix.scores import per_class_rows, write_per_class
 from hardpix.types import DatasetInfo
 
@@ -111,3 +111,19 @@ def test_the_highest_error_rate_is_drawn_whole(rate):
     assert low == 0
     assert 100 * rate < 0.96 * high
     assert [bar.get_height() for bar in counts.patches] == [1000] * 10
+
+
+def test_a_cloud_shows_the_nearest_point_from_where_the_viewer_stands():
+    """Three points: at the camera's right, behind it, and above; red, green and blue."""
+    points = np.array([[1.0, 1, 0], [1, 2, 0], [0, 1, 1]], np.float32)
+    colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+
+    def seen(**view):
+        picture = cloud(points, colors, width=41, dot=1, **view)
+        rows, columns = np.nonzero((picture != 255).any(-1))
+        return {tuple(map(int, picture[at])): at for at in zip(rows.tolist(), columns.tolist(), strict=True)}
+
+    assert seen(turn=0, tilt=0) == {(255, 0, 0): (40, 40), (0, 0, 255): (0, 0)}
+    assert seen(turn=0, tilt=90) == {(255, 0, 0): (40, 40), (0, 255, 0): (0, 40), (0, 0, 255): (40, 0)}
+    # From the right the far point is on the viewer's right, and blue behind red, but above.
+    assert seen(turn=90, tilt=0) == {(255, 0, 0): (40, 0), (0, 255, 0): (40, 40), (0, 0, 255): (0, 0)}

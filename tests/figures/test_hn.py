@@ -1,7 +1,8 @@
-"""``hardpix figure hn-heights``, ``hn-labels`` and ``stitch``: their numbers against counting, and what they refuse."""
+"""``hardpix figure hn-heights``, ``hn-labels``, ``hn-cloud`` and ``stitch``: their numbers, and what they refuse."""
 
 import csv
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hardpix.cli.prepare import GRAVITY_RADIUS, RADIUS
 from hardpix.config.compose import compose
 from hardpix.data import SyntheticRooms
 from hardpix.data.sets.hn import hn_palette
-from hardpix.draw.pictures import GAP, MARGIN, SPACE
+from hardpix.draw.pictures import GAP, MARGIN, SPACE, VOID
 from hardpix.ops.quantize import hn_label
 
 pytestmark = pytest.mark.slow  # trains runs
@@ -98,10 +99,70 @@ def test_labels_of_chosen_views(rooms, tmp_path):
             assert (shown[made.label == k] == palette[k]).all()
 
 
-def test_labels_that_were_made_before_are_read(tmp_path):
+def test_classes_next_to_heights(rooms, tmp_path):
+    info, frames = rooms
+    name = frames[2][0]["name"]
+    words = ("--semantics", "--normals", 1, "--frames", name, "--tile", 64, "--out", tmp_path / "v.png")
+    assert figure("hn-labels", *ROOMS, *words) == 0
+    picture, (row,) = np.asarray(Image.open(tmp_path / "v.png")), numbers(tmp_path / "v.csv")
+    sample, made = frames[2]
+    assert [int(v) for v in list(row.values())[7:]] == [
+        int((made.label % 10 == k)[made.label != 255].sum()) for k in range(10)
+    ]
+    top, left, truth = MARGIN + 24 + GAP + 20, MARGIN + 2 * (64 + GAP), sample["label"].numpy()
+    shown = picture[top : top + 48, left : left + 64]
+    for k in np.unique(truth[truth != 255]):
+        assert (shown[truth == k] == info.palette[k]).all()
+
+
+def read_ply(path):
+    """Places and colours of a binary PLY, by the letter of its header."""
+    header, _, content = path.read_bytes().partition(b"end_header\n")
+    lines = header.decode().splitlines()
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    assert [line.split()[1:] for line in lines[3:]] == [
+        ["float", "x"], ["float", "y"], ["float", "z"], ["uchar", "red"], ["uchar", "green"], ["uchar", "blue"]
+    ]  # fmt: skip
+    count = int(lines[2].removeprefix("element vertex "))
+    assert len(content) == 15 * count
+    return [struct.unpack_from("<fff3B", content, 15 * i) for i in range(count)]
+
+
+@pytest.mark.parametrize("color", ["labels", "image"])
+def test_a_cloud_is_each_pixel_in_space(rooms, tmp_path, color):
+    sample, made = rooms[1][1]
+    words = ("--image", sample["name"], "--color", color, "--normals", 2, "--tile", 200)
+    assert figure("hn-cloud", *ROOMS, *words, "--out", tmp_path / "c.png") == 0
+    given = compose(list(ROOMS)).data.source
+    source = SyntheticRooms(**{k: v for k, v in given.items() if k != "_target_"})
+    frames = source.frames("train", frozenset({"image", "depth", "depth_valid"}))
+    (fx, _, cx), (_, fy, cy), _ = frames.intrinsics(1)
+    depth, valid, palette = sample["depth"].numpy(), sample["depth_valid"].numpy(), [*hn_palette(10, 2), VOID]
+    expected = []
+    for v, u in np.ndindex(depth.shape):
+        if not valid[v, u]:
+            continue
+        z = float(depth[v, u])
+        point = np.array([(u - cx) * z / fx, (v - cy) * z / fy, z])
+        ahead = np.array([0, 0, 1]) - made.up[2] * made.up
+        ahead /= np.linalg.norm(ahead)
+        place = (np.cross(ahead, made.up) @ point, ahead @ point, made.up @ point - made.floor)
+        of_label = palette[min(made.label[v, u], 20)]
+        expected.append((*place, *(of_label if color == "labels" else sample["image"][:, v, u].tolist())))
+    found = read_ply(tmp_path / "c.ply")
+    np.testing.assert_allclose(np.array(found), np.array(expected), atol=1e-4)
+    assert min(np.array(found)[:, 2]) > -0.1  # metres: no point is far below the floor
+    assert Image.open(tmp_path / "c.png").width == 3 * 200 + 2 * GAP + 2 * MARGIN
+    (row,) = numbers(tmp_path / "c.csv")
+    assert [int(v) for v in list(row.values())[7:]] == [int((made.label == k).sum()) for k in range(20)]
+
+
+def test_labels_that_were_made_before_are_read(tmp_path, capsys):
     made = tmp_path / "made"
     assert main(["data", "hn-labels", *ROOMS, "--out", str(made), "--splits", "train", "--workers", "1"]) == 0
     words = ("hn-labels", "data=hn", f"data.source.root={made}", "data.source.val_fraction=null")
+    assert figure("hn-cloud", *words[1:], "--out", tmp_path / "c.png") == 2
+    assert "hn has no depth" in capsys.readouterr().err
     assert figure(*words, "--count", 1, "--tile", 64, "--out", tmp_path / "v.png") == 0
     (row,) = numbers(tmp_path / "v.csv")
     label = np.asarray(Image.open(made / "train/labels" / f"{row['frame']}.png"))
@@ -121,6 +182,8 @@ def test_data_that_cannot_be_drawn_are_refused(tmp_path, capsys):
     own = ("data=folder", f"data.source.root={tmp_path}/own", "data.source.classes=[a,b]")
     assert "no depth" in refused("hn-heights", *own)
     assert "no depth" in refused("hn-labels", *own)
+    assert "no depth" in refused("hn-cloud", *own)
+    assert "has 5 frames, 0 to 4" in refused("hn-cloud", *ROOMS, "--image", "5")
     assert "--count 0" in refused("hn-labels", *ROOMS, "--count", "0")
     assert "did you mean train_00001" in refused("hn-labels", *ROOMS, "--frames", "train_0001")
     assert "does not exist" in refused("stitch", tmp_path)

@@ -57,6 +57,21 @@ def test_operations_forward_and_backward_are_those_counted_by_hand():
     assert both.flops == 2 * (2 * CONVOLUTION + 3 * LINEAR)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_gradient_of_a_grouped_convolution_takes_what_the_forward_pass_takes(groups, transposed):
+    layer = (nn.ConvTranspose2d if transposed else nn.Conv2d)(8, 8, 3, stride=2, groups=groups)
+    image = torch.randn(2, 8, 7, 9, requires_grad=True)
+    forward, both = Tally(), Tally()
+    with forward:
+        out = layer(image)
+    places = math.prod(image.shape[-2:] if transposed else out.shape[-2:])
+    assert forward.flops == 2 * 2 * 8 * (8 // groups) * 9 * places
+    with both:
+        layer(image).sum().backward()
+    assert both.flops == 3 * forward.flops
+
+
 def test_inference_mode_counts_alike_and_results_stay_as_they_are_bit_for_bit():
     net, image = network().eval(), torch.randn(2, 3, 6, 7)
     with torch.inference_mode():
