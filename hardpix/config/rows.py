@@ -169,6 +169,7 @@ def fits(pattern: str, cell: str) -> bool:
     return matches(REFERENCE.sub("*", pattern), cell)
 
 
+@cache
 def layouts(name: str) -> list[Layout]:
     """The table ``PAPER/TABLE``, or all tables of ``PAPER``, as ``conf/table`` lays them out."""
     return [layout(table, conf_dir() / "table") for table in published.tables(name)]
@@ -254,7 +255,7 @@ def _training(one: Row, cell: str) -> list[str]:
     words += [f"{key}={value}" for key, value in given.items()]
     cells = [REFERENCE.sub(lambda match: given.get(match[1], match[0]), own) for own in one.cells]
     table = "/".join(cell.split("/")[:2])
-    steps = next((own.steps for own in layouts(one.paper) if own.table.name == table), None)
+    steps = layouts(table)[0].steps if cell else None
     if steps is not None:
         words = [word for word in words if not word.startswith("trainer.max_steps=")]
         words.append(f"trainer.max_steps={steps}")

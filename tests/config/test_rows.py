@@ -168,11 +168,15 @@ def written(tmp_path, monkeypatch):
         (tmp_path / "rows").mkdir(exist_ok=True)
         (tmp_path / "rows/lwm.yaml").write_text(text)
         monkeypatch.setattr(reader, "conf_dir", lambda: tmp_path)
-        reader.rows.cache_clear()
+        clear()
         return reader.rows("lwm")
 
+    def clear():
+        reader.rows.cache_clear()
+        reader.layouts.cache_clear()
+
     yield read
-    reader.rows.cache_clear()
+    clear()
 
 
 @pytest.mark.parametrize(
