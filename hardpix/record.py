@@ -26,6 +26,7 @@ from hardpix.types import ConfigError, HardpixError
 SCHEMA = 1
 READABLE_SCHEMAS = (1,)
 FILE_NAME = "run.json"
+METRICS = "metrics.csv"  # next to it: losses and scores by step
 
 Status = Literal["running", "done", "interrupted", "failed"]
 INTERRUPTED = "interrupted"

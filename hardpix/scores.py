@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-FILE_NAME = "per_image.csv"
+PER_CLASS, PER_IMAGE = "per_class.csv", "per_image.csv"
 
 
 class ImageRow(NamedTuple):
@@ -53,7 +53,7 @@ def write_per_image(rows: Iterable[Sequence[Any]], folder: Path) -> None:
     (class, hit, truth, predicted) for each class.
     """
     with (
-        replacing(folder / FILE_NAME) as unfinished,
+        replacing(folder / PER_IMAGE) as unfinished,
         open(unfinished, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -63,7 +63,7 @@ def write_per_image(rows: Iterable[Sequence[Any]], folder: Path) -> None:
 
 def read_per_image(folder: Path) -> list[ImageRow] | None:
     """None where the run has left none."""
-    path = folder / FILE_NAME
+    path = folder / PER_IMAGE
     if not path.is_file():
         return None
     try:

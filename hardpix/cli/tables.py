@@ -209,7 +209,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test the difference of every row from this one: interval and p of one paired bootstrap over "
         "images and seeds",
     )
-    parser.add_argument("--resamples", type=_count, default=2000, help="of --against (default 2000)")
+    parser.add_argument(
+        "--resamples", type=_count, default=Options.resamples, help="of --against (default %(default)s)"
+    )
     parser.add_argument(
         "--random-seed", type=int, default=0, metavar="N", help="of the resampling of --against (default 0)"
     )

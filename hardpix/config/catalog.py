@@ -5,7 +5,9 @@ Standard library only: a list, or a completion on a key press, must not wait for
 
 from __future__ import annotations
 
+import csv
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +144,16 @@ def _nearest(word: str, known: list[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(known)}" if len(known) <= 25 else ""
+
+
+@cache
+def split_sizes() -> dict[str, dict[str, int]]:
+    """Number of frames of a complete data set, by the name of the data set and the split: ``data/sets/frames.csv``."""
+    sizes: dict[str, dict[str, int]] = {}
+    with open(PACKAGE / "data" / "sets" / "frames.csv", newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            sizes.setdefault(line["dataset"], {})[line["split"]] = int(line["frames"])
+    return sizes
 
 
 # Files that a group of the configuration can be chosen from.

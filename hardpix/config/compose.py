@@ -11,7 +11,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,35 +65,23 @@ GROUPS = (
 
 @dataclass
 class Root:
-    """The keys of a training configuration that are not a group's own."""
+    """The keys of a training configuration besides the groups. Types only: ``conf/train.yaml`` has the values."""
 
-    data: dict[str, Any] = field(default_factory=dict)
-    backbone: dict[str, Any] = field(default_factory=dict)
-    head: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    method: dict[str, Any] = field(default_factory=dict)
-    inference: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: dict[str, Any] = field(default_factory=dict)
-    aux_weight: NonNegative = 0.4
-    seed: Seed = 0
-    runs_dir: str = "runs"
-    study: str = "default"
-    run: str | None = None
-    resume: Any = "auto"
-    init_from: str | None = None
-    freeze: list[str] = field(default_factory=list)
-    parent: str | None = None
-    parent_weights: str = "last"
-    parent_config: dict[str, Any] | None = None
-    test_weights: str = "last"
-    panels: Whole = 4
-    trusted: list[str] = field(default_factory=list)
-    reproduces: list[str] = field(default_factory=list)
+    aux_weight: NonNegative
+    seed: Seed
+    runs_dir: str
+    study: str
+    run: str | None
+    resume: Any
+    init_from: str | None
+    freeze: list[str]
+    parent: str | None
+    parent_weights: str
+    parent_config: dict[str, Any] | None
+    test_weights: str
+    panels: Whole
+    trusted: list[str]
+    reproduces: list[str]
 
 
 WORDS = {
@@ -219,7 +207,8 @@ def _unknown(path: str, arguments: Sequence[str]) -> tuple[str | None, list[str]
 
 
 def _root_problems(cfg: DictConfig) -> Iterator[str]:
-    known = [f.name for f in fields(Root)]
+    scalar = [f.name for f in fields(Root)]
+    known = [*GROUPS, *scalar]
     for key in map(str, cfg):
         if key not in known:
             yield f"{key}: no such key at the top level{nearest(key, known)}"
@@ -233,7 +222,7 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             yield f"{group}: missing; choose a file of conf/{group}/, for example {group}=NAME"
-    scalars = [k for k in known if k in cfg and k not in GROUPS and not OmegaConf.is_missing(cfg, k)]
+    scalars = [k for k in scalar if k in cfg and not OmegaConf.is_missing(cfg, k)]
     try:
         OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key] for key in scalars})
     except OmegaConfBaseException:

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix.record import METRICS
 from hardpix.types import ConfigError, HardpixError
 
 LARGEST = 10_000_000  # bytes of a file
@@ -96,7 +97,7 @@ def _fault(text: str, aliases: bool) -> str:
 # A directory that was unpacked or copied from others may hold links, pipes and second names of files.
 
 
-IN_PLACE = (".lock", "metrics.csv", "output.log")  # are written where they are; the others are replaced
+IN_PLACE = (".lock", METRICS, "output.log")  # are written where they are; the others are replaced
 LINKED_INSIDE = (
     "wandb"  # W&B's folder: links in it lead to its newest run, and RUN/logs/* to logs it keeps elsewhere
 )

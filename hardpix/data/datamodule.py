@@ -77,7 +77,7 @@ class DataModule(pl.LightningDataModule):
         val_split: str = "val",
         test_split: str = "test",
         on_error: Literal["stop", "skip"] = "stop",
-        max_skip: Whole = 10,
+        max_skip: Whole = 0,
         accept_change: bool = False,
     ) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hardpix.record import obstacle, replacing
+from hardpix.record import METRICS, obstacle, replacing
 from hardpix.types import HardpixError
 
 if TYPE_CHECKING:
@@ -174,7 +174,6 @@ def line_style(i: int) -> dict[str, Any]:
 # Charts of height and normal labels: at which height objects are, and what cross-stitch factors become.
 
 
-METRICS = "metrics.csv"  # in a run's directory
 STITCH = re.compile(r"stitch/(?P<unit>\d+)/(?P<stream>own|other)(?P<std>/std)?")
 STREAMS = {"own": "trained stream", "other": "fixed stream"}
 SAID = 0.05  # shares from here on are written into their cells

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hardpix.config import command_line
 from hardpix.record import BELOW, covers
-from hardpix.scores import OF_CLASS, is_fraction, words_of
+from hardpix.scores import OF_CLASS, PER_CLASS, is_fraction, words_of
 from hardpix.tables.compare import ABSENT, FINGERPRINT, Run, folded, group, shortfalls, text
 from hardpix.tables.sheet import TIMES
 from hardpix.types import DataError, HardpixError
@@ -88,7 +88,7 @@ def with_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 def read_classes(folder: Path) -> list[dict[str, str]]:
     """The lines of a run's ``per_class.csv``; none where it has left none."""
-    path = folder / "per_class.csv"
+    path = folder / PER_CLASS
     if not path.is_file():
         return []
     try:

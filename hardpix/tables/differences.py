@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hardpix.record import RunRecord
-from hardpix.scores import ImageRow, is_fraction, read_per_image
+from hardpix.scores import PER_CLASS, PER_IMAGE, ImageRow, is_fraction, read_per_image
 from hardpix.tables.compare import ABSENT, Run, by_content, differs, ignored, silenced, text, warnings
 from hardpix.tables.sheet import TIMES
 from hardpix.types import DataError
@@ -73,7 +73,7 @@ def side(directory: Path, record: RunRecord, settings: dict[str, Any]) -> Side:
     """With what lies beside the record: ``per_class.csv`` and ``per_image.csv``."""
     images = read_per_image(directory)
     named = None if images is None else {row.image: row for row in images}
-    return Side(str(directory), record, settings, _read_classes(directory / "per_class.csv"), named)
+    return Side(str(directory), record, settings, _read_classes(directory / PER_CLASS), named)
 
 
 def differences(sides: Sequence[Side]) -> Differences:
@@ -166,8 +166,8 @@ def _notes(sides: Sequence[Side], classes: Sequence[str]) -> list[str]:
     if len(scored) > 1:
         notes.append(f"The runs are scored on different data: {', '.join(sorted(scored))}.")
     for what, file, lacking in (
-        ("class", "per_class.csv", [side.directory for side in sides if side.classes is None]),
-        ("image", "per_image.csv", [side.directory for side in sides if side.images is None]),
+        ("class", PER_CLASS, [side.directory for side in sides if side.classes is None]),
+        ("image", PER_IMAGE, [side.directory for side in sides if side.images is None]),
     ):
         if lacking:
             notes.append(f"No scores of each {what}: {', '.join(lacking)} lacks {file}.")

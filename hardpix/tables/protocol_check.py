@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hardpix.config.catalog import split_sizes
 from hardpix.config.published import THRESHOLD, Layout, LayoutColumn, LayoutRow, matches
-from hardpix.record import EFFECTIVE_BATCH, TRAINED_ON, covers
-from hardpix.record import FRAMES as PLACES
+from hardpix.record import EFFECTIVE_BATCH, FRAMES, TRAINED_ON, covers
+from hardpix.scores import PER_CLASS
 from hardpix.tables.compare import ABSENT, WARNED, Run, folded, ignored, may_be_unknown, silenced, text
 from hardpix.types import HardpixError
 
 # Never a departure, in addition to what no table compares: where the data lies, and what follows from other keys.
-SILENT = (*WARNED, *PLACES, EFFECTIVE_BATCH)
+SILENT = (*WARNED, *FRAMES, EFFECTIVE_BATCH)
 # What must be equal between runs that no experiment file describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
 # What a run that stands on another has from it. An experiment file that no chain sets upon another knows none of it.
@@ -31,16 +32,6 @@ TRAINED, SCORED, WITHOUT_LABELS = "training frames", "scored frames", "training 
 
 # Which they are, by content; to be the same in all runs that read a data set alike.
 TRAINED_DATA, SCORED_DATA = "training data", "scored data"
-
-# Frames of whole data sets, by the split's name.
-FRAMES: dict[str, dict[str, int]] = {
-    "nyuv2": {"train": 795, "test": 654},
-    "sunrgbd": {"train": 5285, "test": 5050},
-    "cityscapes": {"train": 2975, "val": 500, "test": 1525},
-    "ade20k": {"train": 20210, "val": 2000},
-    "camvid": {"train": 367, "val": 101, "test": 233},
-    "totaltext": {"train": 1255, "test": 300},
-}
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,8 @@ class Use:
 
     def frames(self) -> dict[str, tuple[int, int | None]]:
         """Frames as used, and as many as there should be, where either is known."""
-        full = FRAMES.get(folded(self.dataset), {})
+        sizes = {folded(name): splits for name, splits in split_sizes().items()}
+        full = sizes.get(folded(self.dataset), {})
         counts = {folded(key): count for key, count in self.run.record.frames.items()}
         if (scored := self.run.record.metrics.get(f"{self.role}/frames")) is not None:
             counts[f"{folded(self.dataset)}/{self.role}"] = int(scored)
@@ -212,7 +204,7 @@ def _by(
 def _reading(use: Use) -> dict[str, Any]:
     """How a run's data set is read, apart from where it lies."""
     own = use.factors
-    return {k: own[k] for k in sorted(own) if covers(["data.source"], k) and not covers(PLACES, k)}
+    return {k: own[k] for k in sorted(own) if covers(["data.source"], k) and not covers(FRAMES, k)}
 
 
 def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
@@ -353,7 +345,7 @@ def _score(use: Use, metric: str) -> float | None:
     if ":" not in metric:
         return metrics.get(f"{use.role}/{metric}")
     kind, _, name = metric.partition(":")
-    path = Path(use.run.directory) / "per_class.csv"
+    path = Path(use.run.directory) / PER_CLASS
     if not use.role or not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as file:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from hardpix.record import RunRecord, flush, replacing
+from hardpix.record import METRICS, RunRecord, flush, replacing
+from hardpix.scores import PER_CLASS
 from hardpix.train.wandb import WandbRun, online
 from hardpix.types import HardpixError
 
@@ -43,7 +44,7 @@ def build_loggers(
     ``wandb``: ``auto`` (online with a key, else offline), ``online``, ``offline`` or false. ``config``: as a record
     has it, flat.
     """
-    csv = MetricsCSV(run_dir / "metrics.csv", resume_step=resume_step)
+    csv = MetricsCSV(run_dir / METRICS, resume_step=resume_step)
     sent = online(str(wandb)) if wandb else None
     if sent is None:
         return [csv]
@@ -106,7 +107,7 @@ def log_results(
     """Pictures and the per-class table of the test, and further ``scores`` of it."""
     for logger in loggers:
         if isinstance(logger, WandbRun):
-            logger.log_results(run_dir / "per_class.csv", panels, scores, step)
+            logger.log_results(run_dir / PER_CLASS, panels, scores, step)
 
 
 def close(loggers: Sequence[Logger], record: RunRecord) -> None:

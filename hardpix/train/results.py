@@ -23,7 +23,7 @@ from hardpix.metrics import HardnessGroups
 from hardpix.metrics.hardness import rank_edges
 from hardpix.ops.hardness import OF_DATA, OF_LOGITS, HardMap, hard_map, logit_map
 from hardpix.record import replacing
-from hardpix.scores import per_class_rows, write_per_class, write_per_image
+from hardpix.scores import PER_CLASS, per_class_rows, write_per_class, write_per_image
 from hardpix.types import Batch, ConfigError, DatasetInfo, HardpixError
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def write(folder: Path, confusion: np.ndarray, info: DatasetInfo, images: Iterab
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "confusion.npy") as unfinished:
         np.save(unfinished, confusion)
-    write_per_class(per_class_rows(confusion, info.classes), folder / "per_class.csv")
+    write_per_class(per_class_rows(confusion, info.classes), folder / PER_CLASS)
     write_per_image(images, folder)
 
 

@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from hardpix import record
 from hardpix.config import safe_files
+from hardpix.config.catalog import conf_dir
 from hardpix.record import FILES, FRAMES, obstacle, without_below, write_text
 from hardpix.train import machine
 from hardpix.types import ConfigError, HardpixError
@@ -33,13 +34,22 @@ SHOWN = 5  # settings that an error names
 # those below, so that older runs can be read, resumed, and found by a sweep.
 ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
 
+
+class InConf(NamedTuple):
+    """A value without effect next to the others that are added: as ``conf/FILE`` has it today."""
+
+    file: str
+
+
 # The same of groups of plain values.
-ADDED_GROUPS: dict[str, dict[str, Any]] = {"trainer": {"nan": "stop", "max_skip": 10}}
+ADDED_GROUPS: dict[str, dict[str, Any]] = {
+    "trainer": {"nan": "stop", "max_skip": InConf("trainer/default.yaml")}
+}
 
 # The same of constructors, by their name.
 ADDED_TO: dict[str, dict[str, Any]] = {
     "hardpix.data.DataModule": {"labeled": None, "labeled_seed": 0, "unlabeled_batch_size": None, "on_error": "stop",
-                                "max_skip": 10, "accept_change": False},
+                                "max_skip": InConf("pipeline/default.yaml"), "accept_change": False},
     "hardpix.data.SyntheticRooms": {"style": "a"},
     **{f"hardpix.data.{name}": {"depth_missing": "error"}
        for name in ("Folder", "Listed", "NYUv2", "NYUv2Raw", "RGBDFolder", "SUNRGBD")},
@@ -236,18 +246,23 @@ def read_config(run_dir: Path) -> DictConfig:
 
 
 def _complete(cfg: DictConfig) -> None:
-    for key, value in ADDED.items():
-        cfg.setdefault(key, value)
+    _add(cfg, ADDED)
     for group, values in ADDED_GROUPS.items():
-        for key, value in values.items() if isinstance(cfg.get(group), DictConfig) else ():
-            cfg[group].setdefault(key, value)
+        if isinstance(cfg.get(group), DictConfig):
+            _add(cfg[group], values)
     nodes = [cfg.get(group) for group in ("data", "head", "method")]
     for node in (*nodes, nodes[0].get("source") if isinstance(nodes[0], DictConfig) else None):
         if isinstance(node, DictConfig):
-            for key, value in ADDED_TO.get(str(node.get("_target_")), {}).items():
-                node.setdefault(key, value)
+            _add(node, ADDED_TO.get(str(node.get("_target_")), {}))
     if isinstance(cfg.parent_config, DictConfig):
         _complete(cfg.parent_config)
+
+
+def _add(node: DictConfig, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key not in node:
+            file = conf_dir() / value.file if isinstance(value, InConf) else None
+            node[key] = safe_files.read_yaml(file)[key] if file else value
 
 
 def as_text(cfg: DictConfig) -> str:

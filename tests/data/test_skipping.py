@@ -10,7 +10,7 @@ from tests.data.test_datamodule import TinyFrames, TinySource, epoch, module, sa
 
 
 def skipping(broken=(), **changes):
-    return module(TinySource(broken=broken), on_error="skip", **changes)
+    return module(TinySource(broken=broken), on_error="skip", **({"max_skip": 10} | changes))
 
 
 def test_the_next_readable_frame_takes_the_place_under_the_same_random_numbers(capsys):

@@ -58,8 +58,10 @@ POOLS = (1, 2, 3, 6)
 HEADS = {
     "fcn": partial(FCNHead, channels=8, num_convs=2, concat_input=True, dropout=0.1),
     "psp": partial(PSPHead, channels=8, pool_sizes=POOLS, dropout=0.1),
-    "deeplabv3": partial(DeepLabV3Head, channels=8, dilations=(2, 4), dropout=0.1),
-    "deeplabv3plus": partial(DeepLabV3PlusHead, channels=8, low_channels=4, dilations=(2, 4), dropout=0.1),
+    "deeplabv3": partial(DeepLabV3Head, channels=8, dilations=(2, 4), project_kernel=3, dropout=0.1),
+    "deeplabv3plus": partial(
+        DeepLabV3PlusHead, channels=8, low_channels=4, dilations=(2, 4), project_kernel=3, dropout=0.1
+    ),
     "dpc": partial(
         DPCHead,
         channels=8,
@@ -70,7 +72,9 @@ HEADS = {
         cell_dropout=0.1,
         dropout=0.1,
     ),
-    "gau_decoder": partial(GAUDecoderHead, channels=8, dilations=(2, 4), attention="sigmoid", dropout=0.1),
+    "gau_decoder": partial(
+        GAUDecoderHead, channels=8, dilations=(2, 4), project_kernel=3, attention="sigmoid", dropout=0.1
+    ),
     "dupsampling": partial(
         DUpsamplingHead,
         channels=8,
@@ -78,6 +82,7 @@ HEADS = {
         code_channels=6,
         ratio=4,
         dilations=(2, 4),
+        project_kernel=3,
         dropout=0.1,
     ),
     "nonlocal": partial(NonLocalHead, channels=8, reduction=2, dropout=0.1),
