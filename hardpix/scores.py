@@ -1,4 +1,4 @@
-"""Scores of classes and images as files beside a record, and how scores are written.
+"""Scores of classes and images as files next to a record, and how scores are written.
 
 Its last column, ``counts``, holds of every class that occurs or is predicted in the image its index and the pixels hit,
 in the truth and predicted: ``0:12/15/14 3:0/2/0``. Sums over images give the scores of any sample of the split. Files
@@ -70,13 +70,13 @@ def read_per_image(folder: Path) -> list[ImageRow] | None:
         with open(path, newline="", encoding="utf-8") as file:
             return [_row(row) for row in csv.DictReader(file)]
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes one anew.") from None
+        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes it again.") from None
 
 
 def _line(row: Sequence[Any]) -> list[str]:
     name, pixels, acc, miou, *counts = row
-    told = " ".join("{}:{}/{}/{}".format(*one) for one in counts[0]) if counts else ""
-    return [name, str(pixels), f"{acc:.6f}", f"{miou:.6f}", told]
+    spelled = " ".join("{}:{}/{}/{}".format(*one) for one in counts[0]) if counts else ""
+    return [name, str(pixels), f"{acc:.6f}", f"{miou:.6f}", spelled]
 
 
 def _row(row: Mapping[str, Any]) -> ImageRow:

@@ -77,7 +77,7 @@ def published_tables(args: argparse.Namespace) -> int:
     """A published table. Without runs it holds the printed numbers alone."""
     from hardpix.config import published
     from hardpix.config.published import layout
-    from hardpix.tables.reproduction import Asked, comparison
+    from hardpix.tables.reproduction import TableOptions, comparison
 
     if args.published == "list":
         print(listing(), end="")
@@ -86,7 +86,7 @@ def published_tables(args: argparse.Namespace) -> int:
     shown = [layout(table, folder) for table in published.tables(args.published)]
     runs, unreadable = collected(args) if args.runs else ([], [])
     check_patterns(runs)
-    asked = Asked(
+    asked = TableOptions(
         args.relative_to,
         args.against,
         Options(args.resamples, args.random_seed),
@@ -166,7 +166,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         "hardpix table",
         description="Compare runs in a table: mean, deviation and n over seeds; runs that differ in anything "
-        "undeclared are refused. NAME RUN... is a published table with its numbers beside ours.",
+        "undeclared are refused. NAME RUN... is a published table with its numbers next to ours.",
     )
     add_arguments(parser)
     return parser.parse_intermixed_args(arguments)
@@ -180,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--published",
         metavar="PAPER/TABLE",
-        help="a paper's table with its printed numbers beside ours, or PAPER for all of its tables (--rows and "
+        help="a paper's table with its printed numbers next to ours, or PAPER for all of its tables (--rows and "
         "--columns do not apply); list shows the tables and the names of their cells",
     )
     parser.add_argument(
@@ -219,7 +219,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--combinations", action="store_true", help="also rows of the product of --rows that have no run"
     )
     parser.add_argument(
-        "--ignore", type=_list, default=[], help="factors not to compare; told below the table"
+        "--ignore", type=_list, default=[], help="factors not to compare; listed below the table"
     )
     parser.add_argument(
         "--strict", action="store_true", help="a damaged record is an error, not a note below the table"
@@ -258,8 +258,8 @@ def collected(args: argparse.Namespace) -> tuple[list[Run], list[str]]:
     problems: list[str] = []
     runs = collect(args.runs, None if args.strict else problems)
     count = len(problems)
-    told = f"{count} record{'s' if count > 1 else ''} could not be read: {' '.join(problems)}"
-    return runs, [told] * bool(problems)
+    summary = f"{count} record{'s' if count > 1 else ''} could not be read: {' '.join(problems)}"
+    return runs, [summary] * bool(problems)
 
 
 def emit(output: str, notes: Sequence[str], args: argparse.Namespace) -> None:
@@ -344,7 +344,7 @@ def command(cell: str, seeds: Sequence[int]) -> tuple[str, ...]:
         words = [
             word for word in words if word.partition("=")[0] not in given and (word != "-m" or not given)
         ]
-        if program == "chain":  # its stages are told all that varies
+        if program == "chain":  # its stages are given all that varies
             return tuple(" ".join(["hardpix chain", *words, f"seed={seed}"]) for seed in seeds)
         words += [f"{key}={value}" for key, value in given.items()]
         if program == "evaluate":

@@ -41,17 +41,17 @@ class Entry(NamedTuple):
     @property
     def use(self) -> str:
         """What to type: the command in the file's own comment, else its group's."""
-        told = [line for line in first_comment(self.path.read_text(encoding="utf-8")) if COMMAND.match(line)]
-        return told[0] if told else use(self.group, self.name)
+        parts = [line for line in first_comment(self.path.read_text(encoding="utf-8")) if COMMAND.match(line)]
+        return parts[0] if parts else use(self.group, self.name)
 
 
 def conf_dir() -> Path:
-    """The folder of configuration files: beside the package in a checkout, inside it in a wheel."""
+    """The folder of configuration files: next to the package in a checkout, inside it in a wheel."""
     for candidate in (PACKAGE.parent / "conf", PACKAGE / "conf"):
         if (candidate / "train.yaml").is_file():
             return candidate
     raise refusal(
-        f"no conf/ folder beside or inside {PACKAGE}: the installation is incomplete, install again"
+        f"no conf/ folder next to or inside {PACKAGE}: the installation is incomplete, install again"
     )
 
 
@@ -117,9 +117,9 @@ def first_comment(text: str) -> list[str]:
     for line in map(str.strip, text.splitlines()):
         if line.startswith("# @package"):
             continue
-        told = line[1:].strip() if line.startswith("#") else ""
-        if told:
-            lines.append(told)
+        words = line[1:].strip() if line.startswith("#") else ""
+        if words:
+            lines.append(words)
         elif line or lines:
             break
     return lines

@@ -173,7 +173,7 @@ def _columns(runs: Sequence[Run], metric: str) -> list[str]:
 
 def curves(run: Run) -> dict[str, Curve]:
     """``train/loss`` and ``val/`` scores of ``metrics.csv`` by step, finite values only; empty without the file."""
-    path = Path(run.directory) / record.METRICS
+    path = Path(run.directory) / "metrics.csv"
     if not path.is_file():
         return {}
     found: dict[str, Curve] = {}

@@ -43,7 +43,7 @@ class Row:
 class Setting:
     key: str
     values: tuple[Any, ...]  # ABSENT where a run lacks it
-    matters: bool  # False: a name, a seed, what watches
+    matters: bool  # False: a name, a seed, a logger
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Differences:
 
 
 def side(directory: Path, record: RunRecord, settings: dict[str, Any]) -> Side:
-    """With what lies beside the record: ``per_class.csv`` and ``per_image.csv``."""
+    """With what lies next to the record: ``per_class.csv`` and ``per_image.csv``."""
     images = read_per_image(directory)
     named = None if images is None else {row.image: row for row in images}
     return Side(str(directory), record, settings, _read_classes(directory / PER_CLASS), named)
@@ -184,7 +184,7 @@ def _read_classes(path: Path) -> dict[str, float] | None:
         with open(path, newline="", encoding="utf-8") as file:
             return {line["class"]: float(line["iou"]) for line in csv.DictReader(file)}
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes one anew.") from None
+        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes it again.") from None
 
 
 # Differences of runs as Markdown and as JSON.
@@ -249,8 +249,8 @@ def _settings_lines(found: Differences, letters: Sequence[str]) -> list[str]:
     rows = [[s.key, *(_short(value) for value in s.values)] for s in shown]
     parts.append(_table(["key", *letters], rows) if rows else "The settings that may matter agree.")
     if others:
-        told = [f"{s.key} ({' / '.join(_short(value) for value in s.values)})" for s in others]
-        parts.append(f"Also different (names, seeds, what watches): {', '.join(told)}.")
+        pieces = [f"{s.key} ({' / '.join(_short(value) for value in s.values)})" for s in others]
+        parts.append(f"Also different (names, seeds, loggers): {', '.join(pieces)}.")
     return parts
 
 
@@ -281,13 +281,16 @@ def _costs(rows: Sequence[Row], letters: Sequence[str]) -> list[str]:
 def _images(found: Differences, letters: Sequence[str], count: int) -> list[str]:
     if not found.images:
         return []
-    told = [
+    pieces = [
         f"{a} against {letters[0]}: {t.common} images in common, {t.better} better, {t.worse} worse, mean "
         f"difference {_signed(t.mean, True)} points"
         + (f"; {t.alone} are scored by one of the two only" if t.alone else "")
         for a, t in zip(letters[1:], found.tallies, strict=True)
     ]
-    parts = ["## Images (mIoU of the classes in each, %)", "\n".join(f"{line}.  " for line in told).rstrip()]
+    parts = [
+        "## Images (mIoU of the classes in each, %)",
+        "\n".join(f"{line}.  " for line in pieces).rstrip(),
+    ]
     lost = [row for row in found.images if any(value < 0 for value in row.apart)][:count]
     gained = [row for row in found.images if any(value > 0 for value in row.apart)]
     gained = sorted(gained, key=lambda row: -max(v for v in row.apart if not math.isnan(v)))[:count]
@@ -314,8 +317,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _short(value: Any) -> str:
-    told = text(value)
-    return told if len(told) <= LONGEST else told[: LONGEST - 1] + "…"
+    summary = text(value)
+    return summary if len(summary) <= LONGEST else summary[: LONGEST - 1] + "…"
 
 
 def _value(value: float, percent: bool) -> str:

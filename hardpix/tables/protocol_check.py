@@ -1,6 +1,6 @@
 """Check that runs followed the protocol of the cells they stand for, and choose the runs of a cell.
 
-A reproduction on fewer steps is worth showing as long as it is told, and as long as every row had as few: what
+A reproduction on fewer steps is worth showing as long as it is stated, and as long as every row had as few: what
 misleads is a table whose rows were trained unequally.
 """
 
@@ -24,7 +24,7 @@ from hardpix.types import HardpixError
 SILENT = (*WARNED, *FRAMES, EFFECTIVE_BATCH)
 # What must be equal between runs that no experiment file describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
-# What a run that stands on another has from it. An experiment file that no chain sets upon another knows none of it.
+# What a run has from its parent. An experiment file that is no stage of a chain knows none of it.
 BELOW = "parent_config"
 FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
 
@@ -122,7 +122,7 @@ def departure(use: Use, experiments: Sequence[Experiment]) -> Departure:
     """From the nearest of the experiment files that declare the use's cell."""
     own = use.factors
     fitting = [one for one in experiments if any(matches(pattern, use.cell) for pattern in one.cells)]
-    parent_known = not _stands(own) or any(_stands(one.factors) for one in fitting)
+    parent_known = not _has_parent(own) or any(_has_parent(one.factors) for one in fitting)
     from_parent = () if parent_known else FROM_PARENT
     found = [_differing(own, one.factors, (*one.free, *use.free, *from_parent)) for one in fitting]
     keys = min(found, key=len) if found else {}
@@ -134,7 +134,7 @@ def departure(use: Use, experiments: Sequence[Experiment]) -> Departure:
     return Departure(bool(found), parent_known, keys, frames)
 
 
-def _stands(factors: Mapping[str, Any]) -> bool:
+def _has_parent(factors: Mapping[str, Any]) -> bool:
     """Whether the factors of another run lie below these."""
     return any(key.startswith(f"{BELOW}.") for key in factors)
 
@@ -157,10 +157,10 @@ def refuse_unequal(uses: Sequence[Use], departures: Sequence[Departure], ignore:
 
 def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) -> list[str]:
     keys = {SCORED, TRAINED_DATA, SCORED_DATA}
-    keys |= {key for use, departed in members for key in _watched(use, departed)}
+    keys |= {key for use, departed in members for key in _compared_keys(use, departed)}
     lines = []
     for key in sorted(key for key in keys if not covers(ignore, key)):
-        for alike in _alike(members, key):
+        for alike in _comparable_members(members, key):
             values: list[tuple[Any, str]] = []
             for use, departed in alike:
                 value = _value(use, departed, key)
@@ -171,7 +171,9 @@ def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) ->
     return lines
 
 
-def _alike(members: Sequence[tuple[Use, Departure]], key: str) -> list[list[tuple[Use, Departure]]]:
+def _comparable_members(
+    members: Sequence[tuple[Use, Departure]], key: str
+) -> list[list[tuple[Use, Departure]]]:
     """Below ``parent_config`` only runs of one method and data set are to be compared: others are different stages.
 
     What a data set holds depends on how it is read.
@@ -220,7 +222,7 @@ def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
     return (use.factors[key],) if key in use.factors else None
 
 
-def _watched(use: Use, departed: Departure) -> set[str]:
+def _compared_keys(use: Use, departed: Departure) -> set[str]:
     """Keys that must be the same in all runs: those departed in; without an experiment file all of effort."""
     own = use.factors
     silent = (*ignored([own]), *SILENT)
@@ -260,7 +262,7 @@ VALUE = "value"
 
 
 def uses_of(layout: Layout, runs: Sequence[Run], notes: list[str]) -> dict[tuple[str, str], list[Use]]:
-    """The runs of each cell. A run on another data set is left out, and that is told."""
+    """The runs of each cell. A run on another data set is left out, with a note."""
     found: dict[tuple[str, str], list[Use]] = defaultdict(list)
     strangers = 0
     for run in runs:

@@ -66,7 +66,7 @@ def build_loggers(
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
     """``{"method.alpha": 1}`` -> ``{"method": {"alpha": 1}}``, by which W&B's panels find a key.
 
-    A list of one number repeated, such as LWM's ``cells``, cannot be an axis: the number stands beside it under
+    A list of one number repeated, such as LWM's ``cells``, cannot be an axis: the number stands next to it under
     ``axes``, ``{"method_cells": 8}``.
     """
     found: dict[str, Any] = {}
@@ -123,7 +123,7 @@ def close(loggers: Sequence[Logger], record: RunRecord) -> None:
 class MetricsCSV(Logger):
     """``metrics.csv``: one row per logged step, columns as they appear; a resumed run goes on in the same file.
 
-    Rows are appended once they are complete: writing the file anew at each of them took longer than many a
+    Rows are appended once they are complete: rewriting the file at each of them took longer than many a
     training step, and the longer the run the more. Lightning's own CSV logger does that, and deletes the rows of
     the run that is resumed.
     """
@@ -134,7 +134,7 @@ class MetricsCSV(Logger):
         kept = [] if resume_step is None else [r for r in _read_rows(path) if r["step"] < resume_step]
         self.path, self.rows = path, kept
         self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
-        self.on_disk = 0  # rows that stand in the file as they are; 0: the file is to be written anew
+        self.on_disk = 0  # rows that stand in the file as they are; 0: the file is to be rewritten
         self.promised = (
             0  # rows that a checkpoint relies on: they stay in the file, also while the last one grows
         )

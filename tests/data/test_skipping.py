@@ -120,7 +120,7 @@ def test_settings_out_of_range(changes, told):
 
 def test_a_long_list_is_cut():
     skips = Skips("skip", 30)
-    with pytest.raises(DataError, match=r"; and 11 more; mend them"):
+    with pytest.raises(DataError, match=r"; and 11 more; repair them"):
         skips.take({"skipped": {f"f{i}": f"file {i}" for i in range(31)}})
 
 

@@ -21,8 +21,8 @@ from hardpix.config.compose import compose, validate
 from hardpix.evaluate import evaluate
 from hardpix.train import resume
 from hardpix.train.build import build, method_class
-from hardpix.train.callbacks import EMA, settle_best
-from hardpix.train.rundir import BEFORE, BEST, LAST, read_config
+from hardpix.train.callbacks import EMA, update_best
+from hardpix.train.rundir import BEST, LAST, PREVIOUS, read_config
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 from tests.faults.cases import CASES
@@ -122,14 +122,14 @@ def test_all_processes_save_the_best_weights_or_none(tmp_path, first):
             strategy=SimpleNamespace(broadcast=lambda own: decided.setdefault("by the first", own)),
             save_checkpoint=lambda *_, rank=rank, **__: saved.append(rank),
         )  # fmt: skip
-        settle_best(folder, trainer, 0.4)
+        update_best(folder, trainer, 0.4)
     assert saved == ([] if first else [0, 1])
 
 
 def test_further_processes_do_not_look_for_a_checkpoint_themselves(tiny, tmp_path, monkeypatch):
     """The first one may be renaming it at this moment."""
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / BEFORE).write_text("")
+    (tmp_path / PREVIOUS).write_text("")
     monkeypatch.setenv("RANK", "1")
     assert resume.checkpoint(tmp_path, tiny()) == tmp_path / LAST
 
