@@ -125,7 +125,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     from hardpix.train.build import build, quiet
     from hardpix.train.checkpoint import load_weights
     from hardpix.train.cost import BranchTime
-    from hardpix.train.provenance import depth_remarks, label_verdict, told_left_out, used
+    from hardpix.train.provenance import data_record, depth_remarks, label_verdict, unread_file_remarks
     from hardpix.train.results import write_panels
 
     quiet()
@@ -135,14 +135,14 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     rundir.check_classes(run_dir, data.info.classes, data.info.name)
     data.evaluation_dataset(split)  # raises where there is none; only an opened one knows what is left out
     of_labels = label_verdict(data, [split])
-    told = (
+    parts = (
         *data.source.remarks(),
-        *told_left_out(data, [split]),
+        *unread_file_remarks(data, [split]),
         *depth_remarks(data, [split]),
         *of_labels.lines,
         of_labels.refusal,
     )
-    for line in filter(None, told):
+    for line in filter(None, parts):
         print(line)
     load_weights(method, run_dir, weights)
     trainer = pl.Trainer(
@@ -167,7 +167,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, *, split: str, weights: str, out: P
     factors |= only_recorded(trained)
     factors |= trained_on(trained, data.info.name)
     metrics |= {key: value for key, value in trained.metrics.items() if key in TRAINING}
-    seen = used(data, [split])
+    seen = data_record(data, [split])
     done = replace(
         trained, run_id=rundir.new_id(), parent=trained.run_id, status="done", error=None,
         factors=factors, metrics=metrics, started=rundir.utc_now(), overrides=[],

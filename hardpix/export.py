@@ -199,13 +199,13 @@ def _save(program: Any, path: Path) -> None:
 
 
 def _compared(graph: Any, path: Path, data: Any, given: argparse.Namespace) -> bool:
-    """Run the written file beside the run, print how far they are apart; whether that is near enough."""
+    """Run the written file next to the run, print how far they are apart; whether that is near enough."""
     import onnxruntime
     import torch
 
     try:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised, and told by us
+        options.log_severity_level = 4  # what fails is raised, and reported here
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for what, image in _images(data, given.size):
             with torch.inference_mode():
@@ -324,7 +324,7 @@ def exported(graph: Inference, size: Sequence[int] | None, opset: int) -> Any:
     with torch.no_grad():
         graph(
             example
-        )  # a size that the network refuses is told by itself, and what is looked up once is looked up
+        )  # a size that the network refuses is reported by the network, and what is looked up once is looked up
     try:
         with torch.no_grad(), PoolsByMatrix(), _quietly():
             program = torch.export.export(graph, (example,), dynamic_shapes=(free,), strict=False)

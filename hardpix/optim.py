@@ -116,8 +116,8 @@ class Adam(_Factory):
         *,
         lr: Positive,
         weight_decay: NonNegative,
-        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999),
-        eps: NonNegative = 1e-8,
+        betas: tuple[ShareBelowOne, ShareBelowOne],
+        eps: NonNegative,
         group_options: Mapping[str, Mapping[str, NonNegative]] | None = None,
         decay_one_dimensional: bool = True,
     ) -> None:
@@ -189,7 +189,7 @@ class Poly(_PerStep):
 
     @checked
     def __init__(
-        self, *, power: Positive, min_lr: NonNegative, warmup_steps: Whole = 0, warmup_ratio: Share = 1e-6
+        self, *, power: Positive, min_lr: NonNegative, warmup_steps: Whole, warmup_ratio: Share
     ) -> None:
         super().__init__(warmup_of(warmup_steps, warmup_ratio))
         self.power, self.min_lr = power, min_lr
@@ -202,7 +202,7 @@ class Constant(_PerStep):
     """The same rate throughout, after the warm-up."""
 
     @checked
-    def __init__(self, *, warmup_steps: Whole = 0, warmup_ratio: Share = 1e-6) -> None:
+    def __init__(self, *, warmup_steps: Whole, warmup_ratio: Share) -> None:
         super().__init__(warmup_of(warmup_steps, warmup_ratio))
 
     def decay(self, step: int, *, base: float, steps: int) -> float:
@@ -241,8 +241,8 @@ class Plateau:
         patience: Whole,
         threshold: NonNegative,
         max_drops: Whole,
-        warmup_steps: Whole = 0,
-        warmup_ratio: Share = 1e-6,
+        warmup_steps: Whole,
+        warmup_ratio: Share,
     ) -> None:
         self.options = {"factor": factor, "patience": patience, "threshold": threshold}
         self.max_drops = max_drops

@@ -44,10 +44,10 @@ def main(arguments: list[str]) -> int:
     check_folder(given.out)
     device = find_device(given.device)
     _, data, method = loaded(given.run, given.weights, overrides)
-    values = own_values(data.source) if given.values == "dataset" else None
+    values = submission_values(data.source) if given.values == "dataset" else None
     faults = predict(method, data, paths, given.out, device=device, values=values)
     print(f"{len(paths) - len(faults)} images labelled in {given.out}")
-    faults += told_of(unread)
+    faults += report_unread(unread)
     if values is not None:
         print(f"{given.out / 'label'} is what the test server of {data.info.name} takes")
     for fault in faults:
@@ -63,18 +63,18 @@ def check_folder(out: Path) -> None:
     record.check_output("--out", out, folder=True)
 
 
-def own_values(source: Source) -> Mapping[int, int]:
+def submission_values(source: Source) -> Mapping[int, int]:
     """Class index -> the number that ``source``'s test server takes; raises where it has none of its own."""
     values = source.submission_values()
     if values is None:
         raise ConfigError(
             f"--values dataset: {source.info.name} has no numbers of its own; use --values index, or data=NAME for "
-            f"one of {', '.join(_with_own_values())} with the same classes"
+            f"one of {', '.join(_datasets_with_submission_values())} with the same classes"
         )
     return values
 
 
-def _with_own_values() -> list[str]:
+def _datasets_with_submission_values() -> list[str]:
     import hardpix.data
     from hardpix.data.source import Source
 
@@ -129,7 +129,7 @@ def find_images(sources: list[Path]) -> tuple[list[Path], list[Path]]:
     return list(seen.values()), unread
 
 
-def told_of(unread: list[Path]) -> list[str]:
+def report_unread(unread: list[Path]) -> list[str]:
     """Print how many files of the folders are not read; a sentence for each of them that is a picture."""
     from hardpix.data.listing import is_picture, kinds
 

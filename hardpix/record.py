@@ -26,6 +26,7 @@ from hardpix.types import ConfigError, HardpixError
 SCHEMA = 1
 READABLE_SCHEMAS = (1,)
 FILE_NAME = "run.json"
+METRICS = "metrics.csv"  # next to it: losses and scores by step
 
 Status = Literal["running", "done", "interrupted", "failed"]
 INTERRUPTED = "interrupted"
@@ -312,7 +313,7 @@ def check_output(option: str, path: Path, *, folder: bool = False) -> None:
 IGNORED = (
     *("seed", "data.seed"),  # what a table averages over
     *("run", "study", "runs_dir", "resume", "parent", "trusted", "reproduces"),  # names and places
-    *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
+    *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # displays
     *("trainer.val_every_steps", "trainer.val_every_epochs"),  # see `ignored`
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
     *(
@@ -320,7 +321,7 @@ IGNORED = (
         "trainer.num_nodes",
         "trainer.strategy",
     ),  # compared as trainer.world_size
-    # What came of these is told: see `warnings`.
+    # What came of these is printed below a table: see `warnings`.
     *("data.on_error", "data.max_skip", "data.accept_change", "data.source.depth_missing"),
 )
 

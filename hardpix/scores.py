@@ -1,4 +1,4 @@
-"""Scores of classes and images as files beside a record, and how scores are written.
+"""Scores of classes and images as files next to a record, and how scores are written.
 
 Its last column, ``counts``, holds of every class that occurs or is predicted in the image its index and the pixels hit,
 in the truth and predicted: ``0:12/15/14 3:0/2/0``. Sums over images give the scores of any sample of the split. Files
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-FILE_NAME = "per_image.csv"
+PER_CLASS, PER_IMAGE = "per_class.csv", "per_image.csv"
 
 
 class ImageRow(NamedTuple):
@@ -53,7 +53,7 @@ def write_per_image(rows: Iterable[Sequence[Any]], folder: Path) -> None:
     (class, hit, truth, predicted) for each class.
     """
     with (
-        replacing(folder / FILE_NAME) as unfinished,
+        replacing(folder / PER_IMAGE) as unfinished,
         open(unfinished, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -63,20 +63,20 @@ def write_per_image(rows: Iterable[Sequence[Any]], folder: Path) -> None:
 
 def read_per_image(folder: Path) -> list[ImageRow] | None:
     """None where the run has left none."""
-    path = folder / FILE_NAME
+    path = folder / PER_IMAGE
     if not path.is_file():
         return None
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [_row(row) for row in csv.DictReader(file)]
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes one anew.") from None
+        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes it again.") from None
 
 
 def _line(row: Sequence[Any]) -> list[str]:
     name, pixels, acc, miou, *counts = row
-    told = " ".join("{}:{}/{}/{}".format(*one) for one in counts[0]) if counts else ""
-    return [name, str(pixels), f"{acc:.6f}", f"{miou:.6f}", told]
+    spelled = " ".join("{}:{}/{}/{}".format(*one) for one in counts[0]) if counts else ""
+    return [name, str(pixels), f"{acc:.6f}", f"{miou:.6f}", spelled]
 
 
 def _row(row: Mapping[str, Any]) -> ImageRow:

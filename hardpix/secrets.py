@@ -36,7 +36,7 @@ def masked(text: str) -> str:
 
 
 def problems(flat: Mapping[str, Any]) -> list[str]:
-    """What in a flat configuration must not be written, by its key; the value itself is never told."""
+    """What in a flat configuration must not be written, by its key; the value itself is never shown."""
     secrets, found = known(), []
     for key, value in flat.items():
         text = f"{key} {value}"

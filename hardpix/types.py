@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class HardpixError(Exception):
-    """A fault the user can mend. Its message is one sentence: what, where, what would be right."""
+    """A fault the user can fix. Its message is one sentence: what, where, what would be right."""
 
     status: ClassVar[int] = 2  # of the process that ends with it
 

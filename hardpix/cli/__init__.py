@@ -17,7 +17,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   train      train one run, or a sweep:  hardpix train method=hardness seed=1
                                          hardpix train -m loss=cross_entropy,ohem seed=0,1
   sweep      a study that survives:      hardpix sweep NAME_OR_OVERRIDES, hardpix sweep status NAME_OR_OVERRIDES
-  chain      runs that stand on each other:  hardpix chain error_prediction data=camvid seed=1
+  chain      runs that build on each other:  hardpix chain error_prediction data=camvid seed=1
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   export     a run as an ONNX file:      hardpix export RUN --onnx FILE
@@ -41,7 +41,7 @@ Settings are Hydra overrides (group=choice, key.sub=value); hardpix train --cfg 
 
 
 # Disk full, quota, read-only, no rights, a fault of the disk, a name too long.
-UNWRITABLE = {
+WRITE_ERRORS = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG")
     if hasattr(errno, name)
@@ -77,7 +77,7 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; a fault of the user becomes its own sentence, a traceback only with HYDRA_FULL_ERROR=1."""
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
-        return _quitting(command, arguments) if command in TRAINING else command(arguments)
+        return _exit_on_signal(command, arguments) if command in TRAINING else command(arguments)
     except BrokenPipeError:
         return 1
     except Exception as error:
@@ -87,8 +87,8 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         if not full and (ailing := machine.explain(error)) is not None:
             print(f"hardpix: {ailing}", file=sys.stderr)
             return 1
-        if not full and isinstance(error, OSError) and error.errno in UNWRITABLE:
-            print(f"hardpix: {_unwritten(error)}", file=sys.stderr)
+        if not full and isinstance(error, OSError) and error.errno in WRITE_ERRORS:
+            print(f"hardpix: {_write_error(error)}", file=sys.stderr)
             return 2
         if full or not isinstance(error, HardpixError):
             raise
@@ -99,22 +99,22 @@ def _reported(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         return 130
 
 
-def _quitting(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    from hardpix.train.signals import quitting
+def _exit_on_signal(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    from hardpix.train.signals import exit_on_signal
 
-    with quitting():
+    with exit_on_signal():
         return command(arguments)
 
 
-def _unwritten(error: OSError) -> str:
+def _write_error(error: OSError) -> str:
     from pathlib import Path
 
     from hardpix.record import free_space
 
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path()
     return (
-        f"{place}: {error.strerror} ({free_space(place)}); what was finished is kept: "
-        "mend that and give the same command again"
+        f"{place}: {error.strerror} ({free_space(place)}); finished work is kept; "
+        "free some space or fix the rights and rerun the same command"
     )
 
 

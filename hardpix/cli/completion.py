@@ -134,7 +134,7 @@ def _overrides(words: list[str], current: str, only: tuple[str, ...] | None) -> 
 
 
 def _below(node: object, path: list[str]) -> Iterator[str]:
-    """The keys beside the last one of ``path``, which begins with the group that ``node`` is."""
+    """The keys next to the last one of ``path``, which begins with the group that ``node`` is."""
     for part in path[1:-1]:
         node = node.get(part) if isinstance(node, dict) else None
     for name, inner in (node if isinstance(node, dict) else {}).items():
@@ -233,7 +233,7 @@ def _dictionary(tree: ast.Module, name: str) -> dict[str, ast.expr]:
 def _options(command: str, place: Place) -> list[Option]:
     """What a function and those of its file that it calls give to ``add_argument``.
 
-    A command of several kinds (``KINDS``) has all options of its file and of those beside it whose names begin alike.
+    A command of several kinds (``KINDS``) has all options of its file and of those next to it whose names begin alike.
     """
     tree = _tree(place.module)
     nodes: Sequence[ast.AST]

@@ -1,4 +1,4 @@
-"""``hardpix data``: check, show, pack and stitch data sets; ``prepare`` and ``hn-labels`` lie beside it."""
+"""``hardpix data``: check, show, pack and stitch data sets; ``prepare`` and ``hn-labels`` lie next to it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def add_show(commands: Any) -> None:
     parser.add_argument("--split", default="train", choices=("train", "val", "test"))
     parser.add_argument("--count", type=int, default=12, metavar="N", help="frames (default: 12)")
     parser.add_argument("--seed", type=int, help="of the augmentation and the order (default: the run's)")
-    parser.add_argument("--epoch", type=int, default=0, help="each epoch draws anew (default: 0)")
+    parser.add_argument(
+        "--epoch", type=int, default=0, help="each epoch draws other augmentations (default: 0)"
+    )
 
 
 def run_show(given: argparse.Namespace) -> int:
@@ -196,7 +198,7 @@ def add_stitch(commands: Any) -> None:
         "--sizes",
         type=Path,
         metavar="FILE",
-        help="the sizes.csv that prepare wrote beside the patches: takes the padding of small frames off and "
+        help="the sizes.csv that prepare wrote next to the patches: takes the padding of small frames off and "
         "sees patches missing at the right and lower edge",
     )
     parser.add_argument(

@@ -353,7 +353,7 @@ KINDS: dict[str, Kind] = {
     "hn-heights": (add_heights, heights,
                    "heights of classes above the floor: of a data set with labels, depth and camera"),
     "hn-labels": (add_labels, labels,
-                  "labels of height and normal beside their frames: of a data set with depth, or of data=hn"),
+                  "labels of height and normal next to their frames: of a data set with depth, or of data=hn"),
     "hn-cloud": (add_cloud, cloud,
                  "labels of height on a point cloud: a picture of one frame in space, and its points as a PLY file"),
     "stitch": (add_stitch, stitch,

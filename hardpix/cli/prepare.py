@@ -179,7 +179,7 @@ def _prepare(recipe: Recipe, inputs: Sequence[Path], out: Path, workers: int) ->
         with progress() as bar:
             state = job.run(plan, state, workers, bar)
     except OSError as error:
-        raise DataError(f"{out}: {error}; when that is mended, the same command goes on") from error
+        raise DataError(f"{out}: {error}; fix that and rerun the same command to continue") from error
     except KeyboardInterrupt:
         print("hardpix: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
@@ -225,8 +225,8 @@ def _prepare_summary(plan: Plan, state: Journal) -> int:
     if len(faults) > SHOWN:
         print(f"... and {len(faults) - SHOWN} more", file=sys.stderr)
     print(
-        f"{len(faults)} files could not be used (all in {out / job.LOG}); the rest is in {out}. Mend them or download "
-        f"them again and give the same command: it makes what is missing."
+        f"{len(faults)} files could not be used (all in {out / job.LOG}); the rest is in {out}. Repair or download "
+        f"them again and rerun the same command: it makes what is missing."
         + f" For that, {out / job.UNPACKED} stays."
         * (out / job.UNPACKED).is_dir()
     )
@@ -345,7 +345,7 @@ def run_hn_labels(given: argparse.Namespace) -> int:
                 say=print,
             )
     except OSError as error:
-        raise DataError(f"{given.out}: {error}; when that is mended, the same command goes on") from error
+        raise DataError(f"{given.out}: {error}; fix that and rerun the same command to continue") from error
     except KeyboardInterrupt:
         print("hardpix: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
@@ -403,7 +403,7 @@ def _hn_summary(out: Path, tallies: Mapping[str, Tally], faults: list[str], bins
             print(f"train on it: hardpix train {words}")
     if faults:
         print(
-            f"{len(faults)} frames could not be used; mend their files and give the same command: it makes what is "
+            f"{len(faults)} frames could not be used; repair their files and rerun the same command: it makes what is "
             "missing",
             file=sys.stderr,
         )

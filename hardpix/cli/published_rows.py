@@ -7,13 +7,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hardpix.config.catalog import split_sizes
 from hardpix.config.compose import compose
 from hardpix.config.published import REFERENCE
 from hardpix.config.rows import PLACEHOLDER, Row, fill, fits, layouts, rows
 from hardpix.evaluate import override
 from hardpix.record import IGNORED, covers, flatten, with_batch
 from hardpix.sweep.stages import Stage, read_chain
-from hardpix.tables.protocol_check import FRAMES, SILENT, Experiment
+from hardpix.tables.protocol_check import SILENT, Experiment
 from hardpix.train.parent import with_parent
 from hardpix.train.rundir import plain
 from hardpix.types import ConfigError
@@ -73,7 +74,9 @@ def cost_of(row: Row) -> tuple[float, float, float]:
         does = f"evaluates {row.evaluate}" if row.evaluate else f"compares {' and '.join(row.ssim)}"
         raise ConfigError(f"trains nothing: {does}")
     configs = [cfg for cfg, _ in _configs(row)]
-    return estimate(max(configs, key=lambda cfg: cfg.trainer.max_steps or cfg.trainer.max_epochs), FRAMES)
+    return estimate(
+        max(configs, key=lambda cfg: cfg.trainer.max_steps or cfg.trainer.max_epochs), split_sizes()
+    )
 
 
 def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:

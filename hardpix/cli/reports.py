@@ -164,7 +164,7 @@ def dashboard(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="with --dry-run: write it there")
     given = parser.parse_args(arguments)
     if not given.dry_run and not given.entity:
-        raise ConfigError("--entity: W&B must be told whose project it is; --dry-run needs none")
+        raise ConfigError("--entity: needed to say whose project it is; --dry-run needs none")
     if given.out is not None and not given.dry_run:
         raise ConfigError("--out: only with --dry-run")
     made = workspace(given.entity or "ENTITY", given.project, given.name, given.classes)

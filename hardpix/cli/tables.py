@@ -66,7 +66,7 @@ def published_tables(args: argparse.Namespace) -> int:
     from hardpix.config import published
     from hardpix.config.published import layout
     from hardpix.config.rows import fill
-    from hardpix.tables.reproduction import Asked, comparison
+    from hardpix.tables.reproduction import TableOptions, comparison
 
     if args.published == "list":
         print(listing(), end="")
@@ -75,7 +75,7 @@ def published_tables(args: argparse.Namespace) -> int:
     shown = [layout(table, folder) for table in published.tables(args.published)]
     runs, unreadable = collected(args) if _hold_runs(args.runs) else ([], _without_runs(args.runs))
     check_patterns(runs)
-    asked = Asked(
+    asked = TableOptions(
         args.relative_to,
         args.against,
         Options(args.resamples, args.random_seed),
@@ -168,7 +168,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         "hardpix table",
         description="Compare runs in a table: mean, deviation and n over seeds; runs that differ in anything "
-        "undeclared are refused. NAME RUN... is a published table with its numbers beside ours.",
+        "undeclared are refused. NAME RUN... is a published table with its numbers next to ours.",
     )
     add_arguments(parser)
     return parser.parse_intermixed_args(arguments)
@@ -182,7 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--published",
         metavar="PAPER/TABLE",
-        help="a paper's table with its printed numbers beside ours, or PAPER for all of its tables (--rows and "
+        help="a paper's table with its printed numbers next to ours, or PAPER for all of its tables (--rows and "
         "--columns do not apply); list shows the tables and the names of their cells",
     )
     parser.add_argument(
@@ -211,7 +211,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test the difference of every row from this one: interval and p of one paired bootstrap over "
         "images and seeds",
     )
-    parser.add_argument("--resamples", type=_count, default=2000, help="of --against (default 2000)")
+    parser.add_argument(
+        "--resamples", type=_count, default=Options.resamples, help="of --against (default %(default)s)"
+    )
     parser.add_argument(
         "--random-seed", type=int, default=0, metavar="N", help="of the resampling of --against (default 0)"
     )
@@ -219,7 +221,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--combinations", action="store_true", help="also rows of the product of --rows that have no run"
     )
     parser.add_argument(
-        "--ignore", type=_list, default=[], help="factors not to compare; told below the table"
+        "--ignore", type=_list, default=[], help="factors not to compare; listed below the table"
     )
     parser.add_argument(
         "--strict", action="store_true", help="a damaged record is an error, not a note below the table"
@@ -258,8 +260,8 @@ def collected(args: argparse.Namespace) -> tuple[list[Run], list[str]]:
     problems: list[str] = []
     runs = collect(args.runs, None if args.strict else problems)
     count = len(problems)
-    told = f"{count} record{'s' if count > 1 else ''} could not be read: {' '.join(problems)}"
-    return runs, [told] * bool(problems)
+    summary = f"{count} record{'s' if count > 1 else ''} could not be read: {' '.join(problems)}"
+    return runs, [summary] * bool(problems)
 
 
 def emit(output: str, notes: Sequence[str], args: argparse.Namespace) -> None:

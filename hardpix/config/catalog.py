@@ -5,7 +5,9 @@ Standard library only: a list, or a completion on a key press, must not wait for
 
 from __future__ import annotations
 
+import csv
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,17 +43,17 @@ class Entry(NamedTuple):
     @property
     def use(self) -> str:
         """What to type: the command in the file's own comment, else its group's."""
-        told = [line for line in first_comment(self.path.read_text(encoding="utf-8")) if COMMAND.match(line)]
-        return told[0] if told else use(self.group, self.name)
+        parts = [line for line in first_comment(self.path.read_text(encoding="utf-8")) if COMMAND.match(line)]
+        return parts[0] if parts else use(self.group, self.name)
 
 
 def conf_dir() -> Path:
-    """The folder of configuration files: beside the package in a checkout, inside it in a wheel."""
+    """The folder of configuration files: next to the package in a checkout, inside it in a wheel."""
     for candidate in (PACKAGE.parent / "conf", PACKAGE / "conf"):
         if (candidate / "train.yaml").is_file():
             return candidate
     raise refusal(
-        f"no conf/ folder beside or inside {PACKAGE}: the installation is incomplete, install again"
+        f"no conf/ folder next to or inside {PACKAGE}: the installation is incomplete, install again"
     )
 
 
@@ -126,9 +128,9 @@ def first_comment(text: str) -> list[str]:
     for line in map(str.strip, text.splitlines()):
         if line.startswith("# @package"):
             continue
-        told = line[1:].strip() if line.startswith("#") else ""
-        if told:
-            lines.append(told)
+        words = line[1:].strip() if line.startswith("#") else ""
+        if words:
+            lines.append(words)
         elif line or lines:
             break
     return lines
@@ -153,6 +155,16 @@ def _nearest(word: str, known: list[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(known)}" if len(known) <= 25 else ""
+
+
+@cache
+def split_sizes() -> dict[str, dict[str, int]]:
+    """Number of frames of a complete data set, by the name of the data set and the split: ``data/sets/frames.csv``."""
+    sizes: dict[str, dict[str, int]] = {}
+    with open(PACKAGE / "data" / "sets" / "frames.csv", newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            sizes.setdefault(line["dataset"], {})[line["split"]] = int(line["frames"])
+    return sizes
 
 
 # Files that a group of the configuration can be chosen from.

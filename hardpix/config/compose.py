@@ -11,7 +11,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ from hardpix.config.schema import (
     Seed,
     Signature,
     Whole,
-    expected,
     find_signature,
     name_problem,
-    outside,
+    range_problem,
+    type_problem,
 )
 from hardpix.config.trust import check_trust, files_judged, find_target, find_targets, named_trust
 from hardpix.types import ConfigError
@@ -66,38 +66,26 @@ GROUPS = (
 
 @dataclass
 class Root:
-    """The keys of a training configuration that are not a group's own."""
+    """The keys of a training configuration besides the groups. Types only: ``conf/train.yaml`` has the values."""
 
-    data: dict[str, Any] = field(default_factory=dict)
-    backbone: dict[str, Any] = field(default_factory=dict)
-    head: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    method: dict[str, Any] = field(default_factory=dict)
-    inference: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: dict[str, Any] = field(default_factory=dict)
-    aux_weight: NonNegative = 0.4
-    seed: Seed = 0
-    runs_dir: str = "runs"
-    study: str = "default"
-    run: str | None = None
-    resume: Any = "auto"
-    init_from: str | None = None
-    freeze: list[str] = field(default_factory=list)
-    parent: str | None = None
-    parent_weights: str = "last"
-    parent_config: dict[str, Any] | None = None
-    test_weights: str = "last"
-    panels: Whole = 4
-    trusted: list[str] = field(default_factory=list)
-    reproduces: list[str] = field(default_factory=list)
+    aux_weight: NonNegative
+    seed: Seed
+    runs_dir: str
+    study: str
+    run: str | None
+    resume: Any
+    init_from: str | None
+    freeze: list[str]
+    parent: str | None
+    parent_weights: str
+    parent_config: dict[str, Any] | None
+    test_weights: str
+    panels: Whole
+    trusted: list[str]
+    reproduces: list[str]
 
 
-WORDS = {
+CHOICES = {
     "test_weights": ("last", "best"),
     "parent_weights": ("last", "best"),
     "resume": ("auto", True, False),
@@ -138,7 +126,7 @@ def compose_group(group: str, choice: str) -> DictConfig:
 def validate(cfg: DictConfig) -> None:
     """Raise ``ConfigError`` with every problem of a composed configuration, each by its dotted path."""
     problems = list(_unresolved(cfg))
-    with contextlib.suppress(OmegaConfBaseException):  # told already
+    with contextlib.suppress(OmegaConfBaseException):  # reported already
         problems = [*_root_problems(cfg), *problems]
     if not problems:
         trusted = tuple(cfg.get("trusted") or ())
@@ -226,11 +214,12 @@ def _unknown(path: str, arguments: Sequence[str]) -> tuple[str | None, list[str]
 
 
 def _root_problems(cfg: DictConfig) -> Iterator[str]:
-    known = [f.name for f in fields(Root)]
+    scalar = [f.name for f in fields(Root)]
+    known = [*GROUPS, *scalar]
     for key in map(str, cfg):
         if key not in known:
             yield f"{key}: no such key at the top level{nearest(key, known)}"
-    for key, words in WORDS.items():
+    for key, words in CHOICES.items():
         if cfg.get(key, words[0]) not in words:
             yield f"{key}={cfg.get(key)}: must be {' or '.join(map(str, words)).lower()}"
     if isinstance(cfg.get("reproduces"), ListConfig):
@@ -240,7 +229,7 @@ def _root_problems(cfg: DictConfig) -> Iterator[str]:
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             yield f"{group}: missing; choose a file of conf/{group}/, for example {group}=NAME"
-    scalars = [k for k in known if k in cfg and k not in GROUPS and not OmegaConf.is_missing(cfg, k)]
+    scalars = [k for k in scalar if k in cfg and not OmegaConf.is_missing(cfg, k)]
     try:
         OmegaConf.merge(OmegaConf.structured(Root), {key: cfg[key] for key in scalars})
     except OmegaConfBaseException:
@@ -283,7 +272,7 @@ def _target_problems(path: str, node: DictConfig, trusted: tuple[str, ...]) -> l
     group = path.partition(".")[0]
     supplied = SUPPLIED.get(group, frozenset()) if path == group else frozenset()
     problems = _key_problems(path, node, signature, supplied)
-    name = node.get("name")  # where it is missing that is told already
+    name = node.get("name")  # a missing one is reported already
     if (
         node["_target_"] == TIMM_BACKBONE
         and not trusted
@@ -332,8 +321,8 @@ def named_file(kind: str, name: str, extra: Path | None, further: Sequence[str] 
 
 
 # Of float32: from the first on a number is infinite, below the second it is 0.
-LARGEST, SMALLEST = 3.4028235677973366e38, 1.401298464324817e-45
-WHOLE = 2**63 - 1
+FLOAT32_MAX, FLOAT32_MIN = 3.4028235677973366e38, 1.401298464324817e-45
+MAX_INT = 2**63 - 1
 NUMBER = r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf|nan"
 WORD = "true|false|null"
 
@@ -346,10 +335,10 @@ def value_problem(
     Not ``typed``: the plain types of the annotation are judged elsewhere.
     """
     value = resolved(node[key])
-    wanted = (expected(value, annotation) if typed else None) or outside(value, annotation)
-    if wanted := wanted or _meant(value, annotation):
+    wanted = (type_problem(value, annotation) if typed else None) or range_problem(value, annotation)
+    if wanted := wanted or _text_for_number(value, annotation):
         return f"{path}={value}: must be {wanted}{text_hint(node, key, path)}"
-    why = _unusable(value, annotation)
+    why = _number_problem(value, annotation)
     return f"{path}={value}: {why}" if why else None
 
 
@@ -389,11 +378,16 @@ def _texts(path: str, value: Any, raw: Any) -> Iterator[tuple[str, str, Any]]:
         yield f"{path}=", value, raw
 
 
-def _meant(value: Any, annotation: str) -> str | None:
+def _text_for_number(value: Any, annotation: str) -> str | None:
     """What is wanted besides a text, where a text reads as just that: a share where a share or a file is named."""
     kinds = [kind.strip() for kind in annotation.split("|")]
     others = " | ".join(kind for kind in kinds if kind != "str")
-    if not isinstance(value, str) or "str" not in kinds or not others or expected(object(), others) is None:
+    if (
+        not isinstance(value, str)
+        or "str" not in kinds
+        or not others
+        or type_problem(object(), others) is None
+    ):
         return None
     if re.fullmatch("true|false", value, re.IGNORECASE):
         read: Any = True
@@ -401,23 +395,23 @@ def _meant(value: Any, annotation: str) -> str | None:
         read = int(value) if re.fullmatch(r"[-+]?\d+", value) else float(value)
     else:
         return None
-    return None if expected(read, others) or outside(read, others) else expected(value, others)
+    return None if type_problem(read, others) or range_problem(read, others) else type_problem(value, others)
 
 
-def _unusable(value: Any, annotation: str) -> str | None:
+def _number_problem(value: Any, annotation: str) -> str | None:
     """Why a value within its range cannot be computed with. Objects of their own in it are judged by themselves."""
     if isinstance(value, Mapping):
         value = [] if "_target_" in value else list(value.values())
     if isinstance(value, list):
-        return next((why for item in value if (why := _unusable(item, annotation))), None)
+        return next((why for item in value if (why := _number_problem(item, annotation))), None)
     if isinstance(value, int):
-        return f"must be at most {WHOLE} in size" if abs(value) > WHOLE else None
+        return f"must be at most {MAX_INT} in size" if abs(value) > MAX_INT else None
     if not isinstance(value, float) or (math.isinf(value) and "inf]" in annotation):
         return None
     if not math.isfinite(value):
         return "must be a finite number"
-    if abs(value) >= LARGEST:
-        return f"is infinite in float32, in which networks train; must be below {LARGEST:.3g}"
-    if 0 < abs(value) < SMALLEST:
-        return f"is 0 in float32, in which networks train; must be 0, or at least {SMALLEST:.3g}"
+    if abs(value) >= FLOAT32_MAX:
+        return f"is infinite in float32, in which networks train; must be below {FLOAT32_MAX:.3g}"
+    if 0 < abs(value) < FLOAT32_MIN:
+        return f"is 0 in float32, in which networks train; must be 0, or at least {FLOAT32_MIN:.3g}"
     return None

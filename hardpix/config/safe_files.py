@@ -13,11 +13,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hardpix.record import METRICS
 from hardpix.types import ConfigError, HardpixError
 
-LARGEST = 10_000_000  # bytes of a file
-EXPANDED = 10_000_000  # values and characters that it may stand for with its aliases
-DEPTH = 100  # lists and mappings in each other
+MAX_BYTES = 10_000_000  # bytes of a file
+MAX_EXPANDED = 10_000_000  # values and characters that it may stand for with its aliases
+MAX_NESTING = 100  # lists and mappings in each other
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -39,11 +40,11 @@ def read_yaml_text(path: Path, *, aliases: bool = True) -> str:
     if not stat.S_ISREG(found.st_mode):  # to open a pipe is to wait for it
         raise ConfigError(f"{path}: is no regular file, which a file of YAML must be")
     with open(path, "rb") as file:
-        content = file.read(LARGEST + 1) if found.st_size <= LARGEST else b""
+        content = file.read(MAX_BYTES + 1) if found.st_size <= MAX_BYTES else b""
     size = max(found.st_size, len(content))
-    if size > LARGEST:
+    if size > MAX_BYTES:
         raise ConfigError(
-            f"{path}: has {size / 1e6:.0f} MB; a file of YAML must have no more than {LARGEST / 1e6:.0f} MB"
+            f"{path}: has {size / 1e6:.0f} MB; a file of YAML must have no more than {MAX_BYTES / 1e6:.0f} MB"
         )
     try:
         text = content.decode("utf-8")
@@ -80,14 +81,14 @@ def _fault(text: str, aliases: bool) -> str:
             open_nodes.append((event.anchor, weight))
             anchors.pop(event.anchor or "", None)
             weight += 1
-            if len(open_nodes) > DEPTH:
-                return f"its lists and mappings lie in each other more than {DEPTH} deep"
+            if len(open_nodes) > MAX_NESTING:
+                return f"its lists and mappings lie in each other more than {MAX_NESTING} deep"
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
             if anchor:
                 anchors[anchor] = weight - before
-        if weight > EXPANDED:
-            return f"its aliases stand for more than {EXPANDED / 1e6:.0f} million values and characters"
+        if weight > MAX_EXPANDED:
+            return f"its aliases stand for more than {MAX_EXPANDED / 1e6:.0f} million values and characters"
     return ""
 
 
@@ -96,7 +97,7 @@ def _fault(text: str, aliases: bool) -> str:
 # A directory that was unpacked or copied from others may hold links, pipes and second names of files.
 
 
-IN_PLACE = (".lock", "metrics.csv", "output.log")  # are written where they are; the others are replaced
+IN_PLACE = (".lock", METRICS, "output.log")  # are written where they are; the others are replaced
 LINKED_INSIDE = (
     "wandb"  # W&B's folder: links in it lead to its newest run, and RUN/logs/* to logs it keeps elsewhere
 )
@@ -195,7 +196,7 @@ def load(path: Path) -> DictConfig:
 
 
 def load_names(path: Path) -> list[str]:
-    """The names of classes that a run has beside it."""
+    """The names of classes that a run has next to it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -135,7 +135,7 @@ def _members(annotation: str) -> tuple[ast.expr, ...]:
     return tuple(found)
 
 
-def expected(value: object, annotation: str) -> str | None:
+def type_problem(value: object, annotation: str) -> str | None:
     """What a plain value must be, such as ``an int or null``; None where it fits or cannot be judged.
 
     Judged are unions of int, float, bool, str, None, and of lists and tuples. An int fits a float; a bool or
@@ -189,7 +189,7 @@ def _fits(value: object, member: ast.expr) -> bool:
 
 
 def _agrees(value: object, annotation: str) -> bool:
-    return expected(value, annotation) is None
+    return type_problem(value, annotation) is None
 
 
 # Ranges and choices of arguments, written once: in the annotation of the parameter.
@@ -231,20 +231,20 @@ def checked(function: F) -> F:
     @functools.wraps(function)
     def judged(*args: Any, **given: Any) -> Any:
         for key, value in (*zip(names, args, strict=False), *given.items()):
-            if wanted := outside(value, function.__annotations__.get(key, "object")):
+            if wanted := range_problem(value, function.__annotations__.get(key, "object")):
                 raise ConfigError(f"{owner}: {key}={value}: must be {wanted}")
         return function(*args, **given)
 
     return judged  # type: ignore[return-value]
 
 
-def outside(value: object, annotation: str) -> str | None:
+def range_problem(value: object, annotation: str) -> str | None:
     """What ``value`` would have to be, such as ``above 0 and at most 1, or null``; None where it fits.
 
     Judged are annotations of intervals, ``Literal`` and plain types, in unions, lists and mappings.
     """
     node = _parsed(annotation)
-    return _outside(value, node) if node is not None else None
+    return _member_problem(value, node) if node is not None else None
 
 
 def plain(annotation: str) -> str:
@@ -278,7 +278,7 @@ def _range_members(node: ast.expr) -> Iterator[ast.expr]:
         yield node
 
 
-def _outside(value: object, node: ast.expr) -> str | None:
+def _member_problem(value: object, node: ast.expr) -> str | None:
     wanted: list[str] = []
     for member in _range_members(node):
         words = _refusal(value, member)
@@ -315,8 +315,10 @@ def _refusal(value: object, member: ast.expr) -> str | None:
     fixed = kind_name == "tuple" and ast.unparse(nodes[-1]) != "..."
     if fixed and len(items) != len(nodes):
         return f"{len(nodes)} values"
-    told = [words for n, item in enumerate(items) if (words := _outside(item, nodes[n if fixed else 0]))]
-    return f"values, each {told[0].removeprefix('values, each ')}" if told else None
+    parts = [
+        words for n, item in enumerate(items) if (words := _member_problem(item, nodes[n if fixed else 0]))
+    ]
+    return f"values, each {parts[0].removeprefix('values, each ')}" if parts else None
 
 
 def _interval(member: ast.expr) -> tuple[str, str] | None:
@@ -352,7 +354,7 @@ def _unlisted(value: object, listed: Any) -> str | None:
     return " or ".join(dict.fromkeys(str(choice).lower() for choice in choices))
 
 
-# The names of timm's models, read from its source text: a wrong one is told before timm and torch are
+# The names of timm's models, read from its source text: a wrong one is reported before timm and torch are
 # imported.
 
 
@@ -376,6 +378,6 @@ def name_problem(name: object) -> str | None:
     """
     base, known = str(name).partition(".")[0], timm_names()
     if not known or base in known or not re.fullmatch(r"[\w.-]+", str(name)):
-        return None  # the last are told by the backbone, with what they would have loaded
+        return None  # the backbone refuses the last, with what they would have loaded
     near = difflib.get_close_matches(base, sorted(known), n=3, cutoff=0.4)
     return "timm has no such model" + (f"; nearest: {', '.join(near)}" if near else "")

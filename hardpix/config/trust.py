@@ -1,6 +1,6 @@
 """Decide which code and files a configuration may use.
 
-A configuration can come from anyone: beside a run that was downloaded, in a folder of further files. So a name is
+A configuration can come from anyone: next to a run that was downloaded, in a folder of further files. So a name is
 judged before anything is imported (to import a module is to run it), and again on the object that it stands for.
 """
 

@@ -164,7 +164,7 @@ def _sextant(planes: Planes) -> tuple[NDArray[np.float32], NDArray[np.float32], 
 SLACK = 1e-9  # pixels: how far rounding moves a position that lies on a whole number
 
 
-class Turned(NamedTuple):
+class RotatedWindow(NamedTuple):
     """A window of a picture that is resized first and then turned about its centre; the corners that leave are lost.
 
     The crop's pixel (i, j) lies at ``rows[i, j]``, ``columns[i, j]`` of the picture as it was, in its pixels and
@@ -177,7 +177,7 @@ class Turned(NamedTuple):
     inside: NDArray[np.bool_]
 
 
-def turn(window: Window, native: tuple[int, int], angle: float) -> Turned:
+def rotated_window(window: Window, native: tuple[int, int], angle: float) -> RotatedWindow:
     """The window of the picture ``native`` (height, width) turned by ``angle`` degrees, counter-clockwise as seen."""
     sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
     steps = _steps(window, native)
@@ -190,10 +190,10 @@ def turn(window: Window, native: tuple[int, int], angle: float) -> Turned:
     rows = native[0] / 2 + ((cosine * down)[:, None] + (sine * skew * across)[None])
     columns = native[1] / 2 + ((cosine * across)[None] - (sine / skew * down)[:, None])
     inside = (rows >= 0) & (rows < native[0]) & (columns >= 0) & (columns < native[1])
-    return Turned(window, rows, columns, inside)
+    return RotatedWindow(window, rows, columns, inside)
 
 
-def cut(value: Any, view: Window | Turned, fill: int) -> Any:
+def cut(value: Any, view: Window | RotatedWindow, fill: int) -> Any:
     """The crop of a tensor: images are interpolated, all other types pick the nearest pixel.
 
     Where a turned picture was not, an image is 0 and every other type ``fill``.
@@ -202,11 +202,11 @@ def cut(value: Any, view: Window | Turned, fill: int) -> Any:
         return zoom(value, view)
     plain = value.as_subclass(Tensor)
     if isinstance(value, tv_tensors.Image):
-        return tv_tensors.Image(turned_image(plain, view))
-    return torch.from_numpy(turned_label(plain.numpy(), view, fill)).as_subclass(type(value))
+        return tv_tensors.Image(rotate_image(plain, view))
+    return torch.from_numpy(rotate_label(plain.numpy(), view, fill)).as_subclass(type(value))
 
 
-def turned_label(label: NDArray, view: Turned, fill: int) -> NDArray:
+def rotate_label(label: NDArray, view: RotatedWindow, fill: int) -> NDArray:
     """Nearest ``[H, W]`` -> ``[h, w]``: the pixel that each position lies in, ``fill`` where none does."""
     rows, columns = (
         np.clip(places, 0, size - 1).astype(np.int64)  # truncates, which is the floor of what is not negative
@@ -217,7 +217,7 @@ def turned_label(label: NDArray, view: Turned, fill: int) -> NDArray:
     return picked
 
 
-def turned_image(image: Tensor, view: Turned) -> Tensor:
+def rotate_image(image: Tensor, view: RotatedWindow) -> Tensor:
     """Bilinear ``[3, H, W]`` uint8 -> ``[3, h, w]``: what surrounds the crop is resized, then sampled where it lies."""
     native = (image.shape[-2], image.shape[-1])
     corner, size, places = [], [], []

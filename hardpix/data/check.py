@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hardpix.data.check_frames import Hit, SplitSums
-from hardpix.data.check_workers import SplitPlan, look_at, plan_splits
+from hardpix.data.check_workers import SplitPlan, examine_frames, plan_splits
 from hardpix.data.source import Source
 from hardpix.types import DatasetInfo
 
@@ -75,7 +75,7 @@ def check(
     plans = plan_splits(source, splits)
     chosen = [_chosen(plan, limit) for plan in plans]
     sums = [SplitSums(plan.split, len(plan), source.info.num_classes) for plan in plans]
-    for number, facts in look_at(plans, chosen, workers):
+    for number, facts in examine_frames(plans, chosen, workers):
         for one in facts:
             sums[number].add(one, plans[number].names[one.index])
         if progress:
@@ -198,8 +198,8 @@ def _of_classes(looked: Sequence[SplitSums], source: Source, train: tuple[str, .
     for sums in looked:
         only = [i for i in range(info.num_classes) if sums.class_pixels[i] and not trained[i]]
         if only:
-            told = ", ".join(f"{info.classes[i]} (in {sums.class_images[i]} frames)" for i in only)
-            yield finding("class-only-in-evaluation", sums.split, count=len(only), classes=told)
+            summary = ", ".join(f"{info.classes[i]} (in {sums.class_images[i]} frames)" for i in only)
+            yield finding("class-only-in-evaluation", sums.split, count=len(only), classes=summary)
 
 
 def _of_copies(
@@ -218,8 +218,8 @@ def _of_copies(
                 within = split == sums.split or (split in train and sums.split in train)
                 code = "twice" if within else "leak" if split in train else "twice-in-evaluation"
                 own = names[sums.split][index]
-                told = f"{own}: same pixels as {names[split][other]} of {split}"
-                hits[code].append(Hit(index, own, told))
+                summary = f"{own}: same pixels as {names[split][other]} of {split}"
+                hits[code].append(Hit(index, own, summary))
         for code, found in hits.items():
             yield finding(code, sums.split, found, of=sums.looked)
 
@@ -239,13 +239,13 @@ class Kind(NamedTuple):
 
 
 RESTORE = "Unpack or download the files again, or take these frames out of the split."
-ONE_BY_ONE = "Mend what each sentence says, or take these frames out of the split."
+ONE_BY_ONE = "Fix what each sentence says, or take these frames out of the split."
 
 KINDS = {
     "split-closed": Kind(
         "error",
         "The split cannot be opened: {reason}.",
-        "Mend that, or name other splits with --splits (in training: data.train_split, data.val_split and "
+        "Fix that, or name other splits with --splits (in training: data.train_split, data.val_split and "
         "data.test_split).",
     ),
     "split-empty": Kind("error", "The split has no frames.", "Check data.source.root and the list of the split."),
@@ -396,7 +396,7 @@ KINDS = {
     "label-stray": Kind(
         "note",
         "{count} label or depth files belong to no frame.",
-        "Nothing, if their images were left out on purpose; else restore the images or mend the names.",
+        "Nothing, if their images were left out on purpose; else restore the images or fix the names.",
     ),
     "left-out": Kind(
         "warning",
@@ -406,7 +406,7 @@ KINDS = {
     "same-split": Kind(
         "note",
         "Splits {other} and {split} are the same frames; they were looked at once, as {other}.",
-        "Say so beside the scores: what is chosen on one of them is chosen on the other too.",
+        "Say so next to the scores: what is chosen on one of them is chosen on the other too.",
     ),
     "remark": Kind("note", "{remark}.", "Nothing, if it is what you want; the setting is in conf/data."),
     "limited": Kind(

@@ -97,11 +97,11 @@ def _print_finding(finding: Finding, console: Console) -> None:
     colour, place = COLOURS[finding.level], f"{finding.split}: " if finding.split else ""
     head = f"[{colour}]{finding.level}[/] {escape(f'{place}{finding.what}')} [dim]({finding.code})[/]"
     console.print(head, highlight=False)
-    told = [hit.sentence or hit.name for hit in finding.hits]
-    for sentence in told[:EXAMPLES]:
+    parts = [hit.sentence or hit.name for hit in finding.hits]
+    for sentence in parts[:EXAMPLES]:
         console.print(f"    {escape(sentence)}", highlight=False, soft_wrap=True)
-    if len(told) > EXAMPLES:
-        console.print(f"    ... and {len(told) - EXAMPLES} more, all in check.json", highlight=False)
+    if len(parts) > EXAMPLES:
+        console.print(f"    ... and {len(parts) - EXAMPLES} more, all in check.json", highlight=False)
     console.print(f"    -> {escape(finding.todo)}", highlight=False)
 
 
@@ -175,8 +175,8 @@ def _so(way_out: str) -> str:
 
 
 def _shares(void: Mapping[str, float], above: float) -> str:
-    told = [f"{percent(share)} of {split}" for split, share in void.items() if share > above]
-    return f"{', '.join(told)} is ignored" if told else ""
+    parts = [f"{percent(share)} of {split}" for split, share in void.items() if share > above]
+    return f"{', '.join(parts)} is ignored" if parts else ""
 
 
 def _names(source: Source, indices: list[int]) -> str:

@@ -20,7 +20,7 @@ from hardpix.data.files import FileFrames, FileSource, FrameFiles
 from hardpix.data.source import Frames, Sample, Source
 from hardpix.types import DataError
 
-LOADED = frozenset({"image", "label", "depth", "depth_valid"})
+LOADED_KEYS = frozenset({"image", "label", "depth", "depth_valid"})
 
 
 @dataclass
@@ -94,7 +94,7 @@ def plan_splits(source: Source, splits: Sequence[str]) -> list[SplitPlan]:
 
 
 def _plan(source: Source, split: str) -> SplitPlan:
-    plan = SplitPlan(source, split, source.info.provides & LOADED)
+    plan = SplitPlan(source, split, source.info.provides & LOADED_KEYS)
     if "depth" in plan.keys:
         plan.keys |= {"depth_valid"}
     try:
@@ -125,7 +125,7 @@ def _place_files(plan: SplitPlan, source: FileSource, files: list[FrameFiles]) -
     plan.places = [None] * len(files)
     members: dict[frozenset[str], list[int]] = {}
     for index, frame in enumerate(files):
-        lacking = list(_lacking(source, frame, plan.keys))
+        lacking = list(_missing_files(source, frame, plan.keys))
         if lacking:
             plan.missing[index] = lacking
             continue
@@ -140,7 +140,7 @@ def _place_files(plan: SplitPlan, source: FileSource, files: list[FrameFiles]) -
             plan.places[index] = (group, place)
 
 
-def _lacking(source: FileSource, files: FrameFiles, keys: frozenset[str]) -> Iterator[Fault]:
+def _missing_files(source: FileSource, files: FrameFiles, keys: frozenset[str]) -> Iterator[Fault]:
     try:
         source.refuse(files)
     except DataError as error:
@@ -175,9 +175,9 @@ def _find_strays(source: FileSource, plans: Sequence[SplitPlan]) -> None:
 # work.
 
 
-FEW = 300  # frames that are looked at before other processes have started
+FRAMES_WITHOUT_POOL = 300  # frames that are looked at before other processes have started
 CHUNK = 8  # frames at a time
-MAX_DEATHS = 8  # of processes; more are the machine's fault and not a frame's
+MAX_WORKER_DEATHS = 8  # of processes; more are the machine's fault and not a frame's
 
 Job = tuple[int, Sequence[int]]  # number of the plan, frames
 Result = tuple[int, list[FrameFacts]]
@@ -185,7 +185,9 @@ Result = tuple[int, list[FrameFacts]]
 _plans: list[SplitPlan] = []  # of a worker
 
 
-def look_at(plans: Sequence[SplitPlan], chosen: Sequence[Sequence[int]], workers: int) -> Iterator[Result]:
+def examine_frames(
+    plans: Sequence[SplitPlan], chosen: Sequence[Sequence[int]], workers: int
+) -> Iterator[Result]:
     """The facts of the ``chosen`` frames of each plan, in any order.
 
     A process that dies costs the frame that it looked at, as a fault. A source that does not pickle is looked
@@ -196,26 +198,28 @@ def look_at(plans: Sequence[SplitPlan], chosen: Sequence[Sequence[int]], workers
         for number, frames in enumerate(chosen)
         for start in range(0, len(frames), CHUNK)
     ]
-    cargo = _pickled(plans) if workers > 1 and sum(map(len, chosen)) >= FEW else None
+    cargo = _pickled(plans) if workers > 1 and sum(map(len, chosen)) >= FRAMES_WITHOUT_POOL else None
     if cargo is None:
         yield from ((number, [plans[number].look(index) for index in frames]) for number, frames in jobs)
         return
     waiting, deaths = deque(jobs), 0
     while waiting:
         suspects: list[Job] = []
-        yield from _until_a_death(cargo, waiting, workers, suspects)
+        yield from _until_worker_dies(cargo, waiting, workers, suspects)
         for job in suspects:
             for number, facts in _one_by_one(cargo, job, plans[job[0]].names):
                 deaths += any(fault.code == "worker-died" for fact in facts for fault in fact.faults)
-                if deaths > MAX_DEATHS:
+                if deaths > MAX_WORKER_DEATHS:
                     raise DataError(
-                        f"{facts[0].faults[0].sentence}, like {MAX_DEATHS} before it; "
+                        f"{facts[0].faults[0].sentence}, like {MAX_WORKER_DEATHS} before it; "
                         "memory may be short: try --workers 1"
                     )
                 yield number, facts
 
 
-def _until_a_death(cargo: bytes, waiting: deque[Job], workers: int, suspects: list[Job]) -> Iterator[Result]:
+def _until_worker_dies(
+    cargo: bytes, waiting: deque[Job], workers: int, suspects: list[Job]
+) -> Iterator[Result]:
     """Results of the jobs, taken from ``waiting``, until all are done; those under way at a death are suspects."""
     running: dict[Future, Job] = {}
     with _pool(cargo, workers) as pool:
@@ -223,7 +227,7 @@ def _until_a_death(cargo: bytes, waiting: deque[Job], workers: int, suspects: li
             while waiting or running:
                 while waiting and len(running) < 3 * workers:
                     job = waiting[0]
-                    running[pool.submit(_look, job)] = job
+                    running[pool.submit(_examine_job, job)] = job
                     waiting.popleft()
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -240,7 +244,7 @@ def _one_by_one(cargo: bytes, job: Job, names: Sequence[str]) -> Iterator[Result
         with _pool(cargo, 1) as pool:
             try:
                 while left:
-                    yield pool.submit(_look, (number, [left[0]])).result()
+                    yield pool.submit(_examine_job, (number, [left[0]])).result()
                     left.popleft()
             except BrokenProcessPool:
                 index = left.popleft()
@@ -277,7 +281,7 @@ def _start(cargo: bytes) -> None:
     _plans[:] = pickle.loads(cargo)
 
 
-def _look(job: Job) -> Result:
+def _examine_job(job: Job) -> Result:
     number, frames = job
     look: Callable[[int], FrameFacts] = _plans[number].look
     return number, [look(index) for index in frames]

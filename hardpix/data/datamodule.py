@@ -77,7 +77,7 @@ class DataModule(pl.LightningDataModule):
         val_split: str = "val",
         test_split: str = "test",
         on_error: Literal["stop", "skip"] = "stop",
-        max_skip: Whole = 10,
+        max_skip: Whole = 0,
         accept_change: bool = False,
     ) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class DataModule(pl.LightningDataModule):
         self._semi = keys >= UNLABELED
 
     def labeled_frames(self) -> dict[str, int]:
-        """``{"train": n, "unlabeled": m}`` where only n have labels; the others are told if the method sees them."""
+        """``{"train": n, "unlabeled": m}`` where only n have labels; the others are counted if the method sees them."""
         numbers = {} if self._train.whole else self._train.numbers()
         return {k: number for k, number in numbers.items() if k == "train" or self._semi}
 
@@ -246,7 +246,7 @@ class DataModule(pl.LightningDataModule):
     def _finish(self, batch: dict[str, Any]) -> Batch:
         return to_batch(batch, self.info)
 
-    def whole_split(self, role: str) -> Frames:
+    def full_split(self, role: str) -> Frames:
         """The frames of ``train``, ``val`` or ``test``; of a partly labelled one those without labels too."""
         if role == "train" and not self._train.whole:
             return self._train.images()

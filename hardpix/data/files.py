@@ -125,7 +125,7 @@ class FileSource(Source):
         )
 
     def strays(self, split: str) -> list[Path]:
-        """Label and depth files beside those of ``split`` that belong to no frame of it.
+        """Label and depth files next to those of ``split`` that belong to no frame of it.
 
         This one looks at files of the same ending in the same folders; override it where these mix kinds.
         """

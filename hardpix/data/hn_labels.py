@@ -52,7 +52,7 @@ from hardpix.ops.quantize import HNLabel, check_bins, hn_label
 from hardpix.record import write_text
 from hardpix.types import ConfigError, DataError
 
-FEW = 64  # frames that are done before other processes have started
+FRAMES_WITHOUT_POOL = 64  # frames that are done before other processes have started
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -210,7 +210,7 @@ def _make_split(
     listing = split.folder / LISTING
     known = {entry["name"]: entry for entry in read_listing(listing)}
     done = {index: known[split.stems[index]] for index in indices if split.stems[index] in known}
-    done = {index: entry for index, entry in done.items() if split.is_whole(entry)}
+    done = {index: entry for index, entry in done.items() if split.is_complete(entry)}
     todo = [index for index in indices if index not in done]
     for entry in done.values():
         tally.count(entry)
@@ -230,7 +230,7 @@ def _make_split(
                 file.flush()
             tally.made += 1
             tally.seconds = time.monotonic() - started
-            bar(name, before + tally.made, len(indices), _note(tally))
+            bar(name, before + tally.made, len(indices), _progress_text(tally))
     write_listing(listing, (done[index] for index in indices if index in done))
     return faults
 
@@ -239,7 +239,7 @@ def _results(
     split: Split, todo: Sequence[int], workers: int
 ) -> Generator[tuple[int, Entry | str], None, None]:
     """What each frame of ``todo`` gave, in order; processes read and write their frames themselves."""
-    cargo = None if workers <= 1 or len(todo) < FEW else _pickled(split)
+    cargo = None if workers <= 1 or len(todo) < FRAMES_WITHOUT_POOL else _pickled(split)
     if cargo is None:
         yield from (attempt(split, index) for index in todo)
         return
@@ -286,7 +286,7 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _note(tally: Tally) -> str:
+def _progress_text(tally: Tally) -> str:
     failed = f", {tally.failed} failed" if tally.failed else ""
     return f"{tally.made / max(tally.seconds, 1e-9):.1f}/s, {tally.rejected.total()} rejected{failed}"
 
@@ -296,7 +296,7 @@ def _note(tally: Tally) -> str:
 
 KEYS = frozenset({"image", "depth", "depth_valid"})
 PNG_EFFORT = 1  # of 9: a photograph takes a quarter of the default's time and 14 % more space
-KEPT = (".png", ".jpg", ".jpeg")
+LINKED_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 Saver = Callable[[Path], None]
 
@@ -388,7 +388,7 @@ class Split:
             matrix = self.frames.intrinsics(index) if isinstance(self.frames, CameraFrames) else None
         return shifted_camera(matrix, self.settings.window)
 
-    def is_whole(self, entry: Entry) -> bool:
+    def is_complete(self, entry: Entry) -> bool:
         """Whether the files of a frame that was made, or rejected, are there."""
         if entry["rejected"] is not None:
             return True
@@ -406,7 +406,7 @@ def read_picture(frames: Frames, index: int) -> Picture:
     lacking = index in frames.without_depth()
     depth, valid = no_reading(tuple(image.shape[1:])) if lacking else frames.depth(index)
     if image.shape[1:] == depth.shape:
-        as_it_is = files.image.suffix.lower() in KEPT and frames.image_range is None
+        as_it_is = files.image.suffix.lower() in LINKED_SUFFIXES and frames.image_range is None
         return Picture(image, depth, valid, files.image if as_it_is else None)
     height, width = depth.shape
     return Picture(image_window(image, Window.whole((height, width))), depth, valid, None)
@@ -445,7 +445,7 @@ def _saver(image: Tensor, kept: Path | None) -> Saver:
 
 
 def _write(path: Path, save: Saver) -> None:
-    """Anew, since a file that no listing tells of may have lost its contents with the power."""
+    """Written again, since a file that no listing names may have lost its contents with the power."""
     path.unlink(missing_ok=True)
     write_once(path, save)
 

@@ -29,7 +29,7 @@ _MORE = f"; {_LIMIT}=N in the environment sets another limit"
 if os.environ.get(_LIMIT, "").isdecimal():
     MAX_PIXELS = Image.MAX_IMAGE_PIXELS = int(os.environ[_LIMIT])
 
-LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine: open files, memory
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine: open files, memory
 
 
 class Encoded(NamedTuple):
@@ -131,7 +131,7 @@ def orientation(path: Path) -> int:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return _orientation(image)
-    except Exception:  # told by who reads the pixels
+    except Exception:  # reported by who reads the pixels
         return 1
 
 
@@ -232,7 +232,7 @@ def _bomb(path: Path | Encoded, error: Exception) -> DataError:
 
 
 def _unreadable(path: Path | Encoded, error: Exception) -> DataError:
-    if isinstance(error, OSError) and error.errno in LACKS:
+    if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
         raise error  # no fault of the file
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: no such file; the data set needs it")
@@ -307,7 +307,8 @@ def indices(image: Image.Image, where: object) -> NDArray[np.uint8] | NDArray[np
     deep = image.mode in DEEP
     if found.backwards or found.signed or found.channels or (found.bits > 8 and not deep):
         raise DataError(
-            f"{where}: a label must be a plain image of class numbers, but {_oddity(image)}; save it as a grey PNG"
+            f"{where}: a label must be a plain image of class numbers, but "
+            f"{_unsupported_form(image)}; save it as a grey PNG"
         )
     if deep:
         return sixteen_bits(image, where)
@@ -341,18 +342,18 @@ def rgb(
     found: Stored = image.info["stored"]
     if image.mode in (*DEEP, "F"):
         if found.backwards:
-            raise DataError(f"{where}: {_oddity(image)}; save it with 0 as black")
+            raise DataError(f"{where}: {_unsupported_form(image)}; save it with 0 as black")
         grey = np.array(image)
         return np.repeat(scaled(grey, where, image_range, f"mode {image.mode}")[:, :, None], 3, axis=2)
     if image.mode not in COLOUR:
         raise DataError(f"{where}: an image of mode {image.mode} is not read; convert it to RGB or grey")
     if found.signed or found.channels or (found.bits > 8 and not found.png):
-        raise DataError(f"{where}: {_oddity(image)}; save it as RGB or grey of 8 bits a channel")
+        raise DataError(f"{where}: {_unsupported_form(image)}; save it as RGB or grey of 8 bits a channel")
     if found.bits > 8:
         return scaled(_deep_colours(content()), where, image_range, f"mode {image.mode}")
     if image_range not in (None, (0, 255)):
         raise DataError(
-            f"{where}: has 8 bits, to which data.source.image_range={_told(image_range)} does not apply; "
+            f"{where}: has 8 bits, to which data.source.image_range={_range_text(image_range)} does not apply; "
             "data.source.image_range=null reads images of 8 bits"
         )
     # A palette with transparency must pass RGBA, else Pillow warns and guesses.
@@ -379,7 +380,7 @@ def scaled(values: NDArray, where: object, image_range: Range | None, kind: str)
     if image_range is None:
         raise DataError(
             f"{where}: has values from {values.min()} to {values.max()} ({kind}, more than 8 bits); for own data "
-            f"data.source.image_range={_told(_fitting(values))} says which values are black and white"
+            f"data.source.image_range={_range_text(_fitting(values))} says which values are black and white"
         )
     low, high = image_range
     numbers: NDArray[np.floating] = values.astype(np.float64 if values.dtype == np.int32 else np.float32)
@@ -421,11 +422,11 @@ def checked_range(image_range: Sequence[float] | None) -> Range | None:
     return numbers[0], numbers[1]
 
 
-def _told(image_range: Range | None) -> str:
+def _range_text(image_range: Range | None) -> str:
     return "null" if image_range is None else "[{:.10g},{:.10g}]".format(*image_range)
 
 
-def _oddity(image: Image.Image) -> str:
+def _unsupported_form(image: Image.Image) -> str:
     found: Stored = image.info["stored"]
     if found.backwards:
         return "its numbers run backwards (TIFF of the kind WhiteIsZero)"

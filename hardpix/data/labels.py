@@ -18,7 +18,7 @@ from hardpix.data.images import Encoded, read_colour, read_index
 from hardpix.types import ConfigError, DataError
 
 FORMATS = ("index", "colour")
-LARGEST = 65535  # value of a label file
+MAX_LABEL = 65535  # value of a label file
 
 
 class OwnLabels:
@@ -46,9 +46,9 @@ class OwnLabels:
         if label_format not in FORMATS:
             raise ConfigError(f"data.source.label_format={label_format}: must be {' or '.join(FORMATS)}")
         listed = read_classes(classes)
-        if len(listed.names) > LARGEST:
+        if len(listed.names) > MAX_LABEL:
             raise ConfigError(
-                f"data.source.classes: {len(listed.names)} classes; at most {LARGEST} fit a label file"
+                f"data.source.classes: {len(listed.names)} classes; at most {MAX_LABEL} fit a label file"
             )
         self.names, self.void = listed.names, void(len(listed.names))
         self._given = palette_of(listed, palette)
@@ -77,16 +77,16 @@ class OwnLabels:
     ) -> dict[int, int]:
         classes = len(self.names)
         own = {value: index for index, value in enumerate(listed.ids or range(classes))}
-        if beyond := [value for value in own if value > LARGEST]:
+        if beyond := [value for value in own if value > MAX_LABEL]:
             raise ConfigError(
-                f"class {self.names[own[beyond[0]]]} has the id {beyond[0]}; label files hold 0 to {LARGEST}"
+                f"class {self.names[own[beyond[0]]]} has the id {beyond[0]}; label files hold 0 to {MAX_LABEL}"
             )
         given = label_map or {}
         if label_map is not None:
             check_targets(label_map, classes, ignore_value)
-            if beyond := [value for value in label_map if value > LARGEST]:
+            if beyond := [value for value in label_map if value > MAX_LABEL]:
                 raise ConfigError(
-                    f"data.source.label_map maps {beyond[0]}; label files hold values from 0 to {LARGEST}"
+                    f"data.source.label_map maps {beyond[0]}; label files hold values from 0 to {MAX_LABEL}"
                 )
         if is_complete(given, classes):
             own = {}
@@ -152,7 +152,7 @@ class LabelCode:
     def identity(self) -> str:
         return f"{self.mapping}"
 
-    def way_out(self, value: int) -> str:
+    def suggested_override(self, value: int) -> str:
         """What the sentence on a value that is no class ends with: the settings that allow it, where there are any."""
         return ""
 
@@ -165,7 +165,7 @@ class LabelCode:
         if len(wrong):
             raise DataError(
                 f"{path}: value {wrong[0]} ({counts[wrong[0]]} pixels) is no class; "
-                f"allowed are {ranges(self.mapping)}{self.way_out(int(wrong[0]))}"
+                f"allowed are {ranges(self.mapping)}{self.suggested_override(int(wrong[0]))}"
             )
         label = torch.from_numpy(self._table.take(raw))
         return label if label.dtype == torch.uint8 else label.long()
@@ -185,7 +185,7 @@ class Numbers(LabelCode):
         super().__init__(mapping, ignore_index)
         self._names, self._ignore_value, self._given = tuple(names), ignore_value, dict(label_map or {})
 
-    def way_out(self, value: int) -> str:
+    def suggested_override(self, value: int) -> str:
         """``; to ignore it: 'data.source.label_map={7:255}'; to read it as road: 'data.source.label_map={7:0}'``."""
         last = f" ({len(self._names) - 1} for {self._names[-1]})" if len(self._names) > 1 else ""
         return (
@@ -222,12 +222,12 @@ class Numbers(LabelCode):
         if (
             ignored < classes or given.get(ignored) is not None
         ):  # what leads to it would be a class, or is one now
-            free = (*range(254, classes - 1, -1), *range(LARGEST - 1, 254, -1))
+            free = (*range(254, classes - 1, -1), *range(MAX_LABEL - 1, 254, -1))
             ignored = next(value for value in free if value not in self.mapping and value not in given)
             given = {self._ignore_value: None, **given}
-        told = ",".join(f"{v}:{ignored if i is None else i}" for v, i in sorted(given.items()))
+        spelled = ",".join(f"{v}:{ignored if i is None else i}" for v, i in sorted(given.items()))
         other = f" data.source.ignore_index={ignored}" if ignored != self._ignore_value else ""
-        return f"'data.source.label_map={{{told}}}'{other}"
+        return f"'data.source.label_map={{{spelled}}}'{other}"
 
 
 class ColourCode:
@@ -248,7 +248,7 @@ class ColourCode:
     def identity(self) -> str:
         return f"{self.mapping}"
 
-    def way_out(self, colour: Colour) -> str:
+    def suggested_override(self, colour: Colour) -> str:
         """As of :class:`LabelCode`."""
         return ""
 
@@ -263,7 +263,7 @@ class ColourCode:
             colour = first >> 16, first >> 8 & 255, first & 255
             raise DataError(
                 f"{path}: colour {colour} ({int((values == first).sum())} pixels) is no class; "
-                f"the data set has {len(self._colours)} colours{self.way_out(colour)}"
+                f"the data set has {len(self._colours)} colours{self.suggested_override(colour)}"
             )
         return torch.from_numpy(self._indices.take(places))
 
@@ -291,14 +291,15 @@ class Colours(ColourCode):
             names, colours = with_new(self._names), [*ignored, *colours]
         else:
             names, colours[index] = self._names, ignored[0]
-        told = ",".join("[{},{},{}]".format(*c) for c in colours)
-        fix = f"'data.source.palette=[{told}]' data.source.ignore_colours=null"
+        spelled = ",".join("[{},{},{}]".format(*c) for c in colours)
+        fix = f"'data.source.palette=[{spelled}]' data.source.ignore_colours=null"
         return f"if {ignored[0]} marks {names[index or 0]}: {spelled_names(names) + ' ' if index is None else ''}{fix}"
 
-    def way_out(self, colour: Colour) -> str:
+    def suggested_override(self, colour: Colour) -> str:
         ignored = [c for c, index in self.mapping.items() if index == self.ignore_index] + [colour]
-        told = ",".join("[{},{},{}]".format(*c) for c in ignored)
-        return f"; to ignore it: 'data.source.ignore_colours=[{told}]'; a class's colour belongs in data.source.palette"
+        spelled = ",".join("[{},{},{}]".format(*c) for c in ignored)
+        fix = f"'data.source.ignore_colours=[{spelled}]'"
+        return f"; to ignore it: {fix}; a class's colour belongs in data.source.palette"
 
 
 def with_new(names: Sequence[str]) -> tuple[str, ...]:
@@ -308,8 +309,8 @@ def with_new(names: Sequence[str]) -> tuple[str, ...]:
 
 def spelled_names(names: Sequence[str]) -> str:
     """The override that declares these classes."""
-    told = ",".join(name if re.fullmatch(r"[A-Za-z][\w-]*", name) else json.dumps(name) for name in names)
-    return f"'data.source.classes=[{told}]'"
+    spelled = ",".join(name if re.fullmatch(r"[A-Za-z][\w-]*", name) else json.dumps(name) for name in names)
+    return f"'data.source.classes=[{spelled}]'"
 
 
 def is_complete(label_map: Mapping[int, int | None], classes: int) -> bool:

@@ -77,11 +77,11 @@ class SplitDataset(Dataset):
             if not self.max_skip:
                 return found
             skipped[self.frames.name(other)] = str(found)
-        return too_many(skipped, self.max_skip)
+        return too_many_skipped(skipped, self.max_skip)
 
     def _read(self, index: int, draw: Draw) -> Transformed | DataError:
         try:
-            sample = checked(self.frames.load(index), self.info)
+            sample = checked_sample(self.frames.load(index), self.info)
             wanted = {k: v for k, v in sample.items() if k in self.keys or k in ("image", "name")}
             rng = generator(self.seed, *draw)
             return self.transform(wanted, rng, self.info.ignore_index)  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ class Loader(DataLoader):
         self._resume: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator: its body runs at the first batch, when Lightning has told the sampler the epoch.
+        # A generator: its body runs at the first batch, when Lightning has set the sampler's epoch.
         self._start()
         for batch in super().__iter__():
             batch = fault_or_batch(batch)
@@ -170,9 +170,9 @@ class Loader(DataLoader):
     def _get_iterator(self) -> Any:
         if self.num_workers == 0:
             return super()._get_iterator()
-        with shielded(self):
+        with workers_ignore_signals(self):
             iterator = super()._get_iterator()
-        killable(getattr(iterator, "_workers", []))
+        kill_at_exit(getattr(iterator, "_workers", []))
         return iterator
 
     def state_dict(self) -> dict[str, int]:
@@ -235,7 +235,7 @@ def normalise(image: Tensor, extent: Tensor, info: DatasetInfo) -> Tensor:
 # A label that is no class would end a process on a GPU without a word about the file.
 
 
-def checked(sample: Sample, info: DatasetInfo) -> Sample:
+def checked_sample(sample: Sample, info: DatasetInfo) -> Sample:
     """The sample, with only finite positive readings valid in its depth, and none that is not finite.
 
     Raises ``DataError`` that names the frame where its tensors differ in size or its label is no class.
@@ -250,7 +250,7 @@ def checked(sample: Sample, info: DatasetInfo) -> Sample:
             )
     if "label" in sample:
         check_label(sample["label"], info, sample["name"])
-    return readings(sample) if "depth" in sample and "depth_valid" in sample else sample
+    return mask_invalid_depth(sample) if "depth" in sample and "depth_valid" in sample else sample
 
 
 @runtime_checkable
@@ -311,7 +311,7 @@ def check_label(label: Tensor, info: DatasetInfo, name: str) -> None:
     )
 
 
-def readings(sample: Sample) -> Sample:
+def mask_invalid_depth(sample: Sample) -> Sample:
     """NaN, infinite, negative and zero depth is no reading."""
     depth, valid = sample["depth"].numpy(), sample["depth_valid"].numpy()
     positive = depth > 0  # False of NaN
@@ -326,7 +326,7 @@ def readings(sample: Sample) -> Sample:
 
 
 SKIPPED = "skipped"  # in a batch on its way to the main process: {name of a frame: what is wrong with it}
-TOLD = 20  # frames that an error names
+MAX_NAMED = 20  # frames that an error names
 
 
 class Skips:
@@ -341,24 +341,24 @@ class Skips:
         self.found: dict[str, str] = {}
 
     def take(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch without what was skipped for it; that is told, each frame once, and counted."""
+        """The batch without what was skipped for it; each frame is printed once, and counted."""
         for name, reason in batch.pop(SKIPPED, {}).items():
             if name in self.found:
                 continue
             self.found[name] = reason
             if len(self.found) > self.allowed:
-                raise too_many(self.found, self.allowed)
+                raise too_many_skipped(self.found, self.allowed)
             print(f"skipped ({len(self.found)} of at most {self.allowed}): {reason}", flush=True)
         return batch
 
 
-def too_many(found: dict[str, str], allowed: int) -> DataError:
+def too_many_skipped(found: dict[str, str], allowed: int) -> DataError:
     """The error that names all frames (the first twenty) which could not be read."""
-    told = "; ".join(list(found.values())[:TOLD])
-    more = f"; and {len(found) - TOLD} more" if len(found) > TOLD else ""
+    summary = "; ".join(list(found.values())[:MAX_NAMED])
+    more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     return DataError(
         f"{len(found)} training frames cannot be read, and data.max_skip={allowed} of them may be skipped: "
-        f"{told}{more}; mend them or raise data.max_skip"
+        f"{summary}{more}; repair them or raise data.max_skip"
     )
 
 
@@ -375,7 +375,7 @@ PR_SET_PDEATHSIG = 1  # of prctl, Linux alone
 
 
 @contextmanager
-def shielded(loader: DataLoader) -> Iterator[None]:
+def workers_ignore_signals(loader: DataLoader) -> Iterator[None]:
     """Workers that ``loader`` starts in the block ignore ``SIGNALS``, from their first moment on.
 
     They are forked with these signals blocked, and then ignore them: torch sets its own handlers before it calls
@@ -383,12 +383,12 @@ def shielded(loader: DataLoader) -> Iterator[None]:
     """
     inner = loader.worker_init_fn
     main = threading.current_thread() is threading.main_thread()
-    loader.worker_init_fn = partial(_begin, inner, os.getpid() if main else None)
+    loader.worker_init_fn = partial(_start_worker, inner, os.getpid() if main else None)
     blocked = (
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
     )
     try:
-        with _deferred() if main else nullcontext():
+        with _handlers_deferred() if main else nullcontext():
             yield
     finally:
         if blocked is not None:
@@ -397,7 +397,7 @@ def shielded(loader: DataLoader) -> Iterator[None]:
 
 
 @contextmanager
-def _deferred() -> Iterator[None]:
+def _handlers_deferred() -> Iterator[None]:
     """Python's handlers of ``SIGNALS`` run after the block.
 
     Another thread may take a signal that the main one blocks; an exception of a handler would be lost in the
@@ -417,7 +417,7 @@ def _deferred() -> Iterator[None]:
             handlers[number](number, None)
 
 
-def _begin(inner: Callable[[int], Any] | None, parent: int | None, number: int) -> None:
+def _start_worker(inner: Callable[[int], Any] | None, parent: int | None, number: int) -> None:
     """In a worker."""
     signal.set_wakeup_fd(-1)  # the parent's
     for one in SIGNALS:
@@ -442,7 +442,7 @@ def end_with_parent(parent: int | None = None) -> None:
             os._exit(1)
 
 
-def killable(workers: list[Any]) -> None:
+def kill_at_exit(workers: list[Any]) -> None:
     """Have those that do not end by themselves killed: torch and multiprocessing send SIGTERM, which they ignore."""
     _quiet_exit()
     for worker in workers:

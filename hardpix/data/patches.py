@@ -95,7 +95,7 @@ def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: not readable as a table frame,height,width ({type(error).__name__}: {error}); "
-            "hardpix data prepare writes it as sizes.csv beside the patches"
+            "hardpix data prepare writes it as sizes.csv next to the patches"
         ) from None
 
 

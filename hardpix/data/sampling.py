@@ -85,8 +85,8 @@ def _named(
     fitting = [index for ending in ENDINGS for index in by_stem.get(stem.removesuffix(ending), ())]
     fitting = list(dict.fromkeys(fitting))
     if len(fitting) > 1:
-        told = ", ".join(names[index] for index in fitting[:3])
-        raise DataError(f"{where}: {entry} may be {len(fitting)} frames ({told}); write the frame's name")
+        summary = ", ".join(names[index] for index in fitting[:3])
+        raise DataError(f"{where}: {entry} may be {len(fitting)} frames ({summary}); write the frame's name")
     if not fitting:
         raise DataError(
             f"{where}: {entry} is no frame of the training split; its names are like {names[0] if names else '-'}"

@@ -24,7 +24,7 @@ from hardpix.data.source import Frames, Sample
 from hardpix.record import replacing
 from hardpix.types import ClassCounts, DataError, DatasetInfo
 
-QUIET_SECONDS = 5.0  # a count that takes longer says how far it is, that often
+PROGRESS_SECONDS = 5.0  # a count that takes longer says how far it is, that often
 
 LABEL = frozenset({"label"})
 
@@ -104,7 +104,7 @@ def target_mean(
     if stored is None or stored.shape != (2,):
         stored = np.zeros(2)
         rows = (_sum_and_count(frames, index, values, unreadable) for index in range(len(frames)))
-        for _, row in _told(enumerate(rows), len(frames), what):
+        for _, row in _with_progress(enumerate(rows), len(frames), what):
             stored += row
         with contextlib.suppress(OSError):  # where nothing can be kept it is measured by every run
             _write_array(path, stored)
@@ -165,17 +165,19 @@ def _counted(
     counts = np.zeros((frames, info.num_classes + 1), dtype=np.int32)
     with ThreadPoolExecutor(threads) as pool:
         rows = pool.map(one, range(frames)) if threads > 1 else map(one, range(frames))
-        for index, row in _told(enumerate(rows), frames, f"the classes of {info.name}"):
+        for index, row in _with_progress(enumerate(rows), frames, f"the classes of {info.name}"):
             counts[index] = row
     return counts
 
 
-def _told(rows: Iterator[tuple[int, NDArray]], frames: int, what: str) -> Iterator[tuple[int, NDArray]]:
+def _with_progress(
+    rows: Iterator[tuple[int, NDArray]], frames: int, what: str
+) -> Iterator[tuple[int, NDArray]]:
     """Say on the error stream how far a long count is."""
     said = time.monotonic()
     for index, row in rows:
         yield index, row
-        if time.monotonic() - said > QUIET_SECONDS:
+        if time.monotonic() - said > PROGRESS_SECONDS:
             said = time.monotonic()
             print(
                 f"counting {what}, once: {index + 1} of {frames} frames",
@@ -210,12 +212,12 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 DIGITS = 16
-TOLD = 3  # files that an error names
-RUNS, IN_A_ROW = (
+MAX_NAMED = 3  # files that an error names
+SAMPLE_RUNS, RUN_LENGTH = (
     64,
     4,
 )  # files of a sample: so many runs of neighbours, which are of all kinds (image, label, depth)
-BLOCKS, BLOCK = 16, 4096  # of a file
+SAMPLE_BLOCKS, BLOCK_BYTES = 16, 4096  # of a file
 
 
 @runtime_checkable
@@ -247,15 +249,17 @@ def content_sample(frames: Frames) -> str:
     sets of equal names and sizes differ, one file that was edited may be missed (see :func:`stamp`).
     """
     paths, digest = list(_paths(frames)), hashlib.sha256()
-    starts = range(0, len(paths), max(IN_A_ROW, len(paths) // RUNS))
-    for path in (path for start in starts for path in paths[start : start + IN_A_ROW]):
+    starts = range(0, len(paths), max(RUN_LENGTH, len(paths) // SAMPLE_RUNS))
+    for path in (path for start in starts for path in paths[start : start + RUN_LENGTH]):
         size = _facts(path).size
-        places = sorted({max(0, size - BLOCK) * block // (BLOCKS - 1) for block in range(BLOCKS)})
+        places = sorted(
+            {max(0, size - BLOCK_BYTES) * block // (SAMPLE_BLOCKS - 1) for block in range(SAMPLE_BLOCKS)}
+        )
         try:
             with open(path, "rb") as file:
                 for place in places:
                     file.seek(place)
-                    digest.update(file.read(BLOCK))
+                    digest.update(file.read(BLOCK_BYTES))
         except OSError:  # reported when it is decoded
             continue
     return digest.hexdigest()[:DIGITS] if paths else ""
@@ -265,7 +269,7 @@ def stamp(frames: Frames) -> str:
     """``TIMES@PLACE``; empty for frames without files.
 
     TIMES differs when a file is written or touched, PLACE when the files lie in other folders: a copy, or another disk.
-    A folder is told by its number on its disk, which it keeps when files in it are edited or replaced, when it is
+    A folder is identified by its number on its disk, which it keeps when files in it are edited or replaced, when it is
     moved, and on every machine that has the same network disk.
     """
     times, folders = hashlib.sha256(), dict[Path, int]()
@@ -296,11 +300,11 @@ def changed_since(frames: Frames, seconds: float) -> list[Path]:
     """The newest three of the files that were written, renamed or copied there after a time (seconds since 1970)."""
     changed = {path: _facts(path).changed for path in _paths(frames)}
     newest = sorted((path for path in changed if changed[path] > seconds), key=lambda p: -changed[p])
-    return newest[:TOLD]
+    return newest[:MAX_NAMED]
 
 
 def stored(frames: Frames) -> Iterable[Path | str]:
-    """The files of a split. Of frames that do not tell, the one ``path`` they have, as a text: it is rendered anew
+    """The files of a split. Of frames that do not say, the one ``path`` they have, as a text: it is rendered again
     wherever it is missing, so that its time says nothing."""
     if isinstance(frames, StoredFrames):
         return frames.stored()

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from hardpix.config.schema import Count, Positive, PositiveShare, Share, checked
-from hardpix.data.augment import Photometric, Turned, Window, cut, turn, uniform, zoom
+from hardpix.data.augment import Photometric, RotatedWindow, Window, cut, rotated_window, uniform, zoom
 from hardpix.data.source import Sample
 from hardpix.ops.window import fitted_size
 from hardpix.types import ConfigError
@@ -96,7 +96,7 @@ class TrainTransform:
             tensors["label"] = label
         if self.scale_with_zoom and "depth" in tensors:
             tensors["depth"] = DepthMap(tensors["depth"] / ratio)
-        if isinstance(view, Turned):
+        if isinstance(view, RotatedWindow):
             tensors[INSIDE] = tv_tensors.Mask(torch.from_numpy(view.inside))
         if uniform(rng, 0, 1) < self.hflip:
             tensors = {key: F.horizontal_flip(value) for key, value in tensors.items()}
@@ -119,12 +119,12 @@ class TrainTransform:
 
     def _draw_view(
         self, label: Any, native: Size, scaled: Size, angle: float, rng: torch.Generator, ignore_index: int
-    ) -> tuple[Window | Turned, Any]:
+    ) -> tuple[Window | RotatedWindow, Any]:
         """What is cropped, and the label (None without one) in it, which the test has to resize anyhow."""
 
-        def draw() -> Window | Turned:
+        def draw() -> Window | RotatedWindow:
             window = self._random_window(native, scaled, rng)
-            return turn(window, native, angle) if angle else window
+            return rotated_window(window, native, angle) if angle else window
 
         view = draw()
         if label is None:

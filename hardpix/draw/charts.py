@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hardpix.record import obstacle, replacing
+from hardpix.record import METRICS, obstacle, replacing
 from hardpix.types import HardpixError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours without yellow, told apart by the colour-blind; shapes differ as well.
+# Okabe and Ito's colours without yellow, distinguished by the colour-blind; shapes differ as well.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":", "-.")  # further lines than colours
@@ -79,7 +79,7 @@ def depth_error_chart(runs: Mapping[str, Sequence[Bin]], *, title: str, shared: 
 
 
 def _count_bars(axes: Axes, runs: Mapping[str, Sequence[Bin]]) -> None:
-    """Pixels per bin, a bar for each run beside the others'; a single one's bars are labelled."""
+    """Pixels per bin, a bar for each run next to the others'; a single one's bars are labelled."""
     from matplotlib.ticker import EngFormatter
 
     short = EngFormatter(sep="", places=1)
@@ -106,7 +106,7 @@ def sweep_chart(
     """Mean against the factor, bars of one standard deviation; ``scale`` multiplies both.
 
     The axis is logarithmic where the values are positive and span decades, linear for other numbers, and evenly
-    spaced where a value is no number, or a zero stands beside decades.
+    spaced where a value is no number, or a zero would stand on a scale of decades.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -174,10 +174,9 @@ def line_style(i: int) -> dict[str, Any]:
 # Charts of height and normal labels: at which height objects are, and what cross-stitch factors become.
 
 
-METRICS = "metrics.csv"  # in a run's directory
 STITCH = re.compile(r"stitch/(?P<unit>\d+)/(?P<stream>own|other)(?P<std>/std)?")
 STREAMS = {"own": "trained stream", "other": "fixed stream"}
-SAID = 0.05  # shares from here on are written into their cells
+MIN_LABELLED_SHARE = 0.05  # shares from here on are written into their cells
 
 
 class Factor(NamedTuple):
@@ -209,7 +208,7 @@ def height_chart(counts: np.ndarray, classes: Sequence[str], edges: Sequence[flo
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for (row, column), share in np.ndenumerate(shares):
-            if share >= SAID:
+            if share >= MIN_LABELLED_SHARE:
                 ink = "white" if share < 0.6 else "black"
                 axes.text(
                     column, row, f"{100 * share:.0f}", color=ink, fontsize=7.5, ha="center", va="center"
@@ -294,7 +293,7 @@ def height_rows(
     ]
 
 
-# Figures as files: PNG and PDF with the same content, a CSV of the numbers beside them, whole or not at
+# Figures as files: PNG and PDF with the same content, a CSV of the numbers next to them, whole or not at
 # all.
 
 

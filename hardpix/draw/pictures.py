@@ -334,8 +334,8 @@ def _column(frame: Frame, info: DatasetInfo) -> Image.Image:
         parts.append(_tile(overlay(image, label, info.palette, info.ignore_index), inside))
     for name, (values, unit) in frame.maps.items():
         finite = values[np.isfinite(values)]
-        told = f"{finite.min():.3g} to {finite.max():.3g} {unit}" if finite.size else "no reading"
-        parts.append(_text(f"{name} {told}", TILE, HEADER_HEIGHT))
+        summary = f"{finite.min():.3g} to {finite.max():.3g} {unit}" if finite.size else "no reading"
+        parts.append(_text(f"{name} {summary}", TILE, HEADER_HEIGHT))
         parts.append(_tile(heatmap(_pick(values, image.shape[:2])), inside))
     return _stack(parts, TILE)
 

@@ -242,11 +242,11 @@ def _rows(made: Table) -> list[tuple[object, ...]]:
 
 
 def _gaps(made: Table) -> list[str]:
-    """Seeds that gave no value, told since a chart has no cell to say so."""
-    told = []
+    """Sentences on seeds that gave no value: a chart has no cell for them."""
+    parts = []
     for row in made.rows:
-        told += [
+        parts += [
             f"{', '.join(row.labels)}: {state} ({count} of {row.cells[0].total} seeds)."
             for state, count in row.cells[0].states
         ]
-    return told
+    return parts

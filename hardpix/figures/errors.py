@@ -25,7 +25,7 @@ HEADER = (
 )  # fmt: skip
 
 
-class Found(NamedTuple):
+class FrameErrors(NamedTuple):
     """What a method says of one frame, arrays ``[H, W]``."""
 
     semantic: np.ndarray  # the segmenter's classes
@@ -48,7 +48,7 @@ def error_rows(
     info, rows, numbers, present = data.info, [], [], set[int]()
     for batch in batches(data, split, places, method):
         image, truth = unnormalize(batch["image"][0], info), batch["label"][0].cpu().numpy()
-        found = find(method, batch)
+        found = frame_errors(method, batch)
         row, counts = _row(found, image, truth, data, method.t, width)
         rows.append(
             [
@@ -62,18 +62,18 @@ def error_rows(
     return rows, numbers, present
 
 
-def find(method: Any, batch: Batch) -> Found:
+def frame_errors(method: Any, batch: Batch) -> FrameErrors:
     """``dense`` of such a method is made of the segmenter's logits, two of right and wrong, and perhaps a repair's."""
     values = dense(method, batch).float()
     logits, pair, *_ = values.split(method.groups, 1)
     labelled, wrong, hard = semantic_errors(logits, batch["label"], method.info.ignore_index, method.rho)
     fused = method.decide(values).argmax(1) if len(method.groups) > 2 else None
     arrays = (logits.argmax(1), torch.sigmoid(pair[:, 1] - pair[:, 0]), fused, labelled, wrong, hard)
-    return Found(*(None if x is None else x[0].cpu().numpy() for x in arrays))  # type: ignore[arg-type]
+    return FrameErrors(*(None if x is None else x[0].cpu().numpy() for x in arrays))  # type: ignore[arg-type]
 
 
 def _row(
-    found: Found, image: np.ndarray, truth: np.ndarray, data: DataModule, t: float, width: int
+    found: FrameErrors, image: np.ndarray, truth: np.ndarray, data: DataModule, t: float, width: int
 ) -> tuple[list[ColumnGroup], tuple[Any, ...]]:
     """The groups after the first, and the numbers after the frame's name."""
     expected = found.probability > np.float32(t)
@@ -130,13 +130,13 @@ def summary(numbers: Sequence[tuple[Any, ...]]) -> str:
     """The figure's own frames in words."""
     rows = [dict(zip(HEADER, row, strict=True)) for row in numbers]
     total = {name: sum(row[name] or 0 for row in rows) for name in HEADER[1:]}
-    told = f"{len(rows)} frames: {total['errors']:,} errors of the segmenter"
+    summary = f"{len(rows)} frames: {total['errors']:,} errors of the segmenter"
     if rows[0]["repaired"] is None:
         union = total["errors"] + total["expected"] - total["errors_expected"]
         iou = total["errors_expected"] / union if union else math.nan
-        return f"{told}, {total['expected']:,} pixels expected to be, IoU {100 * iou:.1f} %"
+        return f"{summary}, {total['expected']:,} pixels expected to be, IoU {100 * iou:.1f} %"
     parts = [f"{total[name]:,} {name}" for name in ("repaired", "spoiled", "exchanged")]
-    return f"{told}; {', '.join(parts)}"
+    return f"{summary}; {', '.join(parts)}"
 
 
 # Pictures of where a segmenter errs, where errors are expected, and what a repair changes (EP).
@@ -173,7 +173,7 @@ def changes(truth: np.ndarray, before: np.ndarray, after: np.ndarray, ignore_ind
     return Changes(changed & right_after, changed & right_before, changed & ~(right_before | right_after))
 
 
-def faded(image: np.ndarray) -> np.ndarray:
+def faded_image(image: np.ndarray) -> np.ndarray:
     """Grey and nearly white, so that colours of a map stand out from it."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     shown = np.rint(255 - FADED * (255 - grey)).astype(np.uint8)
@@ -182,7 +182,7 @@ def faded(image: np.ndarray) -> np.ndarray:
 
 def error_map(image: np.ndarray, labelled: np.ndarray, wrong: np.ndarray, hard: np.ndarray) -> np.ndarray:
     """Easy and hard errors over the faded image; ``hard`` are those of the ``wrong`` pixels."""
-    shown = faded(image)
+    shown = faded_image(image)
     shown[wrong] = EASY
     shown[hard] = HARD
     shown[~labelled] = UNLABELLED
@@ -191,7 +191,7 @@ def error_map(image: np.ndarray, labelled: np.ndarray, wrong: np.ndarray, hard: 
 
 def change_map(image: np.ndarray, labelled: np.ndarray, changed: Changes) -> np.ndarray:
     """What a repair changed, over the faded image."""
-    shown = faded(image)
+    shown = faded_image(image)
     for mask, color in zip(changed, (REPAIRED, SPOILED, EXCHANGED), strict=True):
         shown[mask] = color
     shown[~labelled] = UNLABELLED
@@ -206,7 +206,7 @@ def probability_map(probability: np.ndarray, threshold: float, width: int) -> np
     height = max(1, round(probability.shape[0] * width / probability.shape[1]))
     above = _enlarged(probability > threshold, width, height)
     shown = _enlarged(heatmap(probability, 0, 1), width, height)
-    shown[_grown(above) & ~above] = PAPER
+    shown[_dilated(above) & ~above] = PAPER
     return shown
 
 
@@ -214,7 +214,7 @@ def _enlarged(values: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.array(Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST))
 
 
-def _grown(mask: np.ndarray) -> np.ndarray:
+def _dilated(mask: np.ndarray) -> np.ndarray:
     """Pixels of the mask and their eight neighbours."""
     wide = np.pad(mask, 1)
     rows = wide[:-2] | wide[1:-1] | wide[2:]

@@ -23,7 +23,7 @@ from hardpix.ops.hardness import HardMap, mean_ssim, rank_correlation, ssim_map
 from hardpix.train import rundir
 from hardpix.train.checkpoint import load_file
 from hardpix.train.results import (
-    FOR_RANKING,
+    RANKING_INTERVALS,
     batches,
     frames,
     interval_edges,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from hardpix.types import Batch, DatasetInfo
 
 
-FLAT = 0.03  # SSIM's constant beside the deviations of two maps on [0, 1]: below it, it decides
+FLAT = 0.03  # SSIM's constant relative to the deviations of two maps on [0, 1]: below it, it decides
 TRUTH = "*"  # behind the name of a map that is made of the truth
 
 
@@ -103,9 +103,11 @@ def decile_chart(lines: Mapping[tuple[str, str], Sequence[Any]], *, title: str, 
                 style = line_style(i) | (
                     {} if by == runs[0] else {"linestyle": "--", "markerfacecolor": "white"}
                 )
-                told = run if len(lines) == 1 else f"{run}, pixels ranked by {'itself' if by == run else by}"
+                summary = (
+                    run if len(lines) == 1 else f"{run}, pixels ranked by {'itself' if by == run else by}"
+                )
                 places = range(1, len(groups) + 1)
-                plot.plot(places, [100 * getattr(g, score) for g in groups], **style, label=told)
+                plot.plot(places, [100 * getattr(g, score) for g in groups], **style, label=summary)
             plot.set_xticks(places)
             plot.set_title(f"{name} (%)")
             plot.set_xlabel("tenth of the pixels, 1 the hardest")
@@ -132,7 +134,7 @@ def ranking_chart(rows: Sequence[Ranked], *, title: str) -> Figure:
             for i, run in enumerate(runs):
                 members = [row for row in rows if row.run == run]
                 values = [getattr(row, score) for row in members]
-                # Runs beside each other, as equal values would hide each other.
+                # Runs next to each other, as equal values would hide each other.
                 shift = 0.16 * (i - (len(runs) - 1) / 2)
                 places = [maps.index(row.map) + shift for row in members]
                 style = {"color": color(i), "marker": MARKERS[i % len(MARKERS)]}
@@ -161,7 +163,7 @@ def _mean_rate(rows: Sequence[Ranked]) -> float:
 def similarity_rows(pairs: Sequence[Pair], labels: Sequence[str], title: str) -> list[list[ColumnGroup]]:
     """Image, both maps in one range of colours, SSIM around each pixel; a row per frame."""
     low, high = common_range([m for pair in pairs for m in (pair.a, pair.b)])
-    told = f"{title} {low:.2f} to {high:.2f}"
+    summary = f"{title} {low:.2f} to {high:.2f}"
     rows = []
     for pair in pairs:
         edge = [(a - b) // 2 for a, b in zip(pair.a.shape, pair.local.shape, strict=True)]
@@ -170,7 +172,7 @@ def similarity_rows(pairs: Sequence[Pair], labels: Sequence[str], title: str) ->
             [
                 ColumnGroup("", [Tile(pair.image, pair.frame, smooth=True)]),
                 *(
-                    ColumnGroup(label, [Tile(heatmap(m, low, high), told)])
+                    ColumnGroup(label, [Tile(heatmap(m, low, high), summary)])
                     for label, m in zip(labels, (pair.a, pair.b), strict=True)
                 ),
                 ColumnGroup("similarity", [Tile(heatmap(local, 0, 1), f"0 to 1, mean {pair.value:.3f}")]),
@@ -284,7 +286,7 @@ def ranking(
 ) -> list[Ranked]:
     """For every run and each of its ``maps`` how well it ranks the run's errors, and how it goes with the truth."""
     device = next(iter(methods.values())).device
-    edges = interval_edges(methods, maps, FOR_RANKING, data, split, limit)
+    edges = interval_edges(methods, maps, RANKING_INTERVALS, data, split, limit)
     counts = {key: ErrorRanking(cuts).to(device) for key, cuts in edges.items()}
     for batch in frames(data, split, limit, device):
         valid = labelled(batch["label"], data)
@@ -403,8 +405,8 @@ def show_ranking(rows: Sequence[Ranked]) -> None:
         if last not in (None, row.run):
             table.add_section()
         scores = (_number(x, 4) for x in (row.auroc, row.ap, row.spearman))
-        told = (f"{row.pixels:,.0f}", _number(100 * row.error_rate, 2), *scores)
-        table.add_row(escape(row.run) if row.run != last else "", escape(row.marked), *told)
+        parts = (f"{row.pixels:,.0f}", _number(100 * row.error_rate, 2), *scores)
+        table.add_row(escape(row.run) if row.run != last else "", escape(row.marked), *parts)
         last = row.run
     Console().print(table)
     if any(row.from_truth for row in rows):

@@ -72,18 +72,18 @@ def view_rows(
     for place in places:
         if isinstance(source, HN):
             sample = frames.load(place)
-            image, label, told, facts = sample["image"], sample["label"].numpy(), "label", (None,) * 5
+            image, label, summary, facts = sample["image"], sample["label"].numpy(), "label", (None,) * 5
         else:
             picture = read_picture(frames, place)
             made = label_of(picture, camera_of(source, frames, place, settings), settings)
             image, label, height = picture.image, made.label, -made.floor
-            told = f"camera {height:.2f} m above the floor"
+            summary = f"camera {height:.2f} m above the floor"
             if made.rejected is not None:
-                told = f"rejected: {made.rejected.partition(':')[0]}"
+                summary = f"rejected: {made.rejected.partition(':')[0]}"
             facts = (made.rejected, height, *made.up)
         tiles = [
             Tile(_pixels(image), frames.name(place), smooth=True),
-            Tile(colorize(label, info.palette, VOID), told),
+            Tile(colorize(label, info.palette, VOID), summary),
         ]
         if semantics:
             truth = frames.load(place)["label"].numpy()

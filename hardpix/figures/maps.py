@@ -122,12 +122,12 @@ def map_rows(
                 mean = float(values[inside].mean()) if inside.any() else math.nan
                 kept = float(inside.sum() / max(1, labelled.sum()))
                 numbers.append((batch["name"][0], epoch, name, mean, kept))
-                told = f"{MAPS[name]} 0 to {top:g}"
-                told += f", {100 * kept:.0f} % kept" if name == "curriculum" else ""
+                summary = f"{MAPS[name]} 0 to {top:g}"
+                summary += f", {100 * kept:.0f} % kept" if name == "curriculum" else ""
                 shown = np.where(
                     np.isfinite(values)[..., None], heatmap(values, 0, top), np.array(LEFT_OUT, np.uint8)
                 )
-                tiles.append(Tile(shown, told))
+                tiles.append(Tile(shown, summary))
             row.append(ColumnGroup(f"epoch {epoch}", tiles))
     return rows, numbers
 
@@ -201,14 +201,14 @@ def chosen_map(run: FigureRun, known: Mapping[str, HardMap], name: str | None) -
 
 def remarks(runs: Sequence[FigureRun], methods: Mapping[str, Method], data: DataModule) -> list[str]:
     """Why a run has no DPE and DSE."""
-    told = []
+    parts = []
     for run in runs:
         own = methods[run.label].hard_maps()
         if "dpe" not in own:
-            told.append(f"{run.label}: no DPE and DSE, its method predicts no depth")
+            parts.append(f"{run.label}: no DPE and DSE, its method predicts no depth")
         elif "dpe" not in known_maps(methods[run.label], data):
-            told.append(f"{run.label}: DPE and DSE left out, {data.info.name} has no depth")
-    return told
+            parts.append(f"{run.label}: DPE and DSE left out, {data.info.name} has no depth")
+    return parts
 
 
-OWN_FIRST = ("hardness", "error_probability", "uncertainty")  # what a figure shows unless told otherwise
+OWN_FIRST = ("hardness", "error_probability", "uncertainty")  # what a figure shows by default

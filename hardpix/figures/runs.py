@@ -84,10 +84,10 @@ def _names(folders: Sequence[str], names: Sequence[str]) -> list[str]:
 def _check_same_classes(one: FigureRun, other: FigureRun) -> None:
     a, b = (_classes(run.directory) for run in (one, other))
     if a != b:
-        told = [f"{x} / {y}" for x, y in zip(a, b, strict=False) if x != y][:3]
+        parts = [f"{x} / {y}" for x, y in zip(a, b, strict=False) if x != y][:3]
         raise ConfigError(
             f"{one.directory} has {len(a)} classes and {other.directory} {len(b)}, and they differ "
-            f"({', '.join(told) or 'in number'}): draw runs of the same classes together"
+            f"({', '.join(parts) or 'in number'}): draw runs of the same classes together"
         )
 
 
@@ -103,10 +103,10 @@ def _check_same_frames(one: FigureRun, other: FigureRun, split: str, ignore: Seq
     a, b = ({**own, **{key: marks[key] for key in common}} for own, marks in zip((a, b), known, strict=True))
     differing = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
     if differing:
-        told = [f"{key}: {a.get(key, 'absent')} / {b.get(key, 'absent')}" for key in differing[:3]]
+        parts = [f"{key}: {a.get(key, 'absent')} / {b.get(key, 'absent')}" for key in differing[:3]]
         more = f" and {len(differing) - 3} more keys" if len(differing) > 3 else ""
         raise ConfigError(
-            f"{one.directory} and {other.directory} do not see the same frames ({'; '.join(told)}{more}): draw runs "
+            f"{one.directory} and {other.directory} do not see the same frames ({'; '.join(parts)}{more}): draw runs "
             "of the same data together, or name with --ignore a key that cannot matter"
         )
 

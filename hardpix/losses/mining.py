@@ -48,7 +48,7 @@ class OHEM(nn.Module):
         super().__init__()
         self.ignore_index, self.thresh = ignore_index, thresh
         self.min_kept, self.reduction = min_kept, reduction
-        # What plain cross-entropy beside it (an auxiliary head's) has to divide by.
+        # What plain cross-entropy next to it (an auxiliary head's) has to divide by.
         self.normalizer = "all" if reduction == "all" else "valid"
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

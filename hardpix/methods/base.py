@@ -49,8 +49,8 @@ class Method(TrainingSteps):
 
     @classmethod
     def parent_problem(cls, parent: type[Method] | None) -> str | None:
-        """Why this method cannot stand on a run of ``parent`` (None: on no run); None if it can."""
-        return None if parent is None else "stands on no other run; init_from=RUN starts from a run's weights"
+        """Why a run of ``parent`` (None: no run) cannot be this method's parent; None if it can."""
+        return None if parent is None else "takes no parent run; init_from=RUN starts from a run's weights"
 
     def maps(self, batch: Batch) -> dict[str, Tensor]:
         """Maps ``[B, H, W]`` worth looking at, as far as the batch's keys allow; in prediction only ``image``."""
@@ -129,7 +129,7 @@ class Method(TrainingSteps):
         return {name: members for name, members in trained.items() if members}
 
     def optimizer_remarks(self, optimizer: Optimizer) -> tuple[str, ...]:
-        """What a user should know about the method's settings under this optimiser, a line each; told at the start."""
+        """Lines for the start of a run: what a user should know about the method's settings under this optimiser."""
         return ()
 
     def predict_logits(self, image: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class Method(TrainingSteps):
         if scores["invalid"] > 0:
             raise DataError(
                 f"{int(scores['invalid'])} label pixels of the {split} split of {self.info.name} are neither one of "
-                f"its {self.info.num_classes} classes nor {self.info.ignore_index}; mend the labels"
+                f"its {self.info.num_classes} classes nor {self.info.ignore_index}; fix the labels"
             )
         names = dict.fromkeys(("miou", "pixel_acc", "mean_acc", self.info.main_metric, "frames"))
         self.log_dict({f"{split}/{name}": scores[name].float() for name in names})

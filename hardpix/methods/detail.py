@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hardpix.config.schema import Count, Share, checked
 from hardpix.methods.base import Method
-from hardpix.methods.error_prediction import ErrorPrediction, PredictsErrors, Semantic, StandsOnSegmenter
+from hardpix.methods.error_prediction import ErrorPrediction, OnParentSegmenter, PredictsErrors, Semantic
 from hardpix.methods.steps import Parts
 from hardpix.metrics import ErrorMetrics, FusionMetrics, MemberMetrics, ShareMetrics
 from hardpix.models import DetailBranch, choose_skips, tiles_read
@@ -20,7 +20,7 @@ from hardpix.ops.errors import accept, fuse_probabilities, max_probability, sele
 from hardpix.types import Batch, ConfigError, SegOutput
 
 
-class RepairsSegmenter(StandsOnSegmenter):
+class RepairsSegmenter(OnParentSegmenter):
     """A method with a ``detail_branch`` on the segmenter."""
 
     detail_branch: DetailBranch
@@ -112,7 +112,7 @@ class Detail(PredictsErrors, RepairsSegmenter):
     def parent_problem(cls, parent: type[Method] | None) -> str | None:
         if parent is None or not issubclass(parent, ErrorPrediction):
             given = "" if parent is None else f", not on one of {parent.__name__}"
-            return f"stands on a run of method=error_prediction (parent=RUN){given}"
+            return f"needs a run of method=error_prediction (parent=RUN){given}"
         return None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -216,7 +216,7 @@ class ChangeMetrics(FusionMetrics):
 
 
 class Bagging(RepairsSegmenter):
-    """A detail branch trained on every pixel beside a frozen segmenter; the mean of both probabilities decides.
+    """A detail branch trained on every pixel next to a frozen segmenter; the mean of both probabilities decides.
 
     Against EP's fusion it shows what a second decoder gains where nothing says which of the two to trust.
     """

@@ -32,11 +32,11 @@ class Semantic(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        """``[B, C, H, W]`` at label size, float32; enlarged anew each time."""
+        """``[B, C, H, W]`` at label size, float32; enlarged again each time."""
         return self.enlarge(self.raw)
 
 
-class StandsOnSegmenter(Method):
+class OnParentSegmenter(Method):
     """A method whose ``model`` is the segmenter of its parent run: frozen, norm and dropout in inference mode."""
 
     takes_loss = False
@@ -51,9 +51,11 @@ class StandsOnSegmenter(Method):
     @classmethod
     def parent_problem(cls, parent: type[Method] | None) -> str | None:
         if parent is None:
-            return "stands on a trained segmenter: give its run, parent=RUN"
+            return "needs a trained segmenter: give its run, parent=RUN"
         if not parent.predicts_by_model:
-            return f"stands on the run of a segmenter (method=baseline, hardness, lwm), not on one of {parent.__name__}"
+            return (
+                f"needs the run of a segmenter (method=baseline, hardness, lwm), not one of {parent.__name__}"
+            )
         return None
 
     @property
@@ -84,7 +86,7 @@ class StandsOnSegmenter(Method):
         return torch.cat([self.enlarge(x, size) for x in maps], 1)
 
 
-class PredictsErrors(StandsOnSegmenter):
+class PredictsErrors(OnParentSegmenter):
     """A method with an ``error_branch`` on the segmenter."""
 
     error_branch: ErrorBranch

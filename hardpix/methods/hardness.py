@@ -54,7 +54,7 @@ class HardnessLevel(Method):
         out = self.model.decode(pyramid)
         weight = self.weight(self.hardness_logits(pyramid, label.shape), valid, void=self.void_in_normalizer)
         logits = self.enlarge(out.outputs["label"], label.shape)
-        losses = self.game("segmentation", "hardness", weight, logits, label, valid)
+        losses = self.minimax_losses("segmentation", "hardness", weight, logits, label, valid)
         losses |= self.stage_losses(out, label, lambda x: self.weighted(weight, x, label, valid))
         return losses | self.aux_losses(out, label)
 
@@ -69,7 +69,7 @@ class HardnessLevel(Method):
         error = pixel_cross_entropy(logits, label, self.info.ignore_index)
         return weighted_loss(weight.detach(), error, valid, self.normalize_over)
 
-    def game(
+    def minimax_losses(
         self, ours: str, theirs: str, weight: Tensor, logits: Tensor, label: Tensor, valid: Tensor
     ) -> dict[str, Tensor]:
         """(2.4) named ``ours`` and alpha times (2.5) named ``theirs``: one backward pass plays the min-max game.

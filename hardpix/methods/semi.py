@@ -246,10 +246,12 @@ class U2PLHardness(MeanTeacher, HardnessLevel):
         hardness = self.hardness_logits(seen, label.shape)
         weight = self.weight(hardness[:count], valid, void=self.void_in_normalizer)
         logits = self.enlarge(out.outputs["label"], label.shape)
-        losses = self.game("segmentation", "hardness", weight, logits[:count], label, valid)
+        losses = self.minimax_losses("segmentation", "hardness", weight, logits[:count], label, valid)
         if self.hl_on_unlabeled:
             weight_u = self.weight(hardness[count:], kept, void=False)
-            losses |= self.game("unsupervised", "hardness_unlabeled", weight_u, logits[count:], pseudo, kept)
+            losses |= self.minimax_losses(
+                "unsupervised", "hardness_unlabeled", weight_u, logits[count:], pseudo, kept
+            )
         else:
             error = pixel_cross_entropy(logits[count:], pseudo, self.info.ignore_index)
             losses["unsupervised"] = reliable_loss(error, kept)

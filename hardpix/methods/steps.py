@@ -165,7 +165,7 @@ class Parts(NamedTuple):
     infer: Callable[..., Tensor]  # (forward, image, groups=) -> logits: whole image, windows, scales
     build_optimizer: Callable[[dict[str, list[Parameter]]], Optimizer]
     build_scheduler: Callable[[Optimizer, int], list[dict[str, Any]]]
-    parent: TrainingSteps | None = None  # the method of the run that this one stands on, with its networks
+    parent: TrainingSteps | None = None  # the method of the parent run, with its networks
 
 
 # The random number generators of a process, and what each of several processes keeps of its own in a

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 MIN_STRIDE = 4  # finer maps (the stem's) belong to no published head and cost the most memory
 VGG16_BN = "vgg16_bn.tv_in1k"
 SINGLE_STRIDE_LEVELS = 4  # of a plain ViT: evenly spaced blocks, 3 6 9 12 of 12
-# Some families accept images of other sizes only when told so, each in its own words; both come first, because
+# Some families accept images of other sizes only when asked to, each with its own option; both come first, because
 # some of timm's older classes swallow the words they do not know.
 ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {"dynamic_img_size": True, "strict_img_size": False},
@@ -255,7 +255,7 @@ def _create_any_size(name: str, options: dict[str, Any]) -> tuple[Any, dict[str,
         except TypeError as error:
             if not any(key in str(error) for key in extra):
                 break
-        except Exception:  # told below in full
+        except Exception:  # reported below in full
             break
     return _features(name, options), options
 

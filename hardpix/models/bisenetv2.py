@@ -19,7 +19,7 @@ DETAIL_STAGES = 3  # each halves the size
 
 
 class Stem(nn.Module):
-    """Image ``[B, inputs, H, W]`` -> ``[B, channels, H/4, W/4]``: strided convolution beside max-pooling, joined."""
+    """Image ``[B, inputs, H, W]`` -> ``[B, channels, H/4, W/4]``: strided convolution next to max-pooling, joined."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()

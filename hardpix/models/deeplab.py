@@ -30,7 +30,7 @@ class ASPP(nn.Module):
         *,
         separable: bool,
         align_corners: bool,
-        project_kernel: int = 3,
+        project_kernel: int,
     ) -> None:
         super().__init__()
         self.align_corners = align_corners
@@ -59,7 +59,7 @@ class DeepLabV3Head(Head):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
-        project_kernel: Literal[1, 3] = 3,
+        project_kernel: Literal[1, 3],
     ) -> None:
         super().__init__()
         self.input = Concat(specs, levels, align_corners=align_corners)
@@ -138,7 +138,7 @@ class DeepLabV3PlusHead(PlusHead):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
-        project_kernel: Literal[1, 3] = 3,
+        project_kernel: Literal[1, 3],
     ) -> None:
         super().__init__(
             specs,

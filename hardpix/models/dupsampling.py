@@ -61,7 +61,7 @@ class DUpsamplingHead(Head):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
-        project_kernel: Literal[1, 3] = 3,
+        project_kernel: Literal[1, 3],
     ) -> None:
         super().__init__()
         self.align_corners, self.ratio = align_corners, ratio

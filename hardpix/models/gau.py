@@ -308,7 +308,7 @@ class GAUDecoderHead(Head):
         levels: Sequence[int],
         align_corners: bool,
         dropout: Share,
-        project_kernel: Literal[1, 3] = 3,
+        project_kernel: Literal[1, 3],
     ) -> None:
         super().__init__()
         check_order("gau_decoder", specs)

@@ -58,7 +58,7 @@ class GroupAttention(nn.Module):
 
 
 class ISAHead(Head):
-    """3x3 convolution, long-range then short-range attention, and 1x1 on both beside each other: one decoder map.
+    """3x3 convolution, long-range then short-range attention, and 1x1 on both next to each other: one decoder map.
 
     Maps of other sizes are padded with zeros on all sides to whole blocks; as in mmsegmentation the padding is
     attended to, and counts in the attentions' batch statistics.

@@ -159,7 +159,7 @@ class Head(nn.Module):
     Subclasses set ``features`` (the decoder's maps, known at construction) and ``classifiers``, and implement
     ``decode``. A second head of the same configuration is a second instance: nothing is shared.
 
-    A constructor may ask for ``num_classes``, the data set's, beside ``specs``, ``outputs`` and ``align_corners``: a
+    A constructor may ask for ``num_classes``, the data set's, besides ``specs``, ``outputs`` and ``align_corners``: a
     head that gathers context by class needs it whatever its outputs are.
     """
 

@@ -66,7 +66,7 @@ class PointAttention(nn.Module):
 
 
 class PSAHead(Head):
-    """Collected and distributed features, beside the input, fused by 3x3 into the one decoder map.
+    """Collected and distributed features, joined to the input and fused by 3x3 into the one decoder map.
 
     The attention runs on a smaller map of n pixels and holds n x n numbers per direction and image: n = 49 * 49 for
     769x769 at stride 8, shrunk twofold, where the head keeps 0.7 GB per image for the backward pass in float32.

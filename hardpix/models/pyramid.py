@@ -131,7 +131,7 @@ class FCNHead(Head):
 
 
 class PyramidPooling(nn.Module):
-    """The map itself beside its averages over ``s x s`` cells, each reduced by 1x1 and enlarged, then fused by 3x3.
+    """The map itself next to its averages over ``s x s`` cells, each reduced by 1x1 and enlarged, then fused by 3x3.
 
     ``[B, inputs, h, w]`` -> ``[B, channels, h, w]``; one branch per ``s`` of ``pool_sizes``.
     """

@@ -172,11 +172,12 @@ def _model(kind: Any, specs: tuple[FeatureSpec, ...], options: dict[str, Any]) -
 
 
 def _refusal(kind: Any, specs: tuple[FeatureSpec, ...], options: dict[str, Any], error: Exception) -> str:
-    told = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    summary = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     halving = all(b.stride == 2 * a.stride for a, b in pairwise(specs))
     return (
         f"head.decoder={kind.__name__}, head.options={options}: smp cannot run it on maps of strides "
-        f"{_strides(specs)} ({told}); set backbone.output_stride={'16 or 8' if halving else 'null'}, or other options"
+        f"{_strides(specs)} ({summary}); set backbone.output_stride={'16 or 8' if halving else 'null'}, "
+        "or other options"
     )
 
 

@@ -25,9 +25,7 @@ Bools = NDArray[np.bool_]
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
-_SINGULAR = (
-    1e-5  # of the determinant beside its first term: rounding leaves less, three corners of a square more
-)
+_SINGULAR = 1e-5  # of the determinant relative to its first term: rounding leaves less, three corners of a square more
 _BLOCK = 24_000  # pixels; some twenty arrays of as many float32 fit into 2 MB
 
 

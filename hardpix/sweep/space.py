@@ -163,9 +163,7 @@ def replaced(search: Search, given: Mapping[str, list[str]]) -> Search:
     rest = {key: texts for key, texts in given.items() if key not in searched and key != "seed"}
     for texts in rest.values():
         if len(texts) > 1:
-            raise ConfigError(
-                f"{texts[0]}, {texts[1]}: of several values a search must be told in its file: choice"
-            )
+            raise ConfigError(f"{texts[0]}, {texts[1]}: of several values a search needs in its file: choice")
     common = {text.lstrip("+~").partition("=")[0]: text for text in search.common}
     common |= {key: texts[0] for key, texts in rest.items()}
     seeds = tuple(given.get("seed", search.seeds))

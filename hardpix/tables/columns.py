@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hardpix.config import command_line
 from hardpix.record import BELOW, covers
-from hardpix.scores import OF_CLASS, is_fraction, words_of
+from hardpix.scores import OF_CLASS, PER_CLASS, is_fraction, words_of
 from hardpix.tables.compare import ABSENT, FINGERPRINT, Run, folded, group, shortfalls, text
 from hardpix.tables.sheet import TIMES
 from hardpix.types import DataError, HardpixError
@@ -88,7 +88,7 @@ def with_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 def read_classes(folder: Path) -> list[dict[str, str]]:
     """The lines of a run's ``per_class.csv``; none where it has left none."""
-    path = folder / "per_class.csv"
+    path = folder / PER_CLASS
     if not path.is_file():
         return []
     try:
@@ -97,7 +97,7 @@ def read_classes(folder: Path) -> list[dict[str, str]]:
         for line in lines:
             float(line["iou"]), float(line["acc"]), line["class"]
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes one anew.") from None
+        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes it again.") from None
     return lines
 
 
@@ -169,8 +169,8 @@ def _parameters(
     keys = {key for peer in peers for key in peer} - {_target_key(factor)}
     keys = {key for key in keys if not covers(told_apart, key)}
     differing = [key for key in sorted(keys) if len({text(peer.get(key, ABSENT)) for peer in peers}) > 1]
-    told = [f"{key.removeprefix(factor + '.')}={text(value[key])}" for key in differing if key in value]
-    return f"({', '.join(told)})" if told else ""
+    parts = [f"{key.removeprefix(factor + '.')}={text(value[key])}" for key in differing if key in value]
+    return f"({', '.join(parts)})" if parts else ""
 
 
 def _short(target: str) -> str:
@@ -186,7 +186,7 @@ def row(selector: str, rows: Sequence[str], names: Sequence[tuple[str, ...]], op
     ``rows``: the declared factors. ``names``: the labels of each row. A word finds the labels that begin with it
     (``hardness``: ``HardnessLevel``) where none is equal. ``option`` is named in the error.
     """
-    whole = [i for i, labels in enumerate(names) if folded(selector) == folded(", ".join(_said(labels)))]
+    whole = [i for i, labels in enumerate(names) if folded(selector) == folded(", ".join(_selected(labels)))]
     if len(whole) == 1:
         return whole[0]
     wanted = [part.strip().rpartition("=")[::2] for part in selector.split(",")]
@@ -208,12 +208,14 @@ def row(selector: str, rows: Sequence[str], names: Sequence[tuple[str, ...]], op
         if found:
             break
     if len(found) != 1:
-        told = "; ".join(", ".join(labels) for labels in sorted(names))
-        raise HardpixError(f"{option} {selector!r} fits {len(found)} rows and must fit one of: {told}.")
+        labels_found = "; ".join(", ".join(labels) for labels in sorted(names))
+        raise HardpixError(
+            f"{option} {selector!r} fits {len(found)} rows and must fit one of: {labels_found}."
+        )
     return found[0]
 
 
-def _said(labels: Sequence[str]) -> list[str]:
+def _selected(labels: Sequence[str]) -> list[str]:
     return [label for label in labels if label != "-"]
 
 
@@ -221,7 +223,7 @@ def _said(labels: Sequence[str]) -> list[str]:
 
 
 Factors = Mapping[str, Any]
-PARENT_PREFIX = "parent_config."  # before the factors of the run that a run stands on
+PARENT_PREFIX = "parent_config."  # before the factors of the parent run
 
 
 def _size(value: Any) -> str:
@@ -252,7 +254,7 @@ def _key(key: str, shown: Callable[[Any], str] = text) -> Callable[[Factors], st
     return lambda own: "" if own.get(key) is None else shown(own[key])
 
 
-# What is told, how its value reads, and the keys that it speaks for; a word that says all by itself has no name.
+# Name of a setting, how its value reads, and the keys it covers; a word that needs no name has none.
 SETTINGS: tuple[tuple[str, Callable[[Factors], str], tuple[str, ...]], ...] = (
     ("crop", _key("data.train_transform.crop", _size), ("data.train_transform.crop",)),
     ("images", _key("data.test_transform.resize", _size), ("data.test_transform.resize",)),
@@ -264,7 +266,7 @@ SETTINGS: tuple[tuple[str, Callable[[Factors], str], tuple[str, ...]], ...] = (
     ("", _start, ("init_from", "backbone.pretrained", "backbone.name")),
     ("inference", _key("inference._target_", lambda name: name.rpartition(".")[2]), ("inference",)),
 )
-# What changes nothing by itself: it follows from another setting that is told.
+# What changes nothing by itself: it follows from another setting that is shown.
 SIMPLE = {"accumulated": "1", "processes": "1", "images": "", "inference": "WholeImage"}
 
 
@@ -281,8 +283,8 @@ def phrases(own: Factors) -> list[str]:
 def of_run(run: Run) -> str:
     """With the frames of its training, and what it falls short of."""
     frames = [count for key, count in run.record.frames.items() if key.endswith("/train")]
-    told = [f"{frames[0]:,} training frames"] if len(frames) == 1 else []
-    return ", ".join([*phrases(run.record.factors), *told, *shortfalls(run.record)])
+    frame_count = [f"{frames[0]:,} training frames"] if len(frames) == 1 else []
+    return ", ".join([*phrases(run.record.factors), *frame_count, *shortfalls(run.record)])
 
 
 def departures(
@@ -298,8 +300,8 @@ def departures(
         below = PARENT_PREFIX * depth
         mine = {key.removeprefix(below): value for key, value in own.items() if _depth(key) == depth}
         differing = {key.removeprefix(below): pair for key, pair in keys.items() if _depth(key) == depth}
-        told, spoken = _told(mine, differing)
-        found += [f"{'stage below: ' if depth else ''}{words}" for words in told]
+        phrases_found, spoken = _departure_phrases(mine, differing)
+        found += [f"{'stage below: ' if depth else ''}{words}" for words in phrases_found]
         unsaid += len(differing) - spoken
     found += [f"{count:,} {name} ({whole:,})" for name, (count, whole) in frames.items()]
     if unsaid:
@@ -312,7 +314,7 @@ def _depth(key: str) -> int:
     return len(re.match(rf"(?:{re.escape(PARENT_PREFIX)})*", key)[0]) // len(PARENT_PREFIX)  # type: ignore[index]
 
 
-def _told(own: Factors, keys: Mapping[str, tuple[Any, Any]]) -> tuple[list[str], int]:
+def _departure_phrases(own: Factors, keys: Mapping[str, tuple[Any, Any]]) -> tuple[list[str], int]:
     """The phrases, and how many of the keys they speak for."""
     wanted = {key: value for key, value in own.items() if key not in keys}
     wanted |= {key: theirs for key, (_, theirs) in keys.items() if theirs is not ABSENT}

@@ -33,7 +33,7 @@ from hardpix.types import HardpixError
 # How often a run validates decides which of its weights are the best: it matters where those are scored.
 WATCHES = ("trainer.val_every_steps", "trainer.val_every_epochs")
 BEST_WEIGHTS = ("test_weights", "evaluation.weights", "parent_weights")
-# Facts of the machine: they move a score by rounding and a cost by a lot, so they are told below the table.
+# Facts of the machine: they move a score by rounding and a cost by a lot, so they are listed below the table.
 WARNED = ("trainer.accelerator",)
 # Parts of `host` and `code` that differ without a meaning.
 SILENT = ("hostname", "pid", "pid_began", "precision", "dirty")
@@ -81,7 +81,7 @@ def group(runs: Sequence[Run], factors: Sequence[str], ignore: Sequence[str] = (
     silent = shown | {key for key in keys if silenced(known, key)}
     opened = tuple(factor.removesuffix("._target_") for factor in factors if factor.endswith("._target_"))
     if "method" in factors or "method._target_" in factors:
-        opened += ("parent_config",)  # a method that stands on other runs brings theirs along
+        opened += ("parent_config",)  # a method with a parent run has its factors too
     opened += follows(key for part in declared for key in part)
     compared = [key for key in keys if key not in silent]
     differences = _differences(runs, [key for key in compared if not covers(opened, key)])
@@ -98,7 +98,7 @@ def disagreements(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     runs, settled = by_content(runs)
     silent = (*ignored(run.record.factors for run in runs), *WARNED, *ignore, *settled)
     keys = sorted({key for run in runs for key in run.record.factors if not silenced(silent, key)})
-    return [_told(*item) for item in _differences(runs, keys).items()]
+    return [_difference_text(*item) for item in _differences(runs, keys).items()]
 
 
 def ignored(factors: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def ignored(factors: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def silenced(parts: Iterable[str], key: str) -> bool:
-    """Whether ``parts`` cover ``key``; what cannot matter in a run cannot in the run that it stands on."""
+    """Whether ``parts`` cover ``key``; what cannot matter in a run cannot in its parent run."""
     own = re.sub(r"^(parent_config\.)+", "", key)
     return covers(parts, key) or covers(parts, own)
 
@@ -118,7 +118,7 @@ def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     seen = by_content(runs)[0]
     known = {key for run in seen for key in run.record.factors}
     asked = [key for key in sorted(known) if covers(ignore, key)]
-    lines = [f"Ignored as asked: {_told(*item)}." for item in _differences(seen, asked).items()]
+    lines = [f"Ignored as asked: {_difference_text(*item)}." for item in _differences(seen, asked).items()]
     asked_for = [run.record.factors for run in runs if "trainer.devices" in run.record.factors]
     if unknown := sum(WORLD_SIZE not in own for own in asked_for):
         lines.append(
@@ -129,8 +129,8 @@ def warnings(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     for key in sorted({key for known in facts for key in known}):
         counts = Counter(text(known.get(key, ABSENT)) for known in facts)
         if len(counts) > 1:
-            told = ", ".join(f"{value} ({n} of {len(runs)} runs)" for value, n in sorted(counts.items()))
-            lines.append(f"Runs differ in {key}: {told}.")
+            summary = ", ".join(f"{value} ({n} of {len(runs)} runs)" for value, n in sorted(counts.items()))
+            lines.append(f"Runs differ in {key}: {summary}.")
     used = [run.record.data for run in runs]
     for key in sorted({key for one in used for key in one}):
         found = Counter(one[key] for one in used if key in one)
@@ -163,7 +163,7 @@ def _partial(runs: Sequence[Run]) -> list[str]:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What is told but never refused: machine, versions, commit, precision."""
+    """What is noted but never refused: machine, versions, commit, precision."""
     facts = {key: run.record.factors[key] for key in WARNED if key in run.record.factors}
     for part, content in (("host", run.record.host), ("code", run.record.code)):
         facts |= {f"{part}.{name}": value for name, value in content.items() if name not in SILENT}
@@ -222,17 +222,17 @@ def _differences(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, dict[str
     return found
 
 
-def _told(key: str, values: dict[str, str]) -> str:
-    told = [f"{value} in {directory}" for value, directory in list(values.items())[:MAX_VALUES]]
+def _difference_text(key: str, values: dict[str, str]) -> str:
+    parts = [f"{value} in {directory}" for value, directory in list(values.items())[:MAX_VALUES]]
     more = [f"{len(values) - MAX_VALUES} more values"] if len(values) > MAX_VALUES else []
-    return f"{key} ({', '.join(told + more)})"
+    return f"{key} ({', '.join(parts + more)})"
 
 
 def _refusal(count: int, differences: dict[str, dict[str, str]]) -> str:
-    told = [_told(key, differences[key]) for key in sorted(differences)[:MAX_KEYS]]
+    parts = [_difference_text(key, differences[key]) for key in sorted(differences)[:MAX_KEYS]]
     more = [f"{len(differences) - MAX_KEYS} more keys"] if len(differences) > MAX_KEYS else []
     return (
-        f"These {count} runs are not comparable, because they differ in {'; '.join(told + more)}: "
+        f"These {count} runs are not comparable, because they differ in {'; '.join(parts + more)}: "
         "declare these factors (rows of a table, --x or --lines of a figure), leave runs out, or name with --ignore a "
         "key that cannot matter."
     )

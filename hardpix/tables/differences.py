@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hardpix.record import RunRecord
-from hardpix.scores import ImageRow, is_fraction, read_per_image
+from hardpix.scores import PER_CLASS, PER_IMAGE, ImageRow, is_fraction, read_per_image
 from hardpix.tables.compare import ABSENT, Run, by_content, differs, ignored, silenced, text, warnings
 from hardpix.tables.sheet import TIMES
 from hardpix.types import DataError
@@ -43,7 +43,7 @@ class Row:
 class Setting:
     key: str
     values: tuple[Any, ...]  # ABSENT where a run lacks it
-    matters: bool  # False: a name, a seed, what watches
+    matters: bool  # False: a name, a seed, a logger
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Differences:
 
 
 def side(directory: Path, record: RunRecord, settings: dict[str, Any]) -> Side:
-    """With what lies beside the record: ``per_class.csv`` and ``per_image.csv``."""
+    """With what lies next to the record: ``per_class.csv`` and ``per_image.csv``."""
     images = read_per_image(directory)
     named = None if images is None else {row.image: row for row in images}
-    return Side(str(directory), record, settings, _read_classes(directory / "per_class.csv"), named)
+    return Side(str(directory), record, settings, _read_classes(directory / PER_CLASS), named)
 
 
 def differences(sides: Sequence[Side]) -> Differences:
@@ -166,8 +166,8 @@ def _notes(sides: Sequence[Side], classes: Sequence[str]) -> list[str]:
     if len(scored) > 1:
         notes.append(f"The runs are scored on different data: {', '.join(sorted(scored))}.")
     for what, file, lacking in (
-        ("class", "per_class.csv", [side.directory for side in sides if side.classes is None]),
-        ("image", "per_image.csv", [side.directory for side in sides if side.images is None]),
+        ("class", PER_CLASS, [side.directory for side in sides if side.classes is None]),
+        ("image", PER_IMAGE, [side.directory for side in sides if side.images is None]),
     ):
         if lacking:
             notes.append(f"No scores of each {what}: {', '.join(lacking)} lacks {file}.")
@@ -184,7 +184,7 @@ def _read_classes(path: Path) -> dict[str, float] | None:
         with open(path, newline="", encoding="utf-8") as file:
             return {line["class"]: float(line["iou"]) for line in csv.DictReader(file)}
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes one anew.") from None
+        raise DataError(f"{path} is damaged ({error}); `hardpix evaluate` writes it again.") from None
 
 
 # Differences of runs as Markdown and as JSON.
@@ -249,8 +249,8 @@ def _settings_lines(found: Differences, letters: Sequence[str]) -> list[str]:
     rows = [[s.key, *(_short(value) for value in s.values)] for s in shown]
     parts.append(_table(["key", *letters], rows) if rows else "The settings that may matter agree.")
     if others:
-        told = [f"{s.key} ({' / '.join(_short(value) for value in s.values)})" for s in others]
-        parts.append(f"Also different (names, seeds, what watches): {', '.join(told)}.")
+        pieces = [f"{s.key} ({' / '.join(_short(value) for value in s.values)})" for s in others]
+        parts.append(f"Also different (names, seeds, loggers): {', '.join(pieces)}.")
     return parts
 
 
@@ -281,13 +281,16 @@ def _costs(rows: Sequence[Row], letters: Sequence[str]) -> list[str]:
 def _images(found: Differences, letters: Sequence[str], count: int) -> list[str]:
     if not found.images:
         return []
-    told = [
+    pieces = [
         f"{a} against {letters[0]}: {t.common} images in common, {t.better} better, {t.worse} worse, mean "
         f"difference {_signed(t.mean, True)} points"
         + (f"; {t.alone} are scored by one of the two only" if t.alone else "")
         for a, t in zip(letters[1:], found.tallies, strict=True)
     ]
-    parts = ["## Images (mIoU of the classes in each, %)", "\n".join(f"{line}.  " for line in told).rstrip()]
+    parts = [
+        "## Images (mIoU of the classes in each, %)",
+        "\n".join(f"{line}.  " for line in pieces).rstrip(),
+    ]
     lost = [row for row in found.images if any(value < 0 for value in row.apart)][:count]
     gained = [row for row in found.images if any(value > 0 for value in row.apart)]
     gained = sorted(gained, key=lambda row: -max(v for v in row.apart if not math.isnan(v)))[:count]
@@ -314,8 +317,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _short(value: Any) -> str:
-    told = text(value)
-    return told if len(told) <= LONGEST else told[: LONGEST - 1] + "…"
+    summary = text(value)
+    return summary if len(summary) <= LONGEST else summary[: LONGEST - 1] + "…"
 
 
 def _value(value: float, percent: bool) -> str:

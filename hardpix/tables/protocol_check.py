@@ -1,6 +1,6 @@
 """Check that runs followed the protocol of the cells they stand for, and choose the runs of a cell.
 
-A reproduction on fewer steps is worth showing as long as it is told, and as long as every row had as few: what
+A reproduction on fewer steps is worth showing as long as it is stated, and as long as every row had as few: what
 misleads is a table whose rows were trained unequally.
 """
 
@@ -13,17 +13,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hardpix.config.catalog import split_sizes
 from hardpix.config.published import THRESHOLD, Layout, LayoutColumn, LayoutRow, matches
-from hardpix.record import EFFECTIVE_BATCH, TRAINED_ON, covers
-from hardpix.record import FRAMES as PLACES
+from hardpix.record import EFFECTIVE_BATCH, FRAMES, TRAINED_ON, covers
+from hardpix.scores import PER_CLASS
 from hardpix.tables.compare import ABSENT, WARNED, Run, folded, ignored, may_be_unknown, silenced, text
 from hardpix.types import HardpixError
 
 # Never a departure, in addition to what no table compares: where the data lies, and what follows from other keys.
-SILENT = (*WARNED, *PLACES, EFFECTIVE_BATCH)
+SILENT = (*WARNED, *FRAMES, EFFECTIVE_BATCH)
 # What must be equal between runs that no published row describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
-# What a run that stands on another has from it. A row that is no stage of a chain knows none of it.
+# What a run has from its parent. A row that is no stage of a chain knows none of it.
 BELOW = "parent_config"
 FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
 
@@ -34,16 +35,6 @@ TRAINED, SCORED, WITHOUT_LABELS = "training frames", "scored frames", "training 
 
 # Which they are, by content; to be the same in all runs that read a data set alike.
 TRAINED_DATA, SCORED_DATA = "training data", "scored data"
-
-# Frames of whole data sets, by the split's name.
-FRAMES: dict[str, dict[str, int]] = {
-    "nyuv2": {"train": 795, "test": 654},
-    "sunrgbd": {"train": 5285, "test": 5050},
-    "cityscapes": {"train": 2975, "val": 500, "test": 1525},
-    "ade20k": {"train": 20210, "val": 2000},
-    "camvid": {"train": 367, "val": 101, "test": 233},
-    "totaltext": {"train": 1255, "test": 300},
-}
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,8 @@ class Use:
 
     def frames(self) -> dict[str, tuple[int, int | None]]:
         """Frames as used, and as many as there should be, where either is known."""
-        full = FRAMES.get(folded(self.dataset), {})
+        sizes = {folded(name): splits for name, splits in split_sizes().items()}
+        full = sizes.get(folded(self.dataset), {})
         counts = {folded(key): count for key, count in self.run.record.frames.items()}
         if (scored := self.run.record.metrics.get(f"{self.role}/frames")) is not None:
             counts[f"{folded(self.dataset)}/{self.role}"] = int(scored)
@@ -133,7 +125,7 @@ def departure(use: Use, experiments: Sequence[Experiment]) -> Departure:
     """From the nearest of the rows that fill the use's cell."""
     own = use.factors
     fitting = [one for one in experiments if any(matches(pattern, use.cell) for pattern in one.cells)]
-    parent_known = not _stands(own) or any(_stands(one.factors) for one in fitting)
+    parent_known = not _has_parent(own) or any(_has_parent(one.factors) for one in fitting)
     from_parent = () if parent_known else FROM_PARENT
     found = [_differing(own, one.factors, (*one.free, *use.free, *from_parent)) for one in fitting]
     keys = min(found, key=len) if found else {}
@@ -145,7 +137,7 @@ def departure(use: Use, experiments: Sequence[Experiment]) -> Departure:
     return Departure(bool(found), parent_known, keys, frames)
 
 
-def _stands(factors: Mapping[str, Any]) -> bool:
+def _has_parent(factors: Mapping[str, Any]) -> bool:
     """Whether the factors of another run lie below these."""
     return any(key.startswith(f"{BELOW}.") for key in factors)
 
@@ -168,10 +160,10 @@ def refuse_unequal(uses: Sequence[Use], departures: Sequence[Departure], ignore:
 
 def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) -> list[str]:
     keys = {SCORED, TRAINED_DATA, SCORED_DATA}
-    keys |= {key for use, departed in members for key in _watched(use, departed)}
+    keys |= {key for use, departed in members for key in _compared_keys(use, departed)}
     lines = []
     for key in sorted(key for key in keys if not covers(ignore, key)):
-        for alike in _alike(members, key):
+        for alike in _comparable_members(members, key):
             values: list[tuple[Any, str]] = []
             for use, departed in alike:
                 value = _value(use, departed, key)
@@ -182,7 +174,9 @@ def _unequal(members: Sequence[tuple[Use, Departure]], ignore: Sequence[str]) ->
     return lines
 
 
-def _alike(members: Sequence[tuple[Use, Departure]], key: str) -> list[list[tuple[Use, Departure]]]:
+def _comparable_members(
+    members: Sequence[tuple[Use, Departure]], key: str
+) -> list[list[tuple[Use, Departure]]]:
     """Below ``parent_config`` only runs of one method and data set are to be compared: others are different stages.
 
     What a data set holds depends on how it is read.
@@ -215,7 +209,7 @@ def _by(
 def _reading(use: Use) -> dict[str, Any]:
     """How a run's data set is read, apart from where it lies."""
     own = use.factors
-    return {k: own[k] for k in sorted(own) if covers(["data.source"], k) and not covers(PLACES, k)}
+    return {k: own[k] for k in sorted(own) if covers(["data.source"], k) and not covers(FRAMES, k)}
 
 
 def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
@@ -231,7 +225,7 @@ def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
     return (use.factors[key],) if key in use.factors else None
 
 
-def _watched(use: Use, departed: Departure) -> set[str]:
+def _compared_keys(use: Use, departed: Departure) -> set[str]:
     """Keys that must be the same in all runs: those departed in; without a published row all of effort."""
     own = use.factors
     silent = (*ignored([own]), *SILENT)
@@ -271,7 +265,7 @@ VALUE = "value"
 
 
 def uses_of(layout: Layout, runs: Sequence[Run], notes: list[str]) -> dict[tuple[str, str], list[Use]]:
-    """The runs of each cell. A run on another data set is left out, and that is told."""
+    """The runs of each cell. A run on another data set is left out, with a note."""
     found: dict[tuple[str, str], list[Use]] = defaultdict(list)
     strangers = 0
     for run in runs:
@@ -356,7 +350,7 @@ def _score(use: Use, metric: str) -> float | None:
     if ":" not in metric:
         return metrics.get(f"{use.role}/{metric}")
     kind, _, name = metric.partition(":")
-    path = Path(use.run.directory) / "per_class.csv"
+    path = Path(use.run.directory) / PER_CLASS
     if not use.role or not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as file:

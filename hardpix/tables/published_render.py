@@ -1,4 +1,4 @@
-"""Published tables beside ours as Markdown, LaTeX (booktabs), CSV (one line a cell), JSON and HTML."""
+"""Published tables next to ours as Markdown, LaTeX (booktabs), CSV (one line a cell), JSON and HTML."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _ours(entry: Entry, places: int) -> tuple[str, bool]:
     return ", ".join(filter(None, [value, *states])) or "nan", bool(states) or not value
 
 
-def _apart(entry: Entry, places: int) -> Text:
+def _difference(entry: Entry, places: int) -> Text:
     """The difference from our own baseline, with its interval and p where it was tested."""
     if entry.apart is None:
         return Text("-")
@@ -121,7 +121,7 @@ def _sheet(table: Comparison) -> Sheet:
         for line, own in zip(lines, styles, strict=True):
             labels = [Text(label) for label in line.labels]
             cells = [
-                (*texts(entry, column, places, style), _apart(entry, max(places, 2)))[: len(kinds)]
+                (*texts(entry, column, places, style), _difference(entry, max(places, 2)))[: len(kinds)]
                 for entry, column, places, style in zip(line.entries, columns, decimals, own, strict=True)
             ]
             if layout.stacked:
@@ -200,7 +200,7 @@ def _csv(tables: Sequence[Comparison]) -> str:
 
 def _csv_values(entry: Entry, table: Comparison) -> list[str]:
     made = entry.cell
-    notes = "; ".join(_told(entry, table))
+    notes = "; ".join(_note_text(entry, table))
     printed = "nan" if entry.published is None else str(entry.published)
     apart = [table.baseline or "-", *["nan"] * 4]
     if entry.apart is not None:
@@ -215,7 +215,7 @@ def _csv_values(entry: Entry, table: Comparison) -> list[str]:
     return [printed, *numbers, *apart, states or "ok", notes]
 
 
-def _told(entry: Entry, table: Comparison) -> list[str]:
+def _note_text(entry: Entry, table: Comparison) -> list[str]:
     known = dict((*table.our_notes, *table.published_notes))
     return [known[mark] for mark in (*entry.marks, *entry.published_marks) if mark in known]
 
@@ -259,7 +259,7 @@ def _json_row(table: Comparison, line: Line) -> dict[str, Any]:
                 "ours": None if entry.cell is None else cell(entry.cell),
                 "difference": entry.difference,
                 "apart": None if entry.apart is None else cell(entry.apart),
-                "notes": _told(entry, table),
+                "notes": _note_text(entry, table),
                 "commands": list(entry.commands),
                 **own,
             }

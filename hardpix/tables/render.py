@@ -15,7 +15,7 @@ from hardpix.tables.columns import Column, direction, title
 from hardpix.tables.compare import Run
 from hardpix.tables.sheet import BEST, LACKING, SECOND, TIMES, Note, Sheet, Text
 from hardpix.tables.significance import PairedTest
-from hardpix.tables.table import UNEVEN, Cell, Lack, Row, Table, joined_commands, reason
+from hardpix.tables.table import UNSTEADY, Cell, Gap, Row, Table, joined_commands, reason
 
 
 def render(table: Table, form: str) -> str:
@@ -96,7 +96,7 @@ def _number(cell: Cell, column: Column) -> str:
     if math.isnan(cell.mean):
         return ""
     if column.kind == "ratio":
-        itself = cell.mean == 1 and cell.std == 0  # the reference row beside itself
+        itself = cell.mean == 1 and cell.std == 0  # the reference row relative to itself
         deviation = "" if math.isnan(cell.std) or itself else f" ± {cell.std:.2f}"
         return f"{cell.mean:.2f}{deviation}{TIMES}"
     sign = "+" if column.kind == "difference" else ""
@@ -139,9 +139,9 @@ def _sheet(table: Table) -> Sheet:
     return Sheet("", heads, [("", body)], len(table.factors), notes, int(any(own)))
 
 
-def concerns(lack: Lack, cell: Cell, column: Column) -> bool:
+def concerns(lack: Gap, cell: Cell, column: Column) -> bool:
     """Whether a note about a row says why one of its cells is not complete, or tells little."""
-    known = {*dict(cell.states), UNEVEN}
+    known = {*dict(cell.states), UNSTEADY}
     return lack.state in known and lack.metric in ("", column.metric) and column.kind != "test"
 
 
@@ -286,13 +286,13 @@ def tested(test: PairedTest) -> dict[str, Any]:
 
 def run_entry(run: Run) -> dict[str, Any]:
     own = run.record
-    told = None if own.status == "done" else reason(run)
+    summary = None if own.status == "done" else reason(run)
     return {
         "directory": run.directory,
         "run_id": own.run_id,
         "seed": own.seed,
         "status": own.outcome,
-        "reason": told,
+        "reason": summary,
     }
 
 

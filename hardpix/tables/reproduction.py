@@ -1,4 +1,4 @@
-"""A published table with our measured cells beside the printed ones."""
+"""A published table with our measured cells next to the printed ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AS_PUBLISHED = "as published"
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableOptions:
     """What else a table is to show: the difference from a row (or column) of ours, tested or not, classes, commands."""
 
     relative_to: str | None = None
@@ -52,7 +52,7 @@ class Entry:
     published: Value
     cell: Cell | None  # None: no run
     absent: str = NOT_RUN  # why there may be none: CITED where hardpix does not have the method
-    aside: Value = None  # printed in parentheses beside it
+    aside: Value = None  # printed in parentheses next to it
     word: str = ""  # ours, of a column that shows a setting
     published_marks: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
@@ -92,10 +92,10 @@ def comparison(
     runs: Sequence[Run],
     experiments: Sequence[Experiment] = (),
     ignore: Sequence[str] = (),
-    asked: Asked | None = None,
+    asked: TableOptions | None = None,
 ) -> Comparison:
-    """Set ``runs`` beside the printed numbers; raise when that would compare what is not comparable."""
-    asked = asked or Asked()
+    """Set ``runs`` next to the printed numbers; raise when that would compare what is not comparable."""
+    asked = asked or TableOptions()
     runs = sorted(runs, key=lambda run: run.directory)
     notes: list[str] = []
     uses = uses_of(layout, runs, notes)
@@ -148,8 +148,8 @@ class _Marks:
 
 def _general(layout: Layout) -> list[str]:
     cited = ", ".join(dict.fromkeys(row.label for row in layout.rows if row.cited))
-    told = f"no row here, methods that hardpix does not have: {cited}" if cited else ""
-    return [note for note in (layout.note, *layout.notes, told) if note]
+    summary = f"no row here, methods that hardpix does not have: {cited}" if cited else ""
+    return [note for note in (layout.note, *layout.notes, summary) if note]
 
 
 def _with_classes(layout: Layout, uses: dict[Place, list[Use]]) -> Layout:
@@ -178,7 +178,7 @@ class _Lines:
         cells: OurCells,
         uses: Sequence[Use],
         departures: Sequence[Departure],
-        asked: Asked,
+        asked: TableOptions,
     ) -> None:
         self.layout, self.cells, self.asked = layout, cells, asked
         self.departures = {
@@ -422,7 +422,7 @@ def _scaled(test: PairedTest | None) -> PairedTest | None:
 
 
 def value_in_parentheses(row: LayoutRow, column: LayoutColumn) -> Value:
-    """The value printed in parentheses beside the cell's own."""
+    """The value printed in parentheses next to the cell's own."""
     return row.facts.get("copied_cells", {}).get(column.id)
 
 

@@ -108,10 +108,10 @@ def _md_escaped(words: str) -> str:
 
 
 def _md_note(note: Note) -> str:
-    return _told(note.words, [f"`{command}`" for command in note.commands])
+    return _note_text(note.words, [f"`{command}`" for command in note.commands])
 
 
-def _told(words: str, commands: Sequence[str]) -> str:
+def _note_text(words: str, commands: Sequence[str]) -> str:
     return f"{words}: {', '.join(commands)}" if commands else words
 
 
@@ -149,7 +149,7 @@ def _latex(sheet: Sheet) -> str:
     lines += [r"\bottomrule", r"\end{tabular}"]
     notes = [
         (f"$^{{{note.mark}}}$ " if note.mark else "")
-        + _told(tex(note.words), [rf"\texttt{{{tex(command)}}}" for command in note.commands])
+        + _note_text(tex(note.words), [rf"\texttt{{{tex(command)}}}" for command in note.commands])
         for note in sheet.notes
     ]
     if notes:  # not comments: they belong below the table
@@ -203,10 +203,10 @@ def _html(sheet: Sheet) -> str:
         for i, (_, head) in enumerate(sheet.heads)
     ]
     lines += [f"<tr>{''.join(heads)}</tr>", "</thead>", "<tbody>"]
-    told = {note.mark: _told(note.words, note.commands) for note in sheet.notes if note.mark}
+    parts = {note.mark: _note_text(note.words, note.commands) for note in sheet.notes if note.mark}
     for part, rows in sheet.parts:
         lines += [f"<tr><th class=part colspan={width}>{html.escape(part)}</th></tr>"] * bool(part)
-        lines += [_html_row(rows, i, sheet, told) for i in range(len(rows))]
+        lines += [_html_row(rows, i, sheet, parts) for i in range(len(rows))]
     lines.append("</tbody></table></div>")
     marked = [_html_note(note) for note in sheet.notes if note.mark]
     folds = len(marked) > FOLDED
@@ -219,15 +219,15 @@ def _html(sheet: Sheet) -> str:
 def _html_note(note: Note) -> str:
     mark = f"<sup>{note.mark}</sup> " if note.mark else ""
     commands = [f"<code>{html.escape(command)}</code>" for command in note.commands]
-    return f"<p class=note>{mark}{_told(html.escape(note.words), commands)}</p>"
+    return f"<p class=note>{mark}{_note_text(html.escape(note.words), commands)}</p>"
 
 
-def _html_row(rows: Sequence[Sequence[Text]], place: int, sheet: Sheet, told: dict[str, str]) -> str:
+def _html_row(rows: Sequence[Sequence[Text]], place: int, sheet: Sheet, summary: dict[str, str]) -> str:
     cells = []
     for i, text in enumerate(rows[place]):
         words = html.escape(text.words)
         if text.marks:
-            title = html.escape("\n".join(told.get(mark, "") for mark in text.marks), quote=True)
+            title = html.escape("\n".join(summary.get(mark, "") for mark in text.marks), quote=True)
             words += f"<sup title='{title}'>{','.join(text.marks)}</sup>"
         if i < sheet.left:
             if text.style != SAME:

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 LEVEL = 95  # percent of the interval
 SEEDS = 3  # below it nothing can be said of how training varies: no p, and an interval over the images alone
 REPEATS = 25  # draws of the seeds' part for each sample of images: with 3 seeds one is too few for steady percentiles
-FEWEST = 40  # resamples: with fewer no percentile is cut off
+MIN_RESAMPLES = 40  # resamples: with fewer no percentile is cut off
 CHUNK = 250  # resamples at a time: the weights of one chunk are this many times the images
-KEPT = 40  # runs whose counts are held: up to ten megabytes each
-AGREE = 1e-5  # how far a recorded score may lie from that of the counts, which is the same computation
+MAX_CACHED_RUNS = 40  # runs whose counts are held: up to ten megabytes each
+SCORE_TOLERANCE = (
+    1e-5  # how far a recorded score may lie from that of the counts, which is the same computation
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.resamples < FEWEST:
+        if self.resamples < MIN_RESAMPLES:
             raise HardpixError(
-                f"--resamples {self.resamples}: must be {FEWEST} or more for an interval of {LEVEL} %."
+                f"--resamples {self.resamples}: must be {MIN_RESAMPLES} or more for an interval of {LEVEL} %."
             )
 
 
@@ -132,7 +134,7 @@ class PairedTests:
             for run, one, value in zip(pair, counts, known, strict=True):
                 if problem := _unlike(first, one):
                     return f"{name} and {run.directory} {problem}"
-                if not abs(float(score(one.values.sum(0))) - value) <= AGREE:
+                if not abs(float(score(one.values.sum(0))) - value) <= SCORE_TOLERANCE:
                     return f"{metric} of {run.directory} is not that of its per_image.csv"
         if len(first.images) < 2:
             return f"{name} scores one image only"
@@ -141,7 +143,7 @@ class PairedTests:
 
     def _of_run(self, run: Run) -> Counts | str:
         if run.directory not in self.read:
-            if len(self.read) >= KEPT:
+            if len(self.read) >= MAX_CACHED_RUNS:
                 del self.read[next(iter(self.read))]
             self.read[run.directory] = _read(Path(run.directory))
         return self.read[run.directory]

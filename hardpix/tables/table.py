@@ -28,7 +28,7 @@ class Row:
     cells: tuple[Cell, ...]
     n: int  # seeds that are done
     runs: tuple[Run, ...] = ()  # one of each seed
-    lacks: tuple[Lack, ...] = ()
+    lacks: tuple[Gap, ...] = ()
     protocol: str = ""  # how large the training was
 
 
@@ -100,7 +100,7 @@ def table(
             tuple(_cells(chosen, found, i, first, tested, expected(i), tester)),
             sum(run.record.status == "done" for run in found[i].values()),
             tuple(found[i][seed] for seed in sorted(found[i])),
-            tuple(_lacks(found[i], expected(i), chosen, rows, choose)),
+            tuple(_row_gaps(found[i], expected(i), chosen, rows, choose)),
             "; ".join(dict.fromkeys(map(of_table.of_run, groups[i].runs))),
         )
         for i in range(len(groups))
@@ -143,13 +143,13 @@ def _cells(
     return cells
 
 
-def _lacks(
+def _row_gaps(
     found: Mapping[int, Run],
     seeds: Sequence[int],
     columns: Sequence[Column],
     rows: Sequence[str],
     choose: Choose,
-) -> list[Lack]:
+) -> list[Gap]:
     """What one row lacks, with commands after the example of its finished run, if it has one."""
     example = min(found.values(), key=lambda run: run.record.status != "done")
     metrics = list(dict.fromkeys(column.metric for column in columns))
@@ -157,7 +157,7 @@ def _lacks(
     def command(seed: int) -> str:
         return rerun_command(example, seed) or from_factors(example, rows, seed, choose)
 
-    return missing_of_row(found, seeds, metrics, command, caution(example))
+    return gaps_of_row(found, seeds, metrics, command, unstated_settings(example))
 
 
 def _absent(
@@ -188,7 +188,7 @@ def _absent(
         }
         own = [int(wanted[rows.index("seed")])] if "seed" in rows else seeds
         commands = [combined(examples[template], donors, rows, seed, choose) for seed in own]
-        lack = missing(own, commands, caution(examples[template]))
+        lack = missing_seeds(own, commands, unstated_settings(examples[template]))
         cell = Cell(math.nan, math.nan, 0, len(own), (("missing", len(own)),))
         made.append(Row(wanted, (cell,) * len(columns), 0, lacks=(lack,)))
     return made
@@ -321,12 +321,12 @@ def _deviation(values: Sequence[float]) -> float:
 # The name of the file that a group is chosen by, from the group and a run's factors; empty where none fits.
 Choose = Callable[[str, Mapping[str, Any]], str]
 
-UNEVEN = "uneven"  # of a cell that has its value, of which a note says how little it tells
-OWN = ("run", "resume", "seed", "reproduces")  # of the run that a command was made for
+UNSTEADY = "uneven"  # of a cell that has its value, of which a note says how little it tells
+RUN_KEYS = ("run", "resume", "seed", "reproduces")  # of the run that a command was made for
 
 
 @dataclass(frozen=True)
-class Lack:
+class Gap:
     """``metric``: of the only column that is concerned; empty where all are. ``commands``: one for each seed."""
 
     state: str
@@ -336,51 +336,51 @@ class Lack:
     metric: str = ""
 
 
-def missing_of_row(
+def gaps_of_row(
     found: Mapping[int, Run],
     seeds: Sequence[int],
     metrics: Sequence[str],
     command: Callable[[int], str],
     caution: str = "",
-) -> list[Lack]:
+) -> list[Gap]:
     """``found``: the row's runs by seed, of all ``seeds`` of the table; ``command`` names one for a seed."""
     absent = [seed for seed in seeds if seed not in found]
-    lacks = [missing(absent, list(map(command, absent)), caution)] if absent else []
-    told: dict[tuple[str, str], list[int]] = {}
+    lacks = [missing_seeds(absent, list(map(command, absent)), caution)] if absent else []
+    unfinished: dict[tuple[str, str], list[int]] = {}
     for seed, run in sorted(found.items()):
         if run.record.status == "done":
             for metric in metrics:
                 if metric not in run.record.metrics:
                     words = f"{run.directory} has no {metric}"
-                    lacks.append(Lack("missing", (seed,), words, metric=metric))
+                    lacks.append(Gap("missing", (seed,), words, metric=metric))
         else:
-            told.setdefault((run.record.outcome, reason(run)), []).append(seed)
-    lacks += [Lack(state, tuple(own), f"{_seeds(own)} {words}") for (state, words), own in told.items()]
-    return lacks + (_uneven(found) if STEP_SECONDS in metrics else [])
+            unfinished.setdefault((run.record.outcome, reason(run)), []).append(seed)
+    lacks += [Gap(state, tuple(own), f"{_seeds(own)} {words}") for (state, words), own in unfinished.items()]
+    return lacks + (_unsteady_timing(found) if STEP_SECONDS in metrics else [])
 
 
-def _uneven(found: Mapping[int, Run]) -> list[Lack]:
+def _unsteady_timing(found: Mapping[int, Run]) -> list[Gap]:
     """The seeds whose time per step says little."""
     spreads = {seed: wide for seed, run in sorted(found.items()) if (wide := spread(run.record)) is not None}
     if not spreads:
         return []
     shares = ", ".join(f"{100 * wide:.0f} %" for wide in spreads.values())
     words = f"{_seeds(list(spreads))}: the middle half of the steps spreads over {shares} of the median step's time"
-    return [Lack(UNEVEN, tuple(spreads), words, metric=STEP_SECONDS)]
+    return [Gap(UNSTEADY, tuple(spreads), words, metric=STEP_SECONDS)]
 
 
-def missing(seeds: Sequence[int], commands: Sequence[str], caution: str = "") -> Lack:
+def missing_seeds(seeds: Sequence[int], commands: Sequence[str], caution: str = "") -> Gap:
     words = f"{_seeds(seeds)} not run{f' ({caution})' if caution else ''}"
-    return Lack("missing", tuple(seeds), words, tuple(filter(None, commands)))
+    return Gap("missing", tuple(seeds), words, tuple(filter(None, commands)))
 
 
-def caution(example: Run) -> str:
+def unstated_settings(example: Run) -> str:
     """What a command made after this run's own does not say."""
     own = example.record
     if "evaluation.split" in own.factors:
         return "evaluate the run of that seed"
     if any(key_of(word) in ("parent", "init_from") for word in own.overrides):
-        return "give it the run of its own seed to stand on"
+        return "give it the parent run of its own seed"
     return "" if own.overrides else f"and the other settings of {example.directory}/config.yaml"
 
 
@@ -457,7 +457,7 @@ def _kept(run: Run) -> list[str]:
     return [
         word
         for word in run.record.overrides
-        if key_of(word) not in OWN and not key_of(word).startswith("hydra")
+        if key_of(word) not in RUN_KEYS and not key_of(word).startswith("hydra")
     ]
 
 

@@ -54,7 +54,7 @@ def build(cfg: DictConfig, *, training: bool = True) -> tuple[DataModule, Method
             "own, which is what is scored; set trainer.ema_decay=null"
         )
     method = _method(cfg, data, pretrained=training)
-    # Made again by the trainer; here so that a rate or a group that cannot be is told before anything is written.
+    # Made again by the trainer; here so that an impossible rate or group is reported before anything is written.
     method.parts.build_scheduler(method.parts.build_optimizer(method.parameter_groups()), 1)
     return data, method
 
@@ -293,7 +293,7 @@ LABEL_MAPS = 300  # more hardly move the leading directions of label patches and
 def fit_to_labels(method: nn.Module, data: DataModule) -> int:
     """Call ``fit_labels(labels, ignore_index)`` of every module that has one and is not ``fitted`` yet.
 
-    Weights that another run fitted (``init_from``, a run to stand on) stay. Every process does it alike. Returns how
+    Weights that another run fitted (``init_from``, a parent run) stay. Every process does it alike. Returns how
     many modules there were.
     """
     waiting: list[Any] = [m for m in method.modules() if not getattr(m, "fitted", True)]

@@ -73,7 +73,7 @@ def build_callbacks(
     ]
 
 
-def settle_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
+def update_best(run_dir: Path, trainer: pl.Trainer, score: float) -> None:
     """The last weights compete for ``best`` too: training rarely ends on a validation."""
     callback = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), None)
     if callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -134,7 +134,7 @@ class PlainProgress(Callback):
 
 
 FILE_NAME = "diverged.json"
-TOLD = 10  # parameters in the file
+MAX_NAMED = 10  # parameters in the file
 
 
 class Divergence(Callback):
@@ -243,7 +243,7 @@ class Divergence(Callback):
             "seed": record.read(self.run_dir).seed,
             "losses": {name: str(float(loss)) for name, loss in losses.items()},
             "images": self.names,
-            "gradients": bad[:TOLD],
+            "gradients": bad[:MAX_NAMED],
         }
         write_text(self.run_dir / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
@@ -274,7 +274,7 @@ def _scaler(trainer: pl.Trainer) -> Any:
 # Weights of chosen epochs, kept for figures of how a run developed.
 
 
-KEPT = ("state_dict", "global_step", "pytorch-lightning_version")
+SNAPSHOT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
 
 
 class Snapshots(Checkpoint):
@@ -309,7 +309,7 @@ class Snapshots(Checkpoint):
         if not trainer.is_global_zero:
             return
         path = rundir.snapshot(self.run_dir, epoch)
-        save({k: whole[k] for k in KEPT} | {"epoch": epoch, "epochs": self.total}, path)
+        save({k: whole[k] for k in SNAPSHOT_KEYS} | {"epoch": epoch, "epochs": self.total}, path)
 
 
 # An exponential moving average of the weights: what is validated, saved and tested.
@@ -331,7 +331,7 @@ class EMA(EMAWeightAveraging):
         self._average_model = None
 
 
-def settle(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+def apply_ema_weights(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """The average becomes the weights, where no training that would have ended did that (nothing was left to train)."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EMA) and callback._average_model is not None:

@@ -23,7 +23,7 @@ from hardpix import record
 from hardpix.models import STREAMS
 from hardpix.train import rundir
 from hardpix.train.cost import code_versions
-from hardpix.train.signals import held
+from hardpix.train.signals import signals_deferred
 from hardpix.types import ConfigError, HardpixError
 
 NETWORKS = ("backbone.", "head.", "model.", "method.")  # settings that decide on the tensors
@@ -65,17 +65,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise HardpixError(
             f"{path} is not a checkpoint of this program: its state_dict is not of tensors by name"
         )
-    if outside := next(_leading_out(content.get("callbacks")), None):
+    if outside := next(_paths_outside(content.get("callbacks")), None):
         raise HardpixError(f"{path} is not loaded: it names the file {outside!r}, which a run could delete")
     return content
 
 
-def _leading_out(node: Any) -> Iterator[str]:
+def _paths_outside(node: Any) -> Iterator[str]:
     """Texts in the state of callbacks that leave a folder: a former best checkpoint is deleted by its path."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _leading_out(key)
-            yield from _leading_out(value)
+            yield from _paths_outside(key)
+            yield from _paths_outside(value)
     elif isinstance(node, str) and ".." in Path(node).parts:
         yield node
 
@@ -90,7 +90,7 @@ def load_weights(method: nn.Module, run_dir: Path, weights: str) -> None:
 def load_file(method: nn.Module, path: Path) -> dict[str, Any]:
     """Put a checkpoint's weights into ``method``, every tensor must fit; returns the checkpoint."""
     content = read_checkpoint(path)
-    misfits = misfitting(method.state_dict(), content["state_dict"])
+    misfits = state_dict_mismatches(method.state_dict(), content["state_dict"])
     if misfits:
         more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
         raise HardpixError(
@@ -133,8 +133,8 @@ def init_from(method: nn.Module, source: str, classes: Sequence[str], cfg: DictC
             taken[key] = state[name]
     if not taken:
         raise HardpixError(
-            f"init_from={source}: no tensor matches this model: {'; '.join(misfitting(own, state)[:3])}"
-            f"{_apart(path, cfg)}"
+            f"init_from={source}: no tensor matches this model: {'; '.join(state_dict_mismatches(own, state)[:3])}"
+            f"{_setting_differences(path, cfg)}"
         )
     method.load_state_dict(taken, strict=False)
     left = _grouped({key: f"as initialised: {{}} ({reason})" for key, reason in reasons.items()})
@@ -142,13 +142,13 @@ def init_from(method: nn.Module, source: str, classes: Sequence[str], cfg: DictC
     return "; ".join([f"{len(taken)} of {len(own)} tensors from {path}", *left, *unused])
 
 
-def _apart(path: Path, cfg: DictConfig | None) -> str:
+def _setting_differences(path: Path, cfg: DictConfig | None) -> str:
     """In which settings of its networks a configuration differs from that of the run a checkpoint belongs to."""
     folder = _run_of(path)
     if folder is None or cfg is None:
         return ""
     found = [line for line in rundir.differences(folder, cfg, ()) if line.startswith(NETWORKS)]
-    return f" (that run -> this one: {', '.join(found[: rundir.SHOWN])})" if found else ""
+    return f" (that run -> this one: {', '.join(found[: rundir.MAX_NAMED])})" if found else ""
 
 
 def _made_by(path: Path) -> str:
@@ -158,8 +158,8 @@ def _made_by(path: Path) -> str:
         return ""
     theirs, own = record.read(folder).code, code_versions()
     keys = [k for k in ("hardpix", "commit", "torch", "timm") if theirs.get(k) != own.get(k)]
-    told = ", ".join(f"{k} {theirs.get(k)}, here {own.get(k)}" for k in keys)
-    return f" (it was made with {told})" if told else ""
+    summary = ", ".join(f"{k} {theirs.get(k)}, here {own.get(k)}" for k in keys)
+    return f" (it was made with {summary})" if summary else ""
 
 
 def _run_of(path: Path) -> Path | None:
@@ -190,7 +190,7 @@ def _grouped(texts: dict[str, str]) -> list[str]:
     return [text.format(f"{part}, {count} tensors") for (part, text), count in groups.items()]
 
 
-def misfitting(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
+def state_dict_mismatches(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
     """What keeps ``given`` from loading into ``own``: missing, unexpected and differently shaped names."""
     found = [f"{k} missing" for k in own if k not in given]
     found += [f"{k} unexpected" for k in given if k not in own]
@@ -211,11 +211,11 @@ def _first_line(error: BaseException) -> str:
 
 
 MANIFEST = "manifest.json"
-LAST, BEFORE = Path(rundir.LAST).name, Path(rundir.BEFORE).name
+LAST, PREVIOUS = Path(rundir.LAST).name, Path(rundir.PREVIOUS).name
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the final name, flushes, renames, flushes the folder, and lists the file's sha256 at the very end.
+    """Writes next to the final name, flushes, renames, flushes the folder, and lists the file's sha256 at the very end.
 
     Lightning writes to the system's temporary folder and moves: from another disk that is a copy, of which a kill
     leaves a part under the final name.
@@ -224,7 +224,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        with held():
+        with signals_deferred():
             save(checkpoint, Path(path))
 
     def load_checkpoint(
@@ -249,8 +249,8 @@ def save(content: dict[str, Any], path: Path) -> None:
                 raise digesting.problem or error from None
         listed = manifest(path.parent)
         if path.name == LAST and path.is_file():
-            _keep(path, path.with_name(BEFORE))
-            listed[BEFORE] = listed.get(LAST, {})
+            _keep(path, path.with_name(PREVIOUS))
+            listed[PREVIOUS] = listed.get(LAST, {})
     listed[path.name] = {
         "sha256": digesting.digest.hexdigest(),
         "bytes": digesting.size,
@@ -270,7 +270,7 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise HardpixError(
-            f"{path} is damaged ({error}): it lists the checkpoints beside it; delete it to take them unchecked"
+            f"{path} is damaged ({error}): it lists the checkpoints next to it; delete it to take them unchecked"
         ) from None
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise HardpixError(
@@ -288,9 +288,9 @@ def newest(run_dir: Path) -> Path:
     listed = manifest((run_dir / rundir.LAST).parent)
     known = {entry.get("sha256") for entry in listed.values()}
     checked = any(
-        name in listed for name in (LAST, BEFORE)
+        name in listed for name in (LAST, PREVIOUS)
     )  # else the first one was stopped before it was listed
-    found = [run_dir / name for name in (rundir.LAST, rundir.BEFORE) if (run_dir / name).is_file()]
+    found = [run_dir / name for name in (rundir.LAST, rundir.PREVIOUS) if (run_dir / name).is_file()]
     for path in found:
         if not checked or sha256(path) in known:
             return path
@@ -298,7 +298,7 @@ def newest(run_dir: Path) -> Path:
     if not found:
         raise HardpixError(f"{run_dir / rundir.LAST} does not exist: the run has not saved this checkpoint")
     raise HardpixError(
-        f"{run_dir}: no checkpoint is whole ({', '.join(p.name for p in found)}); train anew under another run=, "
+        f"{run_dir}: no checkpoint is complete ({', '.join(p.name for p in found)}); train again under another run=, "
         f"or delete {run_dir}"
     )
 
@@ -364,7 +364,7 @@ PREFIX = "hardpix."  # of the keys of the file's texts
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path, facts: Mapping[str, str]) -> int:
-    """Tensors under their names, ``facts`` as texts beside them; returns the bytes written."""
+    """Tensors under their names, ``facts`` as texts next to them; returns the bytes written."""
     from safetensors.torch import save
 
     # Tensors that share memory are refused there: each gets its own.
@@ -402,8 +402,8 @@ def weights_classes(path: Path) -> list[str] | None:
         found = json.loads(weights_facts(path).get("classes", "null"))
     except (ValueError, RecursionError):
         return None
-    told = isinstance(found, list) and all(isinstance(name, str) for name in found)
-    return found if told else None
+    is_valid = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    return found if is_valid else None
 
 
 def packed_part(path: Path) -> str | None:
@@ -413,7 +413,7 @@ def packed_part(path: Path) -> str | None:
             found = (i for i in file.infolist() if i.compress_type != zipfile.ZIP_STORED)
             return next((info.filename for info in found), None)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return None  # no zip file, or a damaged one: told by who reads it
+        return None  # no zip file, or a damaged one: reported by who reads it
 
 
 def _damaged(path: Path, error: Exception) -> HardpixError:

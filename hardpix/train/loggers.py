@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from hardpix.record import RunRecord, flush, replacing
+from hardpix.record import METRICS, RunRecord, flush, replacing
+from hardpix.scores import PER_CLASS
 from hardpix.train.wandb import WandbRun, online
 from hardpix.types import HardpixError
 
@@ -43,7 +44,7 @@ def build_loggers(
     ``wandb``: ``auto`` (online with a key, else offline), ``online``, ``offline`` or false. ``config``: as a record
     has it, flat.
     """
-    csv = MetricsCSV(run_dir / "metrics.csv", resume_step=resume_step)
+    csv = MetricsCSV(run_dir / METRICS, resume_step=resume_step)
     sent = online(str(wandb)) if wandb else None
     if sent is None:
         return [csv]
@@ -65,7 +66,7 @@ def build_loggers(
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
     """``{"method.alpha": 1}`` -> ``{"method": {"alpha": 1}}``, by which W&B's panels find a key.
 
-    A list of one number repeated, such as LWM's ``cells``, cannot be an axis: the number stands beside it under
+    A list of one number repeated, such as LWM's ``cells``, cannot be an axis: the number stands next to it under
     ``axes``, ``{"method_cells": 8}``.
     """
     found: dict[str, Any] = {}
@@ -106,7 +107,7 @@ def log_results(
     """Pictures and the per-class table of the test, and further ``scores`` of it."""
     for logger in loggers:
         if isinstance(logger, WandbRun):
-            logger.log_results(run_dir / "per_class.csv", panels, scores, step)
+            logger.log_results(run_dir / PER_CLASS, panels, scores, step)
 
 
 def close(loggers: Sequence[Logger], record: RunRecord) -> None:
@@ -122,7 +123,7 @@ def close(loggers: Sequence[Logger], record: RunRecord) -> None:
 class MetricsCSV(Logger):
     """``metrics.csv``: one row per logged step, columns as they appear; a resumed run goes on in the same file.
 
-    Rows are appended once they are complete: writing the file anew at each of them took longer than many a
+    Rows are appended once they are complete: rewriting the file at each of them took longer than many a
     training step, and the longer the run the more. Lightning's own CSV logger does that, and deletes the rows of
     the run that is resumed.
     """
@@ -133,7 +134,7 @@ class MetricsCSV(Logger):
         kept = [] if resume_step is None else [r for r in _read_rows(path) if r["step"] < resume_step]
         self.path, self.rows = path, kept
         self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
-        self.on_disk = 0  # rows that stand in the file as they are; 0: the file is to be written anew
+        self.on_disk = 0  # rows that stand in the file as they are; 0: the file is to be rewritten
         self.promised = (
             0  # rows that a checkpoint relies on: they stay in the file, also while the last one grows
         )

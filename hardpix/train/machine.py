@@ -31,7 +31,7 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 
-_begun: list[subprocess.Popen] = []  # filters that may still run
+_started_filters: list[subprocess.Popen] = []  # filters that may still run
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def written_to(path: Path) -> Iterator[None]:
     with open(path, "ab") as file:
         _lock(file.fileno(), wait=False)
         filters = [_Filter(file.fileno())]
-    with _through(filters * 2, filters):
+    with _redirected(filters * 2, filters):
         yield
 
 
@@ -49,7 +49,7 @@ def masked_output() -> Iterator[None]:
     """What this process, its children and libraries print goes where it went before, without secrets."""
     same = os.path.sameopenfile(1, 2)
     filters = [_Filter(1)] if same else [_Filter(1), _Filter(2)]
-    with _through([filters[0], filters[-1]], filters):
+    with _redirected([filters[0], filters[-1]], filters):
         yield
 
 
@@ -60,7 +60,7 @@ def settled(path: Path, seconds: float = PATIENCE) -> None:
             _lock(file.fileno(), wait=True, seconds=seconds)
 
 
-class Masked(Exception):
+class MaskedError(Exception):
     """The traceback of an error, without secrets, for who would write it down otherwise."""
 
 
@@ -74,7 +74,7 @@ def masked_errors() -> Iterator[None]:
         clean = hardpix.secrets.masked(text)
         if clean == text:
             raise
-        raise Masked(clean) from None
+        raise MaskedError(clean) from None
 
 
 class _Filter:
@@ -103,7 +103,7 @@ class _Filter:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(read)
             os.close(theirs)
-        _begun[:] = [one for one in _begun if one.poll() is None] + [process]
+        _started_filters[:] = [one for one in _started_filters if one.poll() is None] + [process]
 
     def close(self) -> None:
         """Wait until all that was printed is written; what a lingering child still prints is passed on, too."""
@@ -117,20 +117,20 @@ class _Filter:
 
 
 @contextmanager
-def _through(pair: list[_Filter], filters: list[_Filter]) -> Iterator[None]:
+def _redirected(pair: list[_Filter], filters: list[_Filter]) -> Iterator[None]:
     kept = os.dup(1), os.dup(2)
     try:
-        _point(pair[0].entry, pair[1].entry)
+        _point_streams(pair[0].entry, pair[1].entry)
         yield
     finally:
-        _point(*kept)
+        _point_streams(*kept)
         for handle in kept:
             os.close(handle)
         for one in filters:
             one.close()
 
 
-def _point(out: int, err: int) -> None:
+def _point_streams(out: int, err: int) -> None:
     for stream, number, handle in ((sys.stdout, 1, out), (sys.stderr, 2, err)):
         stream.flush()
         os.dup2(handle, number)
@@ -155,8 +155,10 @@ def _lock(handle: int, *, wait: bool, seconds: float = 0.0) -> None:
 # Explain machine errors (out of memory, /dev/shm, file limits) in one line.
 
 
-SMALLER = "lower data.batch_size (trainer.accumulate=2 keeps the gradient's) or data.train_transform.crop"
-SHM = "give a container more of it (--shm-size=8g), or set data.num_workers=0"
+SMALLER_BATCH_HINT = (
+    "lower data.batch_size (trainer.accumulate=2 keeps the gradient's) or data.train_transform.crop"
+)
+SHM_HINT = "give a container more of it (--shm-size=8g), or set data.num_workers=0"
 
 
 def explain(error: BaseException) -> str | None:
@@ -188,8 +190,8 @@ def _device_memory(error: BaseException) -> str | None:
     if not (named and "out of memory" in text):
         return None
     return (
-        f"the GPU's memory does not suffice{_device_peak()}: {SMALLER}, or take trainer.precision=bf16-mixed; "
-        "the last checkpoint is kept"
+        f"the GPU's memory does not suffice{_device_peak()}: {SMALLER_BATCH_HINT}, "
+        "or take trainer.precision=bf16-mixed; the last checkpoint is kept"
     )
 
 
@@ -214,7 +216,7 @@ def _memory(error: BaseException) -> str | None:
     if not full:
         return None
     return (
-        f"the machine's memory does not suffice{_peak()}: {SMALLER}, or take fewer data.num_workers; "
+        f"the machine's memory does not suffice{_peak()}: {SMALLER_BATCH_HINT}, or take fewer data.num_workers; "
         "the last checkpoint is kept"
     )
 
@@ -233,7 +235,7 @@ def _worker(error: BaseException) -> str | None:
     if not re.match(r"DataLoader worker \(pid", text):
         return None
     if "Bus error" in text or "shared memory" in text:
-        return f"a data worker was ended because the shared memory /dev/shm is full: {SHM}"
+        return f"a data worker was ended because the shared memory /dev/shm is full: {SHM_HINT}"
     found = re.search(r"killed by signal: (\w[\w ]*)", text)
     how = f" by the signal {found[1].strip()}" if found else ""
     return (
@@ -266,7 +268,7 @@ def _shared_memory(error: BaseException) -> str | None:
     place = "/dev/shm" in text or "shared memory" in text or "torch_" in text
     if not (full and (place or _of_a_lock(error))):
         return None
-    return f"the shared memory /dev/shm is full: {SHM}"
+    return f"the shared memory /dev/shm is full: {SHM_HINT}"
 
 
 def _of_a_lock(error: BaseException) -> bool:

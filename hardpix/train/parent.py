@@ -30,7 +30,7 @@ ONLY_RECORDED = (record.WORLD_SIZE, record.EFFECTIVE_BATCH)  # of the factors: n
 def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """``cfg`` with what its ``parent`` (a run directory) brings along; ``cfg`` itself where it names none.
 
-    A resumed run keeps what it began with. Raises if the parent is no finished run, if the method cannot stand on
+    A resumed run keeps what it began with. Raises if the parent is no finished run, if the method cannot build on
     it, or if ``overrides`` ask for networks other than the parent's.
     """
     _check_kind(cfg, None if cfg.parent is None else _config(cfg))
@@ -49,7 +49,8 @@ def inherit(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         asked = [o for o in overrides if o.lstrip("+~").partition("=")[0].split(".")[0] == group]
         if asked and rundir.plain(cfg)[group] != rundir.plain(parent)[group]:
             raise ConfigError(
-                f"{asked[0]}: the networks are those of parent={cfg.parent} ({choice_of(parent[group])}); leave it out"
+                f"{asked[0]}: the networks are those of parent={cfg.parent} ({short_choice(parent[group])}); "
+                "leave it out"
             )
     return with_parent(cfg, parent, "parent")
 
@@ -83,7 +84,7 @@ def factors(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
-def known_below(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+def parent_only_facts(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """What the record alone has of the parent, or of the run behind ``init_from``: factors, and which data it used."""
     started = source_run(cfg.parent or cfg.init_from)
     if started is None:
@@ -158,7 +159,7 @@ def _check_kind(cfg: DictConfig, parent: DictConfig | None) -> None:
         )
 
 
-def choice_of(group: DictConfig) -> str:
+def short_choice(group: DictConfig) -> str:
     """What a group has chosen, in a word: its ``name``, else the class."""
     return str(group.get("name") or group["_target_"].rpartition(".")[2])
 
@@ -168,7 +169,7 @@ def file_digests(cfg: DictConfig) -> dict[str, str]:
     return {key: value for key, value in present(cfg, FILES).items() if not _of_run(cfg, key)}
 
 
-def excused(before: record.RunRecord, stored: DictConfig, cfg: DictConfig) -> set[str]:
+def equivalent_paths(before: record.RunRecord, stored: DictConfig, cfg: DictConfig) -> set[str]:
     """Keys of paths that are written otherwise than in the configuration of a run, and name the same.
 
     Of the data only that the record knows them: those who open them compare.
@@ -212,7 +213,7 @@ def present(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
 
 def same_content(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> bool:
     """Whether the same lies at all paths of ``keys``, as far as both sides are known."""
-    return all(_alike(before.get(key), now.get(key)) for key in keys)
+    return all(_same_known_content(before.get(key), now.get(key)) for key in keys)
 
 
 def _free(key: str) -> bool:
@@ -230,7 +231,7 @@ def _of_run(cfg: DictConfig, key: str) -> str:
     return f"{record.read(run_dir).run_id} {factors(cfg)[key] if key == 'init_from' else ''}"
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _same_known_content(one: Any, other: Any) -> bool:
     """Of data every split that both know must be the same."""
     if isinstance(one, dict) and isinstance(other, dict):
         common = one.keys() & other.keys()
@@ -240,10 +241,10 @@ def _alike(one: Any, other: Any) -> bool:
 
 def _opened(cfg: DictConfig) -> dict[str, str]:
     from hardpix.train.build import make
-    from hardpix.train.provenance import used
+    from hardpix.train.provenance import data_record
 
     try:
-        return used(make(cfg.data))["data"]
+        return data_record(make(cfg.data))["data"]
     except (HardpixError, OSError):  # reported when they are trained on
         return {}
 

@@ -34,12 +34,12 @@ ROLES = ("train", "val", "test")
 CONTENT = " content"  # after a split: the key of a sample of what its files hold
 
 
-def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
+def data_record(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
     """For a record: ``frames`` (``{"nyuv2/train": 795}``), ``data`` (what identifies them) and ``stamps``.
 
     A partial copy of a data set, or a changed one, must show in what is made of the record.
     """
-    opened = {split: data.whole_split(split) for split in splits}
+    opened = {split: data.full_split(split) for split in splits}
     counts = {split: len(frames) for split, frames in opened.items()} | data.labeled_frames()
     counts = {kind: count for kind, count in counts.items() if kind in (*splits, "unlabeled")}
     name = data.info.name
@@ -52,16 +52,16 @@ def used(data: DataModule, splits: Sequence[str] = ROLES) -> dict[str, Any]:
     }
 
 
-def checked(data: DataModule) -> dict[str, Any]:
-    """:func:`used`, of data whose images can be read and whose labels hold what is declared.
+def checked_data_record(data: DataModule) -> dict[str, Any]:
+    """:func:`data_record`, of data whose images can be read and whose labels hold what is declared.
 
     Else ``DataError``, before anything is trained.
     """
     for split in ROLES:
-        check_images(data.whole_split(split), lenient=split == "train" and data.skips.allowed > 0)
+        check_images(data.full_split(split), lenient=split == "train" and data.skips.allowed > 0)
     if refusal := label_verdict(data).refusal:
         raise DataError(refusal)
-    return used(data)
+    return data_record(data)
 
 
 def label_verdict(data: DataModule, splits: Sequence[str] = ROLES) -> Verdict:
@@ -79,8 +79,8 @@ def label_verdict(data: DataModule, splits: Sequence[str] = ROLES) -> Verdict:
 def check_unchanged(before: record.RunRecord, now: dict[str, Any], data: DataModule) -> None:
     """Raise ``DataError`` where a run that goes on would find other frames or files than when it began.
 
-    ``now``: what :func:`used` says. ``data.accept_change`` lets it. Records of versions without fingerprints or stamps
-    are taken as they are.
+    ``now``: what :func:`data_record` says. ``data.accept_change`` lets it. Records of versions without fingerprints or
+    stamps are taken as they are.
     """
     if data.accept_change:
         return
@@ -97,9 +97,11 @@ def check_unchanged(before: record.RunRecord, now: dict[str, Any], data: DataMod
     ]
     if not changed and not touched:
         return
-    told = "; ".join(_told(key, before, data, touched=key in touched) for key in (*changed, *touched))
+    summary = "; ".join(
+        _change_text(key, before, data, touched=key in touched) for key in (*changed, *touched)
+    )
     raise DataError(
-        f"{told}: the data set has changed since this run began ({before.started}), and what went on would be no "
+        f"{summary}: the data set has changed since this run began ({before.started}), and what went on would be no "
         "comparable run; start a new one with another run=, or go on with data.accept_change=true"
     )
 
@@ -112,14 +114,14 @@ def check_moved(before: record.RunRecord, run_dir: Path, cfg: DictConfig) -> Non
     old, new = (record.flatten(rundir.plain(one)) for one in (rundir.read_config(run_dir), cfg))
     if any(key in FRAMES for key in rundir.moved_paths(old, new)):
         data: DataModule = make(cfg.data)
-        check_unchanged(before, used(data), data)
+        check_unchanged(before, data_record(data), data)
 
 
-def _told(key: str, before: record.RunRecord, data: DataModule, *, touched: bool) -> str:
+def _change_text(key: str, before: record.RunRecord, data: DataModule, *, touched: bool) -> str:
     if "/" not in key:
         return f"{key}: the content of the file is another"
     frames, split = _frames(key, data), key.removesuffix(CONTENT)
-    old, new = before.frames.get(split), used(data, [split.rpartition("/")[2]])["frames"][split]
+    old, new = before.frames.get(split), data_record(data, [split.rpartition("/")[2]])["frames"][split]
     number = f"{old} -> {new} frames" if old not in (None, new) else "other file names or sizes"
     if touched:
         number = "files of the same size were written or touched, so that their content may be another"
@@ -130,14 +132,14 @@ def _told(key: str, before: record.RunRecord, data: DataModule, *, touched: bool
 
 
 def _frames(key: str, data: DataModule) -> Frames:
-    return data.whole_split(key.removesuffix(CONTENT).rpartition("/")[2])
+    return data.full_split(key.removesuffix(CONTENT).rpartition("/")[2])
 
 
 def _began(before: record.RunRecord) -> float:
     return datetime.fromisoformat(before.started).timestamp()
 
 
-def left_out(data: DataModule) -> dict[str, float]:
+def skip_counts(data: DataModule) -> dict[str, float]:
     """For a record, where there are any: ``run/skipped_frames``, training frames that could not be read, and
     ``run/frames_without_depth``, those whose depth was asked for and has no file.
     """
@@ -146,7 +148,7 @@ def left_out(data: DataModule) -> dict[str, float]:
     return {key: float(count) for key, count in found.items() if count}
 
 
-def told_left_out(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
+def unread_file_remarks(data: DataModule, splits: Sequence[str] = ROLES) -> tuple[str, ...]:
     """A line for each kind of files of the splits that are not read."""
     return tuple(dict.fromkeys(line for split in splits for line in data.source.left_out(data.splits[split])))
 

@@ -23,7 +23,7 @@ from hardpix.metrics import HardnessGroups
 from hardpix.metrics.hardness import rank_edges
 from hardpix.ops.hardness import OF_DATA, OF_LOGITS, HardMap, hard_map, logit_map
 from hardpix.record import replacing
-from hardpix.scores import per_class_rows, write_per_class, write_per_image
+from hardpix.scores import PER_CLASS, per_class_rows, write_per_class, write_per_image
 from hardpix.types import Batch, ConfigError, DatasetInfo, HardpixError
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def seen(method: Method, batch: Batch, maps: Mapping[str, HardMap], valid: Tenso
 # run.
 
 
-FRAMES = 50  # evenly spaced: `hardpix figure deciles` reads all
-OWN = ("hardness", "error_probability")
+DECILE_FRAMES = 50  # evenly spaced: `hardpix figure deciles` reads all
+METHOD_MAPS = ("hardness", "error_probability")
 
 
 def decile_scores(
@@ -125,14 +125,14 @@ def decile_scores(
     Empty for a method without a map of hardness, and where the data set lacks what the map needs.
     """
     known = {name: about for name, about in known_maps(method, data).items() if name in method.hard_maps()}
-    name = next((own for own in OWN if own in known), None)
+    name = next((own for own in METHOD_MAPS if own in known), None)
     if name is None:
         return {}
     try:
         method.to(device).eval()
         use(data, [method], [known[name]])
         rankings = {"run": known[name]}
-        (groups,) = deciles({"run": method}, rankings, name, data, split, FRAMES).values()
+        (groups,) = deciles({"run": method}, rankings, name, data, split, DECILE_FRAMES).values()
     except Exception as error:  # the run is done and scored
         print(f"no hardness deciles for W&B: {type(error).__name__}: {error}", flush=True)
         return {}
@@ -247,7 +247,7 @@ def write(folder: Path, confusion: np.ndarray, info: DatasetInfo, images: Iterab
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "confusion.npy") as unfinished:
         np.save(unfinished, confusion)
-    write_per_class(per_class_rows(confusion, info.classes), folder / "per_class.csv")
+    write_per_class(per_class_rows(confusion, info.classes), folder / PER_CLASS)
     write_per_image(images, folder)
 
 
@@ -281,8 +281,11 @@ def dense(method: Method, batch: Batch) -> Tensor:
     return method.enlarge(method.predict_dense(batch["image"]), batch["label"].shape)
 
 
-FOR_GROUPS, FOR_RANKING = 8192, 2048  # intervals of hardness, besides those of a grid
-SAMPLE, PIXELS = 16, 1 << 18  # frames that the intervals are chosen on, and at most so many pixels of each
+GROUP_INTERVALS, RANKING_INTERVALS = 8192, 2048  # intervals of hardness, besides those of a grid
+EDGE_FRAMES, EDGE_PIXELS = (
+    16,
+    1 << 18,
+)  # frames that the intervals are chosen on, and at most so many pixels of each
 
 
 @torch.inference_mode()
@@ -303,7 +306,7 @@ def deciles(
     device = methods[first].device
     classes = data.info.num_classes
     edges = interval_edges(
-        methods, {run: {name: about} for run, about in rankings.items()}, FOR_GROUPS, data, split, limit
+        methods, {run: {name: about} for run, about in rankings.items()}, GROUP_INTERVALS, data, split, limit
     )
     counts = {pair: HardnessGroups(classes, edges[pair[1], name]).to(device) for pair in pairs}
     for batch in frames(data, split, limit, device):
@@ -330,12 +333,12 @@ def interval_edges(
     values: dict[tuple[str, str], list[Tensor]] = {
         (run, name): [] for run, own in maps.items() for name in own
     }
-    for batch in frames(data, split, min(SAMPLE, limit or SAMPLE), device):
+    for batch in frames(data, split, min(EDGE_FRAMES, limit or EDGE_FRAMES), device):
         valid = labelled(batch["label"], data)
         for run, own in maps.items():
             for name, found in maps_of(methods[run], batch, own, valid, run).items():
                 flat = found.flatten()
-                values[run, name].append(flat[:: -(-len(flat) // PIXELS)])
+                values[run, name].append(flat[:: -(-len(flat) // EDGE_PIXELS)])
     return {
         (run, name): rank_edges(torch.cat(parts), maps[run][name].bounded, count)
         for (run, name), parts in values.items()

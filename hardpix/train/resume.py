@@ -226,7 +226,7 @@ def check_processes(before: record.RunRecord, now: int) -> None:
 
 
 def seconds(before: record.RunRecord | None) -> float:
-    """What earlier legs of a resumed run took, as far as it was recorded."""
+    """What earlier attempts of a resumed run took, as far as it was recorded."""
     found = before.metrics.get("run/seconds", 0.0) if before else 0.0
     return found if found == found else 0.0
 

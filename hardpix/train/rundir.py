@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from hardpix import record
 from hardpix.config import safe_files
+from hardpix.config.catalog import conf_dir
 from hardpix.record import FILES, FRAMES, obstacle, without_below, write_text
 from hardpix.train import machine
 from hardpix.types import ConfigError, HardpixError
@@ -26,20 +27,29 @@ CONFIG = "config.yaml"
 COMPOSED = "config_composed.yaml"
 CLASSES = "classes.json"
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
-BEFORE = "checkpoints/previous.ckpt"  # the last but one, should the last be damaged
-SHOWN = 5  # settings that an error names
+PREVIOUS = "checkpoints/previous.ckpt"  # the last but one, should the last be damaged
+MAX_NAMED = 5  # settings that an error names
 
 # Keys at the top level that configurations written before they existed lack: a new key of `conf/` belongs here or to
 # those below, so that older runs can be read, resumed, and found by a sweep.
 ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
 
+
+class InConf(NamedTuple):
+    """A value without effect next to the others that are added: as ``conf/FILE`` has it today."""
+
+    file: str
+
+
 # The same of groups of plain values.
-ADDED_GROUPS: dict[str, dict[str, Any]] = {"trainer": {"nan": "stop", "max_skip": 10}}
+ADDED_GROUPS: dict[str, dict[str, Any]] = {
+    "trainer": {"nan": "stop", "max_skip": InConf("trainer/default.yaml")}
+}
 
 # The same of constructors, by their name.
 ADDED_TO: dict[str, dict[str, Any]] = {
     "hardpix.data.DataModule": {"labeled": None, "labeled_seed": 0, "unlabeled_batch_size": None, "on_error": "stop",
-                                "max_skip": 10, "accept_change": False},
+                                "max_skip": InConf("pipeline/default.yaml"), "accept_change": False},
     "hardpix.data.SyntheticRooms": {"style": "a"},
     **{f"hardpix.data.{name}": {"depth_missing": "error"}
        for name in ("Folder", "Listed", "NYUv2", "NYUv2Raw", "RGBDFolder", "SUNRGBD")},
@@ -71,7 +81,7 @@ def snapshots(run_dir: Path) -> list[int]:
 
 def resumable(run_dir: Path) -> bool:
     """Whether a run has a checkpoint to go on from."""
-    return any((run_dir / name).is_file() for name in (LAST, BEFORE))
+    return any((run_dir / name).is_file() for name in (LAST, PREVIOUS))
 
 
 def short_name(overrides: Sequence[str]) -> str:
@@ -89,7 +99,7 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def _digits() -> str:
+def _random_suffix() -> str:
     """What tells runs of one second apart."""
     return uuid.uuid4().hex[:6]
 
@@ -107,7 +117,7 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
                 "run: under torchrun or srun every process must know the directory, give run=NAME"
             )
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}-{short_name(overrides)}-{_digits()}"
+        name = f"{stamp}-{short_name(overrides)}-{_random_suffix()}"
     for key, value in (("study", cfg.study), ("run", name)):
         if not str(value).strip() or str(value) in (".", "..") or "/" in str(value) or os.sep in str(value):
             raise ConfigError(f"{key}={value}: must be the name of a folder, without slashes")
@@ -212,17 +222,17 @@ def check_classes(run_dir: Path, classes: Sequence[str], dataset: str) -> None:
     if trained != list(classes):
         raise ConfigError(
             f"{run_dir} was trained on {len(trained)} classes, {dataset} has {len(classes)}, and they differ "
-            f"({_apart(trained, classes, dataset)}): choose data with the same classes in the same order"
+            f"({_class_differences(trained, classes, dataset)}): choose data with the same classes in the same order"
         )
 
 
-def _apart(trained: Sequence[str], classes: Sequence[str], dataset: str) -> str:
+def _class_differences(trained: Sequence[str], classes: Sequence[str], dataset: str) -> str:
     """Names that one side lacks, three of each at most; where none is lacking, those that stand at other places."""
     sides = (("the run", classes, trained), (dataset, trained, classes))
     lacking = {who: [name for name in others if name not in own][:3] for who, others, own in sides}
-    told = [f"{who} lacks {', '.join(names)}" for who, names in lacking.items() if names]
+    parts = [f"{who} lacks {', '.join(names)}" for who, names in lacking.items() if names]
     moved = [f"{a} / {b}" for a, b in zip(trained, classes, strict=False) if a != b][:3]
-    return "; ".join(told) or ", ".join(moved) or "in number"
+    return "; ".join(parts) or ", ".join(moved) or "in number"
 
 
 def read_config(run_dir: Path) -> DictConfig:
@@ -236,18 +246,23 @@ def read_config(run_dir: Path) -> DictConfig:
 
 
 def _complete(cfg: DictConfig) -> None:
-    for key, value in ADDED.items():
-        cfg.setdefault(key, value)
+    _add(cfg, ADDED)
     for group, values in ADDED_GROUPS.items():
-        for key, value in values.items() if isinstance(cfg.get(group), DictConfig) else ():
-            cfg[group].setdefault(key, value)
+        if isinstance(cfg.get(group), DictConfig):
+            _add(cfg[group], values)
     nodes = [cfg.get(group) for group in ("data", "head", "method")]
     for node in (*nodes, nodes[0].get("source") if isinstance(nodes[0], DictConfig) else None):
         if isinstance(node, DictConfig):
-            for key, value in ADDED_TO.get(str(node.get("_target_")), {}).items():
-                node.setdefault(key, value)
+            _add(node, ADDED_TO.get(str(node.get("_target_")), {}))
     if isinstance(cfg.parent_config, DictConfig):
         _complete(cfg.parent_config)
+
+
+def _add(node: DictConfig, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key not in node:
+            file = conf_dir() / value.file if isinstance(value, InConf) else None
+            node[key] = safe_files.read_yaml(file)[key] if file else value
 
 
 def as_text(cfg: DictConfig) -> str:
@@ -320,7 +335,7 @@ def _lock(handle: int, run_dir: Path) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
-        return _unclaimed(run_dir)
+        return _is_unlocked(run_dir)
     try:
         fcntl.lockf(
             handle, fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -328,11 +343,11 @@ def _lock(handle: int, run_dir: Path) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        return _unclaimed(run_dir)
+        return _is_unlocked(run_dir)
     return True
 
 
-def _unclaimed(run_dir: Path) -> bool:
+def _is_unlocked(run_dir: Path) -> bool:
     try:
         pid, host = (run_dir / FILE_NAME).read_text().split()
     except (OSError, ValueError):
@@ -343,9 +358,11 @@ def _unclaimed(run_dir: Path) -> bool:
 # What a failed attempt has left: kept in a folder of its own when the run starts afresh.
 
 
-FOLDER = "failed"  # in the run's: failed/1, failed/2, ...
-RECORD = "record.json"  # the run.json of such an attempt, under a name by which it does not count as a run
-STAYS = (FOLDER, ".lock", "output.log", "slurm.json", "wandb")  # what all attempts share
+FAILED_FOLDER = "failed"  # in the run's: failed/1, failed/2, ...
+FAILED_RECORD = (
+    "record.json"  # the run.json of such an attempt, under a name by which it does not count as a run
+)
+KEPT_IN_PLACE = (FAILED_FOLDER, ".lock", "output.log", "slurm.json", "wandb")  # what all attempts share
 
 
 def set_aside(run_dir: Path) -> Path | None:
@@ -354,7 +371,7 @@ def set_aside(run_dir: Path) -> Path | None:
     To be called by whoever holds the directory. Stopped in between, the record is still where it was, and the rest goes
     to another folder the next time.
     """
-    target, moves = _moves(run_dir)
+    target, moves = _planned_moves(run_dir)
     if not moves:
         return None
     target.mkdir(parents=True)
@@ -365,20 +382,24 @@ def set_aside(run_dir: Path) -> Path | None:
 
 def command(run_dir: Path) -> str:
     """:func:`set_aside` for a shell; its status is that of the record's move, which fails where there is no folder."""
-    target, moves = _moves(run_dir)
+    target, moves = _planned_moves(run_dir)
     lines = [["mkdir", "-p", str(target)], *(["mv", str(path), str(place)] for path, place in moves)]
     return "; ".join(map(shlex.join, lines))
 
 
-def _moves(run_dir: Path) -> tuple[Path, list[tuple[Path, Path]]]:
+def _planned_moves(run_dir: Path) -> tuple[Path, list[tuple[Path, Path]]]:
     """The next folder, and what goes where, the record last."""
     number = 1
-    while (run_dir / FOLDER / str(number)).exists():
+    while (run_dir / FAILED_FOLDER / str(number)).exists():
         number += 1
-    target = run_dir / FOLDER / str(number)
-    found = sorted(path for path in run_dir.iterdir() if path.name not in STAYS) if run_dir.is_dir() else []
+    target = run_dir / FAILED_FOLDER / str(number)
+    found = (
+        sorted(path for path in run_dir.iterdir() if path.name not in KEPT_IN_PLACE)
+        if run_dir.is_dir()
+        else []
+    )
     found.sort(key=lambda path: path.name == record.FILE_NAME)
-    return target, [(p, target / (RECORD if p.name == record.FILE_NAME else p.name)) for p in found]
+    return target, [(p, target / (FAILED_RECORD if p.name == record.FILE_NAME else p.name)) for p in found]
 
 
 # Settings that are paths: stored absolute, and compared by what lies there.

@@ -24,7 +24,7 @@ SETTLE = 0.3  # seconds in which a signal counts as the same: `timeout` and othe
 GRACE = 30.0  # seconds that the main thread may spend in one and the same call after a signal
 EXIT_TIMEOUT = 5.0  # seconds for writing the record of a process that is ended at once
 PAUSE = 0.5  # seconds between two looks at the main thread
-OVER, AGAIN = 0, 255  # sent to the watcher by the main thread, among the numbers of signals
+WATCHER_STOP, SECOND_SIGNAL = 0, 255  # sent to the watcher by the main thread, among the numbers of signals
 
 _current: Signals | None = None
 
@@ -41,9 +41,9 @@ class Signals:
     """What SIGINT, SIGTERM and SIGUSR1 do while the block runs; outside of the main thread it changes nothing.
 
     The first one raises ``Stopped`` at once inside :meth:`raising`, except in :meth:`steps`, whose caller asks
-    :func:`received` after each step, and in :func:`held`; outside of :meth:`raising` it does so at the end of the
-    block. A second one, or ``grace`` seconds (or twice the longest step so far, if that is more) of the main thread in
-    one call, calls ``before_exit`` (which may be set) and ends the process.
+    :func:`received` after each step, and in :func:`signals_deferred`; outside of :meth:`raising` it does so at the end
+    of the block. A second one, or ``grace`` seconds (or twice the longest step so far, if that is more) of the main
+    thread in one call, calls ``before_exit`` (which may be set) and ends the process.
     """
 
     def __init__(self, *, grace: float = GRACE) -> None:
@@ -74,7 +74,7 @@ class Signals:
             for number, handler in self.before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self.wakeup)
-            self._tell(OVER)
+            self._tell(WATCHER_STOP)
             self.watch.join()
             self.reader.close()
             self.writer.close()
@@ -106,7 +106,7 @@ class Signals:
             return
         if self.received:
             if time.monotonic() - self.since >= SETTLE:
-                self._tell(AGAIN)
+                self._tell(SECOND_SIGNAL)
                 time.sleep(2 * EXIT_TIMEOUT)  # the watcher ends the process meanwhile
             return
         self.since, self.received = time.monotonic(), number
@@ -130,10 +130,10 @@ class Signals:
                 said = b""
             now = time.monotonic()
             for number in said:
-                if number == OVER:
+                if number == WATCHER_STOP:
                     return
-                if number == AGAIN or (first and number in STOPPING and now - since >= SETTLE):
-                    self._end(self.received if number == AGAIN else number)
+                if number == SECOND_SIGNAL or (first and number in STOPPING and now - since >= SETTLE):
+                    self._end(self.received if number == SECOND_SIGNAL else number)
                 if number in STOPPING and not first:
                     first, since = number, now
             before, place = place, self._place()
@@ -156,7 +156,7 @@ class Signals:
         words = threading.Thread(target=self._call_before_exit, daemon=True)
         words.start()
         words.join(EXIT_TIMEOUT)  # the disk may be what hangs
-        quit_at_once(number, why)
+        exit_now(number, why)
 
     def _call_before_exit(self) -> None:
         with suppress(Exception):
@@ -200,7 +200,7 @@ def step_ended(seconds: float = 0.0) -> None:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """A signal does not raise in the block but at its end, and the block may take as long as it takes."""
     signals = _current
     if signals is None:
@@ -215,7 +215,7 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def quitting() -> Iterator[None]:
+def exit_on_signal() -> Iterator[None]:
     """In the block, before anything of a run is written, a signal ends the process with its status."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -229,7 +229,7 @@ def quitting() -> Iterator[None]:
             return
         with suppress(Exception):
             sys.stdout.flush()
-        quit_at_once(number, "interrupted")
+        exit_now(number, "interrupted")
 
     numbers = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, quit) for number in numbers}
@@ -240,7 +240,7 @@ def quitting() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def quit_at_once(number: int, why: str) -> None:
+def exit_now(number: int, why: str) -> None:
     """End the process with the status of a signal."""
     if why:
         shown = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which a progress display may have hidden

@@ -35,16 +35,16 @@ from hardpix.train.build import (
     quiet,
     start_regressions,
 )
-from hardpix.train.callbacks import build_callbacks, check_trained, settle, settle_best
+from hardpix.train.callbacks import apply_ema_weights, build_callbacks, check_trained, update_best
 from hardpix.train.checkpoint import init_from, load_weights, read_checkpoint
 from hardpix.train.cost import Cost, code_versions, host_facts
-from hardpix.train.parent import choice_of, factors, inherit, known_below, only_recorded, source_run
-from hardpix.train.provenance import depth_remarks, label_verdict, told_left_out
+from hardpix.train.parent import factors, inherit, only_recorded, parent_only_facts, short_choice, source_run
+from hardpix.train.provenance import depth_remarks, label_verdict, unread_file_remarks
 from hardpix.train.results import decile_scores, write_panels
 from hardpix.train.rundir import (
     FREE_ON_RESUME,
+    MAX_NAMED,
     NO_FACTOR,
-    SHOWN,
     check_writable,
     differences,
     is_running,
@@ -101,7 +101,7 @@ def train(
         with Signals() as signals, signals.raising():
             return replace(started, metrics=_run(job))
     info = job.data.info
-    used = provenance.checked(job.data)
+    used = provenance.checked_data_record(job.data)
     used["data"] |= started.data
     started = replace(started, factors=job.factors, dataset=info.name, main_metric=info.main_metric, **used)
     if before is not None and job.resume_path is not None:
@@ -220,9 +220,9 @@ def _run(job: Job) -> dict[str, float]:
     tracking.connect(job.loggers)
     trainer.fit(method, datamodule=job.data, ckpt_path=job.resume_path, weights_only=True)
     skipped = check_trained(trainer, method)
-    settle(trainer, method)
-    _settle_counters(trainer)
-    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | provenance.left_out(job.data)
+    apply_ema_weights(trainer, method)
+    _finish_counters(trainer)
+    metrics = _test(job.cfg, job.run_dir, trainer, method, job.data) | provenance.skip_counts(job.data)
     if trainer.is_global_zero:
         paths = write_panels(method, job.data, job.run_dir / "panels", split="test", count=job.cfg.panels)
         shown = (
@@ -249,10 +249,10 @@ def _run(job: Job) -> dict[str, float]:
 
 def _tags(cfg: DictConfig, data: DataModule) -> tuple[str, ...]:
     """Method, data set, backbone, head."""
-    return (choice_of(cfg.method), data.info.name, choice_of(cfg.backbone), choice_of(cfg.head))
+    return (short_choice(cfg.method), data.info.name, short_choice(cfg.backbone), short_choice(cfg.head))
 
 
-def _settle_counters(trainer: pl.Trainer) -> None:
+def _finish_counters(trainer: pl.Trainer) -> None:
     """What is logged from here on stands at the last step and epoch, also where there was nothing left to train."""
     loop = trainer.fit_loop
     loop.epoch_loop._batches_that_stepped = trainer.global_step
@@ -266,7 +266,7 @@ def _test(
 ) -> dict[str, float]:
     """Scores of the validation and test splits with the last (or best) weights; files for the test split."""
     metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
-    settle_best(run_dir, trainer, metrics[f"val/{data.info.main_metric}"])
+    update_best(run_dir, trainer, metrics[f"val/{data.info.main_metric}"])
     if cfg.test_weights != "last":
         load_weights(method, run_dir, cfg.test_weights)
         metrics = dict(trainer.validate(method, datamodule=data, verbose=False, weights_only=True)[0])
@@ -282,7 +282,7 @@ def new_record(
     cfg: DictConfig, run_dir: Path, overrides: Sequence[str], before: record.RunRecord | None
 ) -> record.RunRecord:
     if before is None:
-        known, below = known_below(cfg)
+        known, below = parent_only_facts(cfg)
     else:  # the run that this one started from may be gone by now
         known = {k: v for k, v in only_recorded(before).items() if k.startswith((record.BELOW, "init_from"))}
         below = {k: v for k, v in before.data.items() if k.startswith(record.BELOW)}
@@ -305,7 +305,7 @@ def new_record(
 
 
 def _parent(source: str | None) -> str | None:
-    """The id of the run that this one stands on or starts from."""
+    """The id of the parent run, or of the one whose weights this one starts from."""
     run_dir = source_run(source)
     return None if run_dir is None else record.read(run_dir).run_id
 
@@ -313,7 +313,7 @@ def _parent(source: str | None) -> str | None:
 # Remarks printed before training: labels, draws, weights.
 
 
-_told: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
+_printed_remarks: set[str] = set()  # remarks on the optimiser: all jobs of a sweep would say the same
 
 
 def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
@@ -323,20 +323,20 @@ def start_remarks(data: DataModule, method: Method) -> tuple[str, ...]:
     """
     speaking = [module for module in method.modules() if hasattr(module, "remarks")]
     optimizer = method.parts.build_optimizer(method.parameter_groups())
-    new = [line for line in method.optimizer_remarks(optimizer) if line not in _told]
-    _told.update(new)
+    new = [line for line in method.optimizer_remarks(optimizer) if line not in _printed_remarks]
+    _printed_remarks.update(new)
     return (
         *data.remarks(),
-        *told_left_out(data),
+        *unread_file_remarks(data),
         *depth_remarks(data),
         *label_verdict(data).lines,
         *(line for module in speaking for line in module.remarks(data.info.classes)),  # type: ignore[operator]
-        *_of_stages(method),
+        *_parent_remarks(method),
         *new,
     )
 
 
-def _of_stages(method: Method) -> tuple[str, ...]:
+def _parent_remarks(method: Method) -> tuple[str, ...]:
     model = method.model
     if not (model.head.decides_twice and len(model.aux_head)):
         return ()
@@ -375,14 +375,14 @@ def inspect(run_dir: Path, cfg: DictConfig) -> record.RunRecord | None:
             f"{run_dir} already holds a run ({before.status}): resume=auto continues it, another run= starts a new one"
         )
     free = FREE_ON_RESUME if cfg.resume is True else NO_FACTOR
-    elsewhere = parent.excused(before, read_config(run_dir), cfg)
+    elsewhere = parent.equivalent_paths(before, read_config(run_dir), cfg)
     differing = differences(run_dir, cfg, free, elsewhere)
     if not differing:
         return before
     if unfinished and cfg.resume is not True:
         return None
-    more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-    found = f"{'; '.join(differing[:SHOWN])}{more}"
+    more = f"; and {len(differing) - MAX_NAMED} more" if len(differing) > MAX_NAMED else ""
+    found = f"{'; '.join(differing[:MAX_NAMED])}{more}"
     if cfg.resume is not True and not differences(run_dir, cfg, FREE_ON_RESUME, elsewhere):
         raise ConfigError(
             f"{run_dir} already holds a run ({before.status}), {found}: resume=true continues it that way, "

@@ -97,7 +97,7 @@ def answers(url: str, seconds: float = PROBE) -> bool:
 
 
 class WandbRun(Logger):
-    """The W&B side of a run; the first fault of wandb's is told, and the run goes on without."""
+    """The W&B side of a run; the first fault of wandb's is printed, and the run goes on without."""
 
     def __init__(
         self, run_dir: Path, started: dict[str, Any], *, online: bool, earlier: list[dict[str, Any]]
@@ -108,7 +108,7 @@ class WandbRun(Logger):
         self.run: Any = None  # also after W&B has failed
         self.errands: BackgroundCalls | None = None  # between start and close
         self.folder = run_dir / "wandb"  # later that of the run itself
-        self.faults: list[str] = []  # not told yet: the thread prints nothing
+        self.faults: list[str] = []  # not printed yet: the thread prints nothing
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent of a sweep waits for a run of its own name
             self.started["id"] = os.environ.get("WANDB_RUN_ID", self.started["id"])
 
@@ -288,7 +288,7 @@ def _first_line(error: Exception) -> str:
 # Run blocking calls on a background thread with a total timeout.
 
 
-MOST = 20_000  # calls that wait; with more, the thread has hung for hours
+MAX_WAITING = 20_000  # calls that wait; with more, the thread has hung for hours
 
 
 class BackgroundCalls:
@@ -319,7 +319,7 @@ class BackgroundCalls:
 
     def give(self, call: Callable[[], object]) -> None:
         """Have ``call`` made, some time; never, where MOST others wait already."""
-        if len(self._calls) >= MOST:
+        if len(self._calls) >= MAX_WAITING:
             self.complete = False
             return
         self._calls.append(call)

@@ -132,7 +132,7 @@ def test_a_broken_frame_ends_with_status_1(folder, tmp_path, capsys):
     assert hn_labels(*words, "--camera", *camera) == 1
     output = capsys.readouterr()
     assert str(depth) in output.err
-    assert "1 frames could not be used; mend their files" in output.err
+    assert "1 frames could not be used; repair their files" in output.err
     assert len(HN(str(tmp_path / "hn"), val_fraction=None).files("train")) == 1
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from hardpix import record
 from hardpix.cli import main
 from hardpix.data import GTAV, Cityscapes
-from hardpix.predict import find_images, predict, told_of, value_table
+from hardpix.predict import find_images, predict, report_unread, value_table
 from hardpix.train.train import train
 from hardpix.types import ConfigError, DatasetInfo
 
@@ -135,7 +135,7 @@ def test_what_lies_among_the_images_is_counted_and_pictures_are_faults(tmp_path,
         (tmp_path / name).write_bytes(b"\0")
     paths, unread = find_images([tmp_path])
     assert [path.name for path in paths] == ["a.png", "b.PNG", "c.png"]
-    faults = told_of(unread)
+    faults = report_unread(unread)
     assert "2 files (1 .bmp, 1 .txt, such as d.bmp) in the folders are not read" in capsys.readouterr().out
     assert faults == [f"{tmp_path}/d.bmp: not a PNG, JPEG or TIFF; convert it to PNG"]
 

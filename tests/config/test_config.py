@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from hardpix.config.catalog import conf_dir
 from hardpix.config.compose import GROUPS, compose, validate
-from hardpix.config.schema import expected, find_signature
+from hardpix.config.schema import find_signature, type_problem
 from hardpix.types import ConfigError
 
 # Values that a user must give, filled in for the check.
@@ -103,7 +103,7 @@ def test_a_value_that_fits_passes(override):
     ],
 )
 def test_what_an_annotation_expects(value, annotation, wanted):
-    assert expected(value, annotation) == wanted
+    assert type_problem(value, annotation) == wanted
 
 
 def test_all_mistakes_are_told_at_once():

@@ -11,7 +11,15 @@ from omegaconf import OmegaConf
 
 from hardpix.config.catalog import conf_dir
 from hardpix.config.compose import PLAIN, compose, validate
-from hardpix.config.schema import NAMED, _definition, checked, find_signature, outside, plain, timm_names
+from hardpix.config.schema import (
+    NAMED,
+    _definition,
+    checked,
+    find_signature,
+    plain,
+    range_problem,
+    timm_names,
+)
 from hardpix.ops.depth_hardness import DEEPEST
 from hardpix.types import ConfigError
 
@@ -256,7 +264,7 @@ def test_what_a_constructor_refuses_is_refused_early_and_the_other_way_round():
             if len(found) != 1 or " | Sequence" in annotation:
                 continue
             for value, allowed in boundary(*found[0]):
-                assert (outside(value, annotation) is None) == allowed, (target, key, value)
+                assert (range_problem(value, annotation) is None) == allowed, (target, key, value)
                 with pytest.raises(
                     TypeError if allowed else ConfigError, match="" if allowed else f"{key}={value}: must"
                 ):
@@ -295,7 +303,7 @@ def test_every_number_that_a_constructor_takes_from_the_configuration_is_within_
         for function in functions:
             for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
                 if isinstance(default, ast.Constant) and argument.annotation is not None:
-                    assert outside(default.value, ast.unparse(argument.annotation)) is None, (
+                    assert range_problem(default.value, ast.unparse(argument.annotation)) is None, (
                         home,
                         argument.arg,
                     )
@@ -334,7 +342,7 @@ def test_an_interval_that_repeats_a_constant():
     ],
 )
 def test_what_an_annotation_takes(value, annotation, wanted):
-    assert outside(value, annotation) == wanted
+    assert range_problem(value, annotation) == wanted
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_a_damaged_cache_file_and_one_of_other_classes_are_counted_anew(cache):
 
 
 def test_a_long_count_says_how_far_it_is(cache, monkeypatch, capsys):
-    monkeypatch.setattr(statistics, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(statistics, "PROGRESS_SECONDS", -1.0)
     frame_counts(Counted("train"), INFO)
     assert "counting the classes of tiny, once: 12 of 12 frames" in capsys.readouterr().err
 

@@ -574,14 +574,14 @@ class DeadlyFrames(ArrayFrames):
 def test_processes_find_what_one_finds(root, monkeypatch):
     truncate(root / "val/images/a.png")
     alone = check(source(root), SPLITS).to_json()
-    monkeypatch.setattr(check_workers, "FEW", 1)
+    monkeypatch.setattr(check_workers, "FRAMES_WITHOUT_POOL", 1)
     monkeypatch.setattr(check_workers, "CHUNK", 2)
     assert check(source(root), SPLITS, workers=2).to_json() == alone
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_costs_its_frame_alone(monkeypatch):
-    monkeypatch.setattr(check_workers, "FEW", 1)
+    monkeypatch.setattr(check_workers, "FRAMES_WITHOUT_POOL", 1)
     monkeypatch.setattr(check_workers, "CHUNK", 4)
     checkup = check(Deadly(), ["train"], workers=2)
     (finding,) = checkup.findings
@@ -592,7 +592,7 @@ def test_a_process_that_dies_costs_its_frame_alone(monkeypatch):
 
 
 def test_a_source_that_does_not_pickle_is_looked_at_here(monkeypatch):
-    monkeypatch.setattr(check_workers, "FEW", 1)
+    monkeypatch.setattr(check_workers, "FRAMES_WITHOUT_POOL", 1)
     stubborn = Arrays(faults=False)
     stubborn.lock = lambda: None
     assert check(stubborn, ["train"], workers=2).sums[0].looked == 5

@@ -9,6 +9,7 @@ from PIL import Image
 from hardpix.data import ADE20K, GTAV, ISAID, CamVid, Cityscapes, NYUv2, RGBDFolder, TotalText
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.recipe import Work
+from tests.listed import listed
 
 CITY = "gtFine/train/ulm/ulm_0_1_gtFine_labelIds.png"
 # Reader, files of two frames or one, and whether the recipe takes this tree as the archives unpack to it.
@@ -25,6 +26,23 @@ LAYOUTS = {
               [f"train/{kind}/0001.png" for kind in ("rgb", "labels_40", "depth")], False),
     "rgbd": (lambda root: RGBDFolder(root, layout="open3d"), ["color/1.jpg", "depth/1.png"], False),
 }  # fmt: skip
+
+OTHERS = {
+    *(
+        "cifar100",
+        "hn",
+        "huggingface",
+        "listed",
+        "packed",
+        "synthetic",
+    ),  # no folder is searched: a list has the names
+    *("coco", "folder"),  # in test_listing.py
+    *("nyuv2_raw", "sunrgbd"),  # camera frames as the recipe has written them
+}
+
+
+def test_every_data_set_is_here():
+    assert set(LAYOUTS) == set(listed("data", without=OTHERS))
 
 
 def litter(root):

@@ -461,7 +461,7 @@ def test_a_split_can_be_added(rooms, finished, tmp_path):
 
 @pytest.mark.slow
 def test_processes_write_what_one_writes(rooms, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(hn_labels, "FEW", 1)
+    monkeypatch.setattr(hn_labels, "FRAMES_WITHOUT_POOL", 1)
     before = dict(os.environ)
     tallies, _ = made(scenes(rooms), tmp_path / "two", workers=2)
     assert tree(tmp_path / "two") == tree(finished)

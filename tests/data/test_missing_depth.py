@@ -255,21 +255,21 @@ def test_weights_of_a_frame_without_depth_are_its_region_error_alone(lwm):
 
 def test_they_are_counted_and_named_at_the_start(lwm):
     data, method = build(lwm(lost=(1, 3)))
-    assert provenance.left_out(data) == {"run/frames_without_depth": 2.0}
+    assert provenance.skip_counts(data) == {"run/frames_without_depth": 2.0}
     (line,) = [line for line in start_remarks(data, method) if "depth_missing" in line]
     assert line == (
         "depth_missing=ignore: 2 of 4 train frames have no depth file and take no part in what uses depth: 1, 3"
     )
-    assert provenance.used(data)["frames"]["folder/train"] == 4
+    assert provenance.data_record(data)["frames"]["folder/train"] == 4
     baseline, method = build(lwm("method=baseline"))
-    assert provenance.left_out(baseline) == {}
+    assert provenance.skip_counts(baseline) == {}
     assert not [line for line in start_remarks(baseline, method) if "depth_missing" in line]
 
 
 def test_of_a_labelled_share_only_its_own_are_counted(lwm, tmp_path):
     (tmp_path / "list").write_text("0\n3\n")
     data, _ = build(lwm(f"data.labeled='{tmp_path}/list'", "data.batch_size=2", lost=(1, 3)))
-    assert provenance.left_out(data) == {"run/frames_without_depth": 1.0}
+    assert provenance.skip_counts(data) == {"run/frames_without_depth": 1.0}
     assert provenance.depth_remarks(data)[0].endswith("1 of 2 train frames have no depth file and take no part in "
                                                       "what uses depth: 3")  # fmt: skip
 
@@ -283,7 +283,7 @@ def test_a_share_of_a_source_that_lists_its_own_frames(tiny, tmp_path):
     data, _ = build(tiny("method=lwm", "data=nyuv2", f"data.source.root='{tmp_path}/set'", "data.batch_size=2",
                          "data.source.depth_missing=ignore", f"data.labeled='{tmp_path}/list'",
                          "data.train_transform.crop=[32,48]"))  # fmt: skip
-    assert provenance.left_out(data) == {"run/frames_without_depth": 1.0}
+    assert provenance.skip_counts(data) == {"run/frames_without_depth": 1.0}
     frames = data.evaluation_dataset("train").frames
     assert [frames.name(index) for index in frames.without_depth()] == ["0004"]
 
@@ -309,7 +309,7 @@ def test_a_test_split_without_depth_is_scored(lwm, tmp_path):
         method._score(batch, "test")
     assert method.extra_metrics["test"]["depth"].compute() == {}
     assert provenance.depth_remarks(data)[0].startswith("depth_missing=ignore: 2 of 2 test frames")
-    assert provenance.left_out(data) == {}
+    assert provenance.skip_counts(data) == {}
 
 
 def test_a_run_may_go_on_with_the_other_policy(tmp_path, lwm):

@@ -9,7 +9,7 @@ import torch
 from torchvision import tv_tensors
 
 from hardpix.data import DepthMap, Photometric, TrainTransform
-from hardpix.data.augment import Window, cut, image_window, label_window, turn
+from hardpix.data.augment import Window, cut, image_window, label_window, rotated_window
 from hardpix.data.sampling import generator
 from hardpix.data.transforms import is_varied, scales
 from hardpix.ops.resize import sample_pixels
@@ -46,7 +46,7 @@ def source_position(window, angle, i, j):
 def test_positions_and_labels_equal_the_loop(scaled):
     label = np.random.default_rng(0).integers(0, 200, NATIVE, dtype=np.uint8)
     for window, angle in views(scaled):
-        view = turn(window, NATIVE, angle)
+        view = rotated_window(window, NATIVE, angle)
         got = cut(tv_tensors.Mask(torch.from_numpy(label)), view, VOID)
         assert isinstance(got, tv_tensors.Mask)
         assert got.shape == (window.height, window.width)
@@ -63,7 +63,7 @@ def test_positions_and_labels_equal_the_loop(scaled):
 def test_the_content_turns_counter_clockwise():
     label = torch.zeros(9, 9, dtype=torch.uint8)
     label[4, 8] = 1  # at three o'clock
-    turned = cut(tv_tensors.Mask(label), turn(Window.whole((9, 9)), (9, 9), 90.0), VOID)
+    turned = cut(tv_tensors.Mask(label), rotated_window(Window.whole((9, 9)), (9, 9), 90.0), VOID)
     assert turned.nonzero().tolist() == [[0, 4]]  # at twelve
 
 
@@ -81,7 +81,7 @@ def test_the_image_equals_bilinear_sampling():
     """Without a change of scale nothing else happens to it."""
     image = np.random.default_rng(1).integers(1, 256, (3, *NATIVE), dtype=np.uint8)
     for window, angle in views(NATIVE):
-        view = turn(window, NATIVE, angle)
+        view = rotated_window(window, NATIVE, angle)
         got = cut(tv_tensors.Image(torch.from_numpy(image)), view, VOID)
         assert isinstance(got, tv_tensors.Image)
         assert got.is_contiguous()
@@ -99,7 +99,7 @@ def test_a_resized_image_lies_where_its_labels_do(scaled):
     y, x = np.mgrid[: NATIVE[0], : NATIVE[1]] + 0.5
     image = torch.from_numpy(np.stack([2 * y + 1.5 * x, 5 * y + 20, 4 * x + 10]).astype(np.uint8))
     for window, angle in views(scaled):
-        view = turn(window, NATIVE, angle)
+        view = rotated_window(window, NATIVE, angle)
         got = cut(tv_tensors.Image(image), view, VOID).numpy().astype(float)
         rim = 2 * max(1, NATIVE[0] / scaled[0])
         inner = (view.rows > rim) & (view.rows < NATIVE[0] - rim)
@@ -119,7 +119,7 @@ def test_no_turn_is_no_change(scaled):
     label = rng.integers(0, 200, NATIVE, dtype=np.uint8)
     window = Window(scaled, 3, 5, scaled[0] // 2, scaled[1] // 2)
     for part in (window, Window.whole(scaled)):
-        view = turn(part, NATIVE, 0.0)
+        view = rotated_window(part, NATIVE, 0.0)
         assert view.inside.all()
         np.testing.assert_array_equal(
             cut(tv_tensors.Mask(torch.from_numpy(label)), view, VOID), label_window(label, part)
@@ -129,7 +129,7 @@ def test_no_turn_is_no_change(scaled):
 
 def test_a_half_turn_reverses_both_axes():
     image = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (3, *NATIVE), dtype=np.uint8))
-    view = turn(Window.whole(NATIVE), NATIVE, 180.0)
+    view = rotated_window(Window.whole(NATIVE), NATIVE, 180.0)
     assert torch.equal(cut(tv_tensors.Image(image), view, 0), tv_tensors.Image(image.flip(1, 2)))
 
 
@@ -138,7 +138,7 @@ def test_a_half_turn_reverses_both_axes():
 @pytest.mark.parametrize("left", [0, 160])
 def test_a_window_that_turns_out_of_the_picture_is_empty(scaled, angle, left):
     image, label = torch.full((3, 10, 200), 9, dtype=torch.uint8), torch.ones(10, 200, dtype=torch.uint8)
-    view = turn(Window(scaled, 0, left, scaled[0], scaled[1] // 5), (10, 200), angle)
+    view = rotated_window(Window(scaled, 0, left, scaled[0], scaled[1] // 5), (10, 200), angle)
     assert not view.inside.any()
     assert (cut(tv_tensors.Image(image), view, 0) == 0).all()
     assert (cut(tv_tensors.Mask(label), view, VOID) == VOID).all()
@@ -150,7 +150,7 @@ def test_any_size_window_and_angle_comes_out():
         native, scaled = (tuple(rng.integers(1, 30, 2).tolist()) for _ in range(2))
         size = [int(rng.integers(1, side + 1)) for side in scaled]
         corner = [int((s - z) * n // s) for s, z, n in zip(scaled, size, native, strict=True)]
-        view = turn(Window(scaled, *corner, *size), native, rng.uniform(-180, 180))
+        view = rotated_window(Window(scaled, *corner, *size), native, rng.uniform(-180, 180))
         got = cut(tv_tensors.Image(torch.full((3, *native), 200, dtype=torch.uint8)), view, 0)
         assert got.shape == (3, *size)
         assert torch.equal(got == 200, torch.from_numpy(view.inside).expand(got.shape))
@@ -235,7 +235,9 @@ def test_the_crop_is_that_of_the_turned_picture(blocks, monkeypatch):
         rng = generator(index)
         torch.rand((), generator=rng)  # the scale is drawn first
         angles.append(20 * torch.rand((), generator=rng).item() - 10)
-        whole = cut(tv_tensors.Mask(label), turn(Window.whole((40, 60)), (40, 60), angles[-1]), VOID)
+        whole = cut(
+            tv_tensors.Mask(label), rotated_window(Window.whole((40, 60)), (40, 60), angles[-1]), VOID
+        )
         window = drawn[-1]
         want = whole[window.top : window.top + 24, window.left : window.left + 30]
         assert torch.equal(out.tensors["label"], torch.as_tensor(want).as_subclass(torch.Tensor))
@@ -272,7 +274,7 @@ def test_the_same_draw_gives_the_same_crop(blocks):
 
 
 def test_depth_stays_depth(blocks):
-    view = turn(Window.whole((40, 60)), (40, 60), 12.0)
+    view = rotated_window(Window.whole((40, 60)), (40, 60), 12.0)
     depth = cut(DepthMap(blocks["depth"]), view, 0)
     assert isinstance(depth, DepthMap)
     assert set(depth.unique().tolist()) <= {0.0, *blocks["depth"].unique().tolist()}

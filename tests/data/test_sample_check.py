@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hardpix.data.loading import check_label, checked
+from hardpix.data.loading import check_label, checked_sample
 from hardpix.types import DataError, DatasetInfo
 
 INFO = DatasetInfo("tiny", ("a", "b", "c"), ((0, 0, 0),) * 3)
@@ -50,21 +50,21 @@ def test_the_classes_and_void_are_told():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int16])
 def test_a_label_of_another_type_is_refused(dtype):
     with pytest.raises(DataError, match=r"room: its label is torch\..*; it must be uint8 or int64"):
-        checked(sample(label=torch.zeros(4, 6, dtype=dtype)), INFO)
+        checked_sample(sample(label=torch.zeros(4, 6, dtype=dtype)), INFO)
 
 
 @pytest.mark.parametrize("key", ["label", "depth", "depth_valid"])
 def test_sizes_that_differ_are_told(key):
     other = sample()[key][:, :5]
     with pytest.raises(DataError, match=rf"room: its image measures 6x4 pixels but its {key} 5x4; both"):
-        checked(sample(**{key: other}), INFO)
+        checked_sample(sample(**{key: other}), INFO)
     with pytest.raises(DataError, match=r"but its label 6x4x3"):  # colours where numbers belong
-        checked(sample(label=torch.zeros(3, 4, 6, dtype=torch.uint8)), INFO)
+        checked_sample(sample(label=torch.zeros(3, 4, 6, dtype=torch.uint8)), INFO)
 
 
 def test_an_empty_label_is_no_index_error():
     nothing = torch.zeros(0, 6, dtype=torch.uint8)
-    checked({"image": torch.zeros(3, 0, 6), "name": "none", "label": nothing}, INFO)
+    checked_sample({"image": torch.zeros(3, 0, 6), "name": "none", "label": nothing}, INFO)
 
 
 WILD = st.one_of(
@@ -77,7 +77,7 @@ WILD = st.one_of(
 def test_only_finite_positive_readings_are_valid(depth, valid):
     """And what is invalid is finite, whatever the file had there: nothing downstream multiplies a NaN by a mask."""
     given_depth, given_valid = depth.copy(), valid.copy()
-    found = checked(sample(depth=torch.from_numpy(depth), depth_valid=torch.from_numpy(valid)), INFO)
+    found = checked_sample(sample(depth=torch.from_numpy(depth), depth_valid=torch.from_numpy(valid)), INFO)
     for row in range(4):
         for column in range(6):
             z = float(given_depth[row, column])

@@ -10,7 +10,7 @@ from tests.data.test_datamodule import TinyFrames, TinySource, epoch, module, sa
 
 
 def skipping(broken=(), **changes):
-    return module(TinySource(broken=broken), on_error="skip", **changes)
+    return module(TinySource(broken=broken), on_error="skip", **({"max_skip": 10} | changes))
 
 
 def test_the_next_readable_frame_takes_the_place_under_the_same_random_numbers(capsys):
@@ -120,7 +120,7 @@ def test_settings_out_of_range(changes, told):
 
 def test_a_long_list_is_cut():
     skips = Skips("skip", 30)
-    with pytest.raises(DataError, match=r"; and 11 more; mend them"):
+    with pytest.raises(DataError, match=r"; and 11 more; repair them"):
         skips.take({"skipped": {f"f{i}": f"file {i}" for i in range(31)}})
 
 

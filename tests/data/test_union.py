@@ -204,7 +204,7 @@ def test_training_on_it_says_what_its_scores_are(tmp_path):
     data.use(frozenset())
     seen = {name for batch in data.train_dataloader() for name in batch["name"]}
     assert len(seen) == 4  # of five, two a batch
-    assert len(data.whole_split("train")) == 5
+    assert len(data.full_split("train")) == 5
     (remark,) = (line for line in data.remarks() if "trainval" in line)
     assert remark == ("data.train_split=trainval: the frames of val are trained on, so scores on the split val are "
                     "those of training frames")  # fmt: skip

@@ -13,38 +13,33 @@ import torch
 from hardpix.train.checkpoint import sha256
 from tests.conftest import TINY
 from tests.faults.harness import Killer, States, command, in_child, restore, state_hash, warm
+from tests.listed import listed
 
 STEPS = ("trainer.max_steps=5", "callbacks.checkpoint_every_steps=2", "panels=1", "trainer.log_every_steps=1")
 SEMI = ("data.labeled=0.25", "data.batch_size=2", "data.unlabeled_batch_size=1", "head.dropout=0.1",
         "method.contrastive=true", "method.contrast.bank=200", "method.contrast.bank_first=300")  # fmt: skip
 # (settings, settings of the run below, of the run below that)
-CASES = {
-    "baseline": [("method=baseline", "trainer.accumulate=2", "data.batch_size=2", "data.num_workers=2")],
+SETTINGS = {
+    "baseline": [("trainer.accumulate=2", "data.batch_size=2", "data.num_workers=2")],
+    "hardness": [("trainer.ema_decay=0.9", "trainer.val_every_steps=1", "trainer.val_every_epochs=null")],
+    "lwm": [("trainer.val_every_steps=2", "trainer.val_every_epochs=null")],
+    "u2pl": [SEMI],
+    "u2pl_hl": [SEMI],
+    "layer_cascade": [("head=gau_decoder",)],
+    "error_prediction": [("method.channels=8",), ("head=deeplabv3plus", "head.low_channels=4")],
+    "detail": [
+        ("method.channels=8",),
+        ("method=error_prediction", "method.channels=8"),
+        ("head=deeplabv3plus", "head.low_channels=4"),
+    ],
+    "bagging": [("method.channels=8",), ("head=deeplabv3plus", "head.low_channels=4")],
+}
+OF_CONF = {name: SETTINGS.get(name, [()]) for name in listed("method")}
+CASES = {name: [(f"method={name}", *first), *below] for name, (first, *below) in OF_CONF.items()} | {
     "plateau": [
         ("scheduler=plateau", "scheduler.patience=0", "trainer.val_every_epochs=2", "callbacks.snapshots=[1]")
     ],
-    "hardness": [
-        ("method=hardness", "trainer.ema_decay=0.9", "trainer.val_every_steps=1", "trainer.val_every_epochs=null")
-    ],
-    "hl_released": [("method=hl_released",)],
-    "lwm": [("method=lwm", "trainer.val_every_steps=2", "trainer.val_every_epochs=null")],
-    "u2pl": [("method=u2pl", *SEMI)],
-    "u2pl_hl": [("method=u2pl_hl", *SEMI)],
-    "layer_cascade": [("method=layer_cascade", "head=gau_decoder")],
-    "error_prediction": [
-        ("method=error_prediction", "method.channels=8"),
-        ("head=deeplabv3plus", "head.low_channels=4"),
-    ],
-    "detail": [
-        ("method=detail", "method.channels=8"),
-        ("method=error_prediction", "method.channels=8"),
-        ("head=deeplabv3plus", "head.low_channels=4"),
-    ],
-    "bagging": [
-        ("method=bagging", "method.channels=8"),
-        ("head=deeplabv3plus", "head.low_channels=4"),
-    ],
-}  # fmt: skip
+}
 
 
 class Case:

@@ -181,7 +181,7 @@ def digits(monkeypatch, *given):
     """What comes instead of random digits."""
     left = list(given)
     monkeypatch.setattr(rundir, "datetime", Frozen)
-    monkeypatch.setattr(rundir, "_digits", lambda: left.pop(0))
+    monkeypatch.setattr(rundir, "_random_suffix", lambda: left.pop(0))
     return left
 
 

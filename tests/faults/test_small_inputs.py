@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hardpix.data import Photometric, TestTransform, TrainTransform
-from hardpix.data.loading import checked
+from hardpix.data.loading import checked_sample
 from hardpix.data.sampling import generator
 from hardpix.losses import OHEM, Focal, LossMaxPooling
 from hardpix.ops import depth_hardness
@@ -44,7 +44,7 @@ def test_a_crop_of_any_picture_is_defined(sample, crop, seed, rotate):
         crop=crop, base_size=None, ratio=(0.5, 2.0), cat_max_ratio=0.75, hflip=0.5, rotate=rotate, scale_with_zoom=True,
         photometric=Photometric(brightness=32, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=18, p=0.5),
     )  # fmt: skip
-    whole = checked(dict(sample), INFO)
+    whole = checked_sample(dict(sample), INFO)
     for found in (
         transform(whole, generator(seed), 255).tensors,
         TestTransform(resize=crop)(whole, generator(seed), 255).tensors,
@@ -63,7 +63,7 @@ def test_every_map_of_depth_is_finite_and_blind_to_what_has_no_reading(
     sample, rows, columns, bin_size, depth_max, seed
 ):
     """More cells than pixels among them; a picture that is all of one depth, or of none."""
-    sample = checked(sample, INFO)
+    sample = checked_sample(sample, INFO)
     depth, valid, label = sample["depth"][None], sample["depth_valid"][None], sample["label"][None].long()
     dice = torch.Generator().manual_seed(seed)
     log_depth = 40 * torch.randn(depth.shape, generator=dice)

@@ -5,18 +5,17 @@ nothing at all, and left in where only what labels say must be 0.
 """
 
 import functools
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
+from hardpix.config.compose import compose_group
 from hardpix.train.build import build, make
 from hardpix.train.parent import with_parent
 from hardpix.types import ClassCounts, ConfigError
+from tests.listed import listed
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 VOID, SIZE = 255, (32, 48)
 
 OCR = "head=ocr head.ocr_channels=4 head.coarse_channels=8 model.aux_level=null"
@@ -31,32 +30,28 @@ SEMI = (
 PARENT = "head=psp"
 STILL = ("head.dropout=0", "model.aux_dropout=0")
 
-# Each configuration on those that it stands on, top down.
-TAKE_ANY = {
-    "baseline": ["method=baseline"],
+# Each configuration on those of its parents, top down.
+SETTINGS = {
+    "u2pl": [f"{SEMI} method.unreliable=100"],
+    "layer_cascade": ["head=gau_decoder method.rho=0.5"],
+    "error_prediction": ["method.channels=16 method.w3_min=0.1", PARENT],
+    "detail": ["method.channels=8 method.t=0.0", "method=error_prediction method.channels=16", PARENT],
+    "bagging": ["method.channels=8", f"method=hardness {PARENT}"],
+    "u2pl_hl": [f"{SEMI} method.unreliable=100"],
+    "lwm": [CASCADES],
+}
+FURTHER = {
     "baseline, a head of two stages": [f"method=baseline {OCR}"],
     "lwm without hardness": [f"method=lwm method.hardness=none method.curriculum=false {CASCADES}"],
-    "u2pl": [f"method=u2pl {SEMI} method.unreliable=100"],
     "u2pl, contrastive": [
         f"method=u2pl {SEMI} method.contrastive=true"
     ],  # which always has something to teach
-}
-TAKE_PLAIN = {
-    "hardness": ["method=hardness"],
     "hardness, a head of two stages": [f"method=hardness {OCR}"],
-    "hl_released": ["method=hl_released"],
-    "layer_cascade": ["method=layer_cascade head=gau_decoder method.rho=0.5"],
-    "error_prediction": ["method=error_prediction method.channels=16 method.w3_min=0.1", PARENT],
-    "detail": [
-        "method=detail method.channels=8 method.t=0.0",
-        "method=error_prediction method.channels=16",
-        PARENT,
-    ],
-    "bagging": ["method=bagging method.channels=8", f"method=hardness {PARENT}"],
-    "u2pl_hl": [f"method=u2pl_hl {SEMI} method.unreliable=100"],
-    "lwm": [f"method=lwm {CASCADES}"],
 }
-METHODS = TAKE_ANY | TAKE_PLAIN
+OF_CONF = {name: SETTINGS.get(name, [""]) for name in listed("method")}
+METHODS = {name: [f"method={name} {first}", *below] for name, (first, *below) in OF_CONF.items()} | FURTHER
+ANY_LOSS = ("baseline", "u2pl", "baseline, a head of two stages", "lwm without hardness", "u2pl, contrastive")
+PLAIN_LOSS = [name for name in METHODS if name not in ANY_LOSS]
 
 # The same networks under other settings: of which method, and what is set.
 VARIANTS = {
@@ -73,39 +68,31 @@ VARIANTS = {
 # Where the batch is normalised void included, as released, void has a say in how hard the rest is.
 VOID_IN_HARDNESS = ("hl_released",)
 
-LOSSES = {
-    "cross_entropy": ["loss=cross_entropy"],
-    "cross_entropy_released": ["loss=cross_entropy_released"],
-    "balanced": ["loss=balanced"],
+SMALL = {"ohem": ["loss.min_kept=10"], "ohem_released": ["loss.min_kept=10"]}
+LOSSES = {name: [f"loss={name}", *SMALL.get(name, [])] for name in listed("loss")} | {
     "balanced, inverse": ["loss=balanced", "loss.weighting=inverse", "loss.weight_normalized=true"],
-    "balanced_cityscapes": ["loss=balanced_cityscapes"],
-    "focal": ["loss=focal"],
     "focal, all": ["loss=focal", "loss.normalizer=all"],
-    "loss_max_pooling": ["loss=loss_max_pooling"],
     "loss_max_pooling, image": ["loss=loss_max_pooling", "loss.scope=image"],
-    "loss_rank_mining": ["loss=loss_rank_mining"],
-    "ohem": ["loss=ohem", "loss.min_kept=10"],
     "ohem, all pixels": ["loss=ohem"],
     "ohem, by rank": ["loss=ohem", "loss.min_kept=10", "loss.thresh=null"],
     "ohem, valid": ["loss=ohem", "loss.min_kept=10", "loss.reduction=valid"],
-    "ohem_released": ["loss=ohem_released", "loss.min_kept=10"],
 }
 PLAIN = ("cross_entropy", "cross_entropy_released")
 FOR_19 = "balanced_cityscapes"
-OF_FILES = [name for name in LOSSES if name in {p.stem for p in (CONF / "loss").glob("*.yaml")} - {FOR_19}]
+OF_FILES = listed("loss", without={FOR_19})
 PAIRS = [
     *(("baseline", loss) for loss in LOSSES if loss != FOR_19),
     *((method, loss) for method in ("u2pl", "lwm without hardness") for loss in OF_FILES),
     *(("baseline, a head of two stages", loss) for loss in ("cross_entropy", "ohem", "loss_max_pooling")),
-    *((method, loss) for method in TAKE_PLAIN for loss in PLAIN),
+    *((method, loss) for method in PLAIN_LOSS for loss in PLAIN),
     *((method, "cross_entropy") for method in VARIANTS),
 ]
 
 
 def new_loss(name, classes):
-    """Made from its file, which is composed of nothing else."""
+    """Made from its file alone."""
     file, *settings = LOSSES[name]
-    cfg = OmegaConf.load(CONF / "loss" / f"{file.removeprefix('loss=')}.yaml")
+    cfg = compose_group(*file.split("=")).loss
     cfg.merge_with_dotlist([word.removeprefix("loss.") for word in settings])
     counts = torch.arange(1, classes + 1)
     pixels = {"num_classes": classes, "class_counts": lambda: ClassCounts(counts, 2 * counts)}
@@ -186,18 +173,8 @@ def total(losses):
     return torch.stack([x.float() for x in losses.values()]).sum()
 
 
-def test_no_method_and_no_loss_is_left_out():
-    methods = {
-        word.split("=")[1] for case in METHODS.values() for word in case[0].split() if word[:7] == "method="
-    }
-    assert methods == {path.stem for path in (CONF / "method").glob("*.yaml")}
-    assert {given[0].split("=")[1] for given in LOSSES.values()} == {
-        p.stem for p in (CONF / "loss").glob("*.yaml")
-    }
-
-
 def test_the_pairs_are_those_that_are_allowed(new_method):
-    assert [name for name in METHODS if new_method(name).takes_loss] == list(TAKE_ANY)
+    assert {name for name in METHODS if new_method(name).takes_loss} == set(ANY_LOSS)
     with pytest.raises(ConfigError, match="19 numbers"):
         new_method("baseline", FOR_19)
 

@@ -7,7 +7,7 @@ import pytest
 
 from hardpix.draw.pictures import heatmap
 from hardpix.figures import errors
-from hardpix.figures.errors import change_map, changes, faded, probability_map
+from hardpix.figures.errors import change_map, changes, faded_image, probability_map
 
 IMAGE = np.full((2, 4, 3), 100, np.uint8)
 PALE = [255 - round(0.24 * 155)] * 3
@@ -105,6 +105,8 @@ def lab(color, vision):
 def test_colours_are_told_apart_by_everyone(vision):
     drawn = [color for _, color in (*errors.ERROR_ENTRIES, *errors.CHANGE_ENTRIES)]
     seen = [lab(color, np.array(VISIONS[vision])) for color in drawn]
-    papers = [lab(faded(np.full((1, 1, 3), v, np.uint8))[0, 0], np.array(VISIONS[vision])) for v in (0, 255)]
+    papers = [
+        lab(faded_image(np.full((1, 1, 3), v, np.uint8))[0, 0], np.array(VISIONS[vision])) for v in (0, 255)
+    ]
     pairs = [*itertools.combinations(seen, 2), *itertools.product(seen, papers)]
     assert min(np.linalg.norm(a - b) for a, b in pairs) > 20

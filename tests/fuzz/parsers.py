@@ -259,7 +259,7 @@ PARSERS = {
     "metrics.csv, curves": Parser(lambda path: content.curves(_run(path.parent)), damaged([METRICS]), "metrics.csv"),
     "metrics.csv, factors": Parser(lambda path: charts.read_factors(path.parent), damaged([METRICS]), "metrics.csv", tells=False),
     "metrics.csv, resumed": Parser(loggers._read_rows, damaged([METRICS]), "metrics.csv"),
-    "per_image.csv": Parser(lambda path: scores.read_per_image(path.parent), damaged([_text("name,pixels,pixel_acc,miou,counts", "a,9,0.5,0.5,0:1/2/3")]), scores.FILE_NAME),
+    "per_image.csv": Parser(lambda path: scores.read_per_image(path.parent), damaged([_text("name,pixels,pixel_acc,miou,counts", "a,9,0.5,0.5,0:1/2/3")]), scores.PER_IMAGE),
     "per_class.csv": Parser(lambda path: read_per_class(path.parent), damaged([_text("class,iou,acc", "road,0.5,0.5")]), "per_class.csv"),
     "image": Parser(_read_pictures, st.deferred(_pictures), "a.png"),
     "MATLAB file": Parser(lambda path: matlab.read_variable(path, "depths", "names"), st.deferred(_mat), "a.mat"),

@@ -87,7 +87,7 @@ def test_dense_holds_both_and_scores_name_both(made):
 
 
 def test_it_stands_on_a_segmenter(tiny, made):
-    with pytest.raises(ConfigError, match="Bagging stands on a trained segmenter: give its run, parent=RUN"):
+    with pytest.raises(ConfigError, match="Bagging needs a trained segmenter: give its run, parent=RUN"):
         inherit(tiny("method=bagging"))
     with pytest.raises(ConfigError, match=r"loss=OHEM"):
         made("loss=ohem")

@@ -13,6 +13,7 @@ from hardpix.train.build import build
 from hardpix.train.train import train
 from hardpix.types import ConfigError
 from tests.boundary import clear, threshold_near
+from tests.listed import listed
 
 C, VOID = 18, 255
 SEGMENTER = "head=deeplabv3plus head.low_channels=4"
@@ -20,16 +21,17 @@ LWM = (
     "method=lwm head=refinenet_cascades head.widths=[8,6,6,6] head.crp_stages=1 head.output_units=1 "
     "model.aux_level=null"
 )
-CASES = {
-    "fcn": "head=fcn",
-    "psp": "head=psp backbone.output_stride=8",
-    "deeplabv3": "head=deeplabv3",
-    "deeplabv3plus": SEGMENTER,
-    "dpc": "head=dpc head.low_channels=4 model.align_corners=true",
-    "uper": "head=uper",
-    "gau_decoder": "head=gau_decoder",
-    "dupsampling": "head=dupsampling head.low_channels=4 head.code_channels=4 head.ratio=4",
-    "refinenet": "head=refinenet head.widths=[8,6,6,6] head.crp_stages=1 head.output_units=1",
+SETTINGS = {
+    "deeplabv3plus": "head.low_channels=4",
+    "dpc": "head.low_channels=4 model.align_corners=true",
+    "psp": "backbone.output_stride=8",
+    "dupsampling": "head.low_channels=4 head.code_channels=4 head.ratio=4",
+    "refinenet": "head.widths=[8,6,6,6] head.crp_stages=1 head.output_units=1",
+    "refinenet_cascades": "head.widths=[8,6,6,6] head.crp_stages=1 head.output_units=1 model.aux_level=null",
+    "ocr": "head.ocr_channels=4 head.coarse_channels=8 model.aux_level=null",
+}
+# smp: of an optional package; segnet: too coarse for the skips.
+CASES = {n: f"head={n} {SETTINGS.get(n, '')}".strip() for n in listed("head", without={"smp", "segnet"})} | {
     "hardness": "method=hardness head=psp",
     "lwm": LWM,
 }

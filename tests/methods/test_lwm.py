@@ -524,7 +524,7 @@ def test_the_depth_output_starts_at_the_mean_of_its_target(made, tiny, head, sca
     cfg = tiny(*settings)
     data, method = build(cfg)
     total, count = 0.0, 0
-    frames = data.whole_split("train")
+    frames = data.full_split("train")
     for sample in map(frames.load, range(len(frames))):
         z = sample["depth"][sample["depth_valid"]].double()
         total += float(torch.log(1 + 255 * (z / (10 if scale == "dataset" else z.max())).clamp(0, 1)).sum())

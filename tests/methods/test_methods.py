@@ -8,22 +8,29 @@ import torch.nn.functional as F
 from hardpix.train.build import build
 from hardpix.types import ConfigError
 from tests.boundary import clear
+from tests.listed import listed
 
+# Settings of single methods. What follows "on" is the run whose networks a method builds upon.
+SETTINGS = {
+    "layer_cascade": "head=gau_decoder method.rho=0.5",
+    "error_prediction": "method.channels=16 method.w3_min=0.1 on head=psp",
+    "detail": "method.channels=8 method.t=0.0 on method=error_prediction method.channels=16 on head=psp",
+    "bagging": "method.channels=8 on method=hardness head=psp",
+}
+OTHER_BATCHES = {"lwm", "u2pl", "u2pl_hl"}  # with depth, or images without labels: test_lwm.py, test_semi.py
+FOR_19 = {"balanced_cityscapes"}  # a weight for each class of Cityscapes
 METHODS = (
-    "method=baseline loss=cross_entropy",
-    "method=baseline loss=balanced",
-    "method=baseline loss=ohem",
-    "method=baseline loss=focal",
-    "method=baseline loss=loss_max_pooling",
-    "method=baseline loss=loss_rank_mining",
-    "method=hardness",
+    *(f"method=baseline loss={name}" for name in listed("loss", without=FOR_19)),
+    *(f"method={name} {SETTINGS.get(name, '')}".strip()
+      for name in listed("method", without={"baseline"} | OTHER_BATCHES)),
+)  # fmt: skip
+PLAIN = "method=baseline loss=cross_entropy"
+DETAIL = f"method=detail {SETTINGS['detail']}"
+# Divided by all pixels of the batch as released, those without a label included.
+BY_ALL_PIXELS = {
     "method=hl_released",
-    "method=layer_cascade head=gau_decoder method.rho=0.5",
-    # What follows "on" is the run that a method stands on.
-    "method=error_prediction method.channels=16 method.w3_min=0.1 on head=psp",
-    "method=detail method.channels=8 method.t=0.0 on method=error_prediction method.channels=16 on head=psp",
-    "method=bagging method.channels=8 on method=hardness head=psp",
-)
+    *(f"method=baseline loss={name}_released" for name in ("cross_entropy", "ohem")),
+}
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def test_the_loss_falls_on_one_repeated_batch(tiny, case):
     assert history[-1] < 0.8 * history[0]
 
 
-@pytest.mark.parametrize("case", [case for case in METHODS if case != "method=hl_released"])
+@pytest.mark.parametrize("case", [case for case in METHODS if case not in BY_ALL_PIXELS])
 def test_an_image_with_no_labelled_pixel_does_not_thin_out_the_others(tiny, case):
     """The batch costs what it costs without that image; (the released HL divides by all images.)"""
     data, method, _ = made(tiny, case, "head.dropout=0", "model.aux_dropout=0")
@@ -105,7 +112,7 @@ def test_prediction_takes_rgb_alone_and_void_labels_never_matter(tiny, case):
         assert torch.equal(first, method.predict_logits(batch["image"]))
 
 
-@pytest.mark.parametrize("case", ["method=baseline loss=ohem", "method=hardness", METHODS[-2]])
+@pytest.mark.parametrize("case", ["method=baseline loss=ohem", "method=hardness", DETAIL])
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_losses_stay_float32_under_mixed_precision(tiny, case, precision):
     data, method, _ = made(tiny, case)
@@ -129,7 +136,7 @@ def test_aux_heads_keep_plain_cross_entropy_with_the_losss_normaliser(tiny):
         method.train()
         found[case] = float(method.losses(batch_of(data))["aux_enc2"].detach())
     assert len(set(found.values())) == 1
-    data, method, _ = made(tiny, METHODS[0], "model.aux_dropout=0", "aux_weight=0.7", "loss.normalizer=all")
+    data, method, _ = made(tiny, PLAIN, "model.aux_dropout=0", "aux_weight=0.7", "loss.normalizer=all")
     method.train()
     batch = batch_of(data)
     logits = method.enlarge(method.model(batch["image"]).aux["enc2"], batch["label"].shape).double()
@@ -141,7 +148,7 @@ def test_aux_heads_keep_plain_cross_entropy_with_the_losss_normaliser(tiny):
 
 def test_scores_come_from_one_confusion_matrix_over_the_split(tiny):
     """Not from a mean over batches: frames differ in labelled pixels and classes."""
-    data, method, _ = made(tiny, METHODS[0])
+    data, method, _ = made(tiny, PLAIN)
     method.eval()
     confusion = np.zeros((18, 18), np.int64)
     frames = 0
@@ -163,7 +170,7 @@ def test_scores_come_from_one_confusion_matrix_over_the_split(tiny):
 
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_predictions_are_enlarged_by_the_models_corners(tiny, align_corners):
-    _, method, batch = made(tiny, METHODS[0], f"model.align_corners={str(align_corners).lower()}")
+    _, method, batch = made(tiny, PLAIN, f"model.align_corners={str(align_corners).lower()}")
     method.eval()
     with torch.no_grad():
         raw, got = method.model(batch["image"]).outputs["label"], method(batch["image"])
@@ -188,7 +195,7 @@ def test_aux_heads_are_not_mined(tiny):
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_scores_are_of_what_the_inference_returns(tiny, split):
-    data, method, batch = made(tiny, METHODS[0])
+    data, method, batch = made(tiny, PLAIN)
     method.eval()
     guess = torch.arange(batch["label"].numel()).view(batch["label"].shape) % data.info.num_classes
     given = []

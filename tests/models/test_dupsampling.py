@@ -29,6 +29,7 @@ def make(*, ratio: int = 4, code: int = 5, outputs: dict[str, int] | None = None
         code_channels=code,
         ratio=ratio,
         dilations=(1, 2),
+        project_kernel=3,
         levels=[-1],
         align_corners=False,
         dropout=0.1,

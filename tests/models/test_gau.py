@@ -249,6 +249,7 @@ def test_gau_decoder_is_the_detail_branch_on_the_aspp_output() -> None:
         {"label": 2},
         channels=8,
         dilations=(1, 2),
+        project_kernel=3,
         attention="relu",
         levels=[-1],
         align_corners=True,

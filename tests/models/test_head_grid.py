@@ -6,7 +6,10 @@ from functools import cache, partial
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from hardpix.config.catalog import conf_dir
 from hardpix.models import (
     ANNHead,
     Backbone,
@@ -37,6 +40,7 @@ from hardpix.models import (
 )
 from hardpix.models.cross_stitch import CrossStitchBackbone
 from hardpix.types import ConfigError, SegOutput
+from tests.listed import listed
 
 RESNET = {"zero_init_last": False}  # or the inside of a residual block has gradient 0 in the first step
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
@@ -55,11 +59,13 @@ BACKBONES = {
 KIN = ("dilated_convnext", "dilated_mobilenetv3", "stitched")  # like others here, and among the slow tests
 FAMILIES = (*BACKBONES, "segnet", "bisenetv2", "stitched")  # the latter two ResNets
 POOLS = (1, 2, 3, 6)
-HEADS = {
+SMALL = {
     "fcn": partial(FCNHead, channels=8, num_convs=2, concat_input=True, dropout=0.1),
     "psp": partial(PSPHead, channels=8, pool_sizes=POOLS, dropout=0.1),
-    "deeplabv3": partial(DeepLabV3Head, channels=8, dilations=(2, 4), dropout=0.1),
-    "deeplabv3plus": partial(DeepLabV3PlusHead, channels=8, low_channels=4, dilations=(2, 4), dropout=0.1),
+    "deeplabv3": partial(DeepLabV3Head, channels=8, dilations=(2, 4), project_kernel=3, dropout=0.1),
+    "deeplabv3plus": partial(
+        DeepLabV3PlusHead, channels=8, low_channels=4, dilations=(2, 4), project_kernel=3, dropout=0.1
+    ),
     "dpc": partial(
         DPCHead,
         channels=8,
@@ -70,7 +76,9 @@ HEADS = {
         cell_dropout=0.1,
         dropout=0.1,
     ),
-    "gau_decoder": partial(GAUDecoderHead, channels=8, dilations=(2, 4), attention="sigmoid", dropout=0.1),
+    "gau_decoder": partial(
+        GAUDecoderHead, channels=8, dilations=(2, 4), project_kernel=3, attention="sigmoid", dropout=0.1
+    ),
     "dupsampling": partial(
         DUpsamplingHead,
         channels=8,
@@ -78,6 +86,7 @@ HEADS = {
         code_channels=6,
         ratio=4,
         dilations=(2, 4),
+        project_kernel=3,
         dropout=0.1,
     ),
     "nonlocal": partial(NonLocalHead, channels=8, reduction=2, dropout=0.1),
@@ -116,6 +125,12 @@ HEADS = {
     "refinenet": partial(
         RefineNetHead, widths=(16, 8, 8, 8), crp_stages=4, crp_order="pool_conv", output_units=3, dropout=0.5
     ),
+}
+# Of other networks: of SegNet's pooling indices, of LWM, of an optional package.
+OTHER_NETWORKS = {"segnet", "refinenet_cascades", "smp"}
+HEADS = {
+    name: SMALL.get(name) or instantiate(OmegaConf.load(conf_dir() / f"head/{name}.yaml"))
+    for name in listed("head", without=OTHER_NETWORKS)
 }
 WHOLE = {"lraspp", "uper", "refinenet", "fpn", "unet", "segformer"}  # of levels of their own choice
 CLIMBING = ("gau_decoder", "uper", "fpn", "unet", "refinenet")  # level by level, coarse to fine

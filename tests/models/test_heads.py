@@ -111,6 +111,7 @@ def test_deeplabv3plus(pyramid: list[Tensor], align_corners: bool) -> None:
             channels=8,
             low_channels=2,
             dilations=(2, 3),
+            project_kernel=3,
             levels=[-1],
             align_corners=align_corners,
             dropout=0.1,
@@ -136,7 +137,14 @@ def test_deeplabv3plus(pyramid: list[Tensor], align_corners: bool) -> None:
 def test_deeplabv3(pyramid: list[Tensor]) -> None:
     head = shaken(
         DeepLabV3Head(
-            SPECS, {"label": 3}, channels=8, dilations=(2, 3), levels=[-1], align_corners=False, dropout=0.1
+            SPECS,
+            {"label": 3},
+            channels=8,
+            dilations=(2, 3),
+            project_kernel=3,
+            levels=[-1],
+            align_corners=False,
+            dropout=0.1,
         )
     )
     x, aspp = pyramid[3], head.aspp
@@ -219,7 +227,7 @@ def test_dropout_drops_whole_channels_before_the_classifier(pyramid: list[Tensor
         ),
         # Two 1x1 and three 3x3 2048 -> 512, 3x3 2560 -> 512.
         (
-            partial(DeepLabV3Head, dilations=(12, 24, 36), levels=[-1]),
+            partial(DeepLabV3Head, dilations=(12, 24, 36), levels=[-1], project_kernel=3),
             (2 + 27) * 2048 * 512 + 9 * 2560 * 512 + 6 * 1024 + 513 * 19,
         ),
         # DeepLab's own: 1x1 2560 -> 512.
@@ -229,7 +237,9 @@ def test_dropout_drops_whole_channels_before_the_classifier(pyramid: list[Tensor
         ),
         # Five 1x1 2048 -> 512, three depthwise 3x3 on 2048; 3x3 2560 -> 512; 1x1 256 -> 48; two separable 3x3.
         (
-            partial(DeepLabV3PlusHead, low_channels=48, dilations=(12, 24, 36), levels=[-1]),
+            partial(
+                DeepLabV3PlusHead, low_channels=48, dilations=(12, 24, 36), levels=[-1], project_kernel=3
+            ),
             5 * (2048 * 512 + 1024)
             + 3 * (9 + 2) * 2048
             + 9 * 2560 * 512

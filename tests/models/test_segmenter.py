@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import signature
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,21 +13,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hardpix import models
+from hardpix.config.catalog import conf_dir
 from hardpix.models import PSPHead, Segmenter, TimmBackbone
 from hardpix.types import ConfigError, FeatureSpec
+from tests.listed import listed
 
-CONF = Path(__file__).parents[2] / "conf"
 PSP = partial(PSPHead, channels=8, pool_sizes=(1, 2), levels=[-1], dropout=0.1)
-OWN = {"segnet", "bisenetv2", "smp"}  # not of timm, or of an optional package: tests of their own
+NOT_OF_TIMM = {"segnet", "bisenetv2"}  # these and the heads of an optional package have tests of their own
 BACKBONE = partial(TimmBackbone, "test_resnet", pretrained=False, options={})
 
 
-def configured(group: str) -> list[Path]:
-    """Not those that are another file with some keys set otherwise."""
-    files = [
-        path for path in (CONF / group).glob("*.yaml") if "defaults:" not in path.read_text(encoding="utf-8")
-    ]
-    return sorted(path for path in files if path.stem not in OWN)
+def node_of(group: str, name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
 
 
 def build(outputs: dict[str, int] | None = None, **given) -> Segmenter:
@@ -86,9 +83,9 @@ def test_input_channels_reach_the_backbone() -> None:
     assert build(in_channels=4).eval()(torch.zeros(1, 4, 64, 64)).outputs["label"].shape == (1, 3, 2, 2)
 
 
-@pytest.mark.parametrize("path", configured("head"), ids=lambda path: path.stem)
-def test_configured_heads_are_built(path: Path) -> None:
-    node = OmegaConf.to_container(OmegaConf.load(path))
+@pytest.mark.parametrize("name", listed("head", without={"segnet", "smp"}))
+def test_configured_heads_are_built(name: str) -> None:
+    node = node_of("head", name)
     kind = getattr(models, node.pop("_target_").rpartition(".")[2])
     assert node.pop("_partial_") is True
     specs = tuple(map(FeatureSpec, (4, 8, 16, 32), (8, 16, 32, 64)))
@@ -100,11 +97,11 @@ def test_configured_heads_are_built(path: Path) -> None:
         assert head(maps).outputs["label"].shape[:2] == (2, 5)
 
 
-@pytest.mark.parametrize("path", configured("backbone"), ids=lambda path: path.stem)
-def test_configured_backbones_name_timm_models(path: Path) -> None:
+@pytest.mark.parametrize("name", listed("backbone", without=NOT_OF_TIMM))
+def test_configured_backbones_name_timm_models(name: str) -> None:
     import timm
 
-    node = OmegaConf.to_container(OmegaConf.load(path))
+    node = node_of("backbone", name)
     assert node.pop("_target_") == "hardpix.models.TimmBackbone"
     assert timm.is_model(node["name"])
     assert set(node) == {"_partial_", "name", "pretrained", "options", "output_stride", "freeze_bn"}

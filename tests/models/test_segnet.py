@@ -186,7 +186,15 @@ POOLS = (1, 2, 3, 6)
 OTHERS = {
     "fcn": partial(FCNHead, channels=8, num_convs=2, concat_input=True, levels=[-1], dropout=0.1),
     "psp": partial(PSPHead, channels=8, pool_sizes=POOLS, levels=[-1], dropout=0.1),
-    "plus": partial(DeepLabV3PlusHead, channels=8, low_channels=4, dilations=(2,), levels=[-1], dropout=0.1),
+    "plus": partial(
+        DeepLabV3PlusHead,
+        channels=8,
+        low_channels=4,
+        dilations=(2,),
+        project_kernel=3,
+        levels=[-1],
+        dropout=0.1,
+    ),
     "uper": partial(UPerHead, channels=8, pool_sizes=POOLS, dropout=0.1),
     "refinenet": partial(
         RefineNetHead, widths=[8] * 5, crp_stages=4, crp_order="pool_conv", output_units=1, dropout=0.5

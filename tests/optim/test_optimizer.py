@@ -14,6 +14,9 @@ def groups():
     }
 
 
+MOMENTS = {"betas": (0.9, 0.999), "eps": 1e-8}
+
+
 def by_name(optimizer):
     return {g["name"]: g for g in optimizer.param_groups}
 
@@ -30,7 +33,7 @@ def test_rates_and_decay_by_group_name():
 
 
 def test_one_dimensional_parameters_can_be_spared():
-    found = by_name(AdamW(lr=1e-3, weight_decay=0.1, decay_one_dimensional=False)(groups()))
+    found = by_name(AdamW(lr=1e-3, weight_decay=0.1, decay_one_dimensional=False, **MOMENTS)(groups()))
     assert [p.ndim for p in found["backbone_1d"]["params"]] == [1]
     assert found["backbone_1d"]["weight_decay"] == 0.0
     assert [p.ndim for p in found["backbone"]["params"]] == [2]
@@ -40,7 +43,7 @@ def test_one_dimensional_parameters_can_be_spared():
 def test_adam_decay_is_l2_and_adamw_decay_is_decoupled():
     for factory, expected in ((Adam, 1 - 0.1), (AdamW, 1 - 0.1 * 0.5)):
         weight = Parameter(torch.ones(1, 1))
-        optimizer = factory(lr=0.1, weight_decay=0.5)({"head": [weight]})
+        optimizer = factory(lr=0.1, weight_decay=0.5, **MOMENTS)({"head": [weight]})
         weight.grad = torch.zeros_like(weight)
         optimizer.step()  # L2: the gradient is 0.5 w, and Adam's first step is lr * sign
         assert weight.item() == pytest.approx(expected, abs=1e-6)
@@ -59,4 +62,4 @@ def test_ranges():
     with pytest.raises(ConfigError, match="SGD: lr=0: must be above 0"):
         SGD(lr=0, momentum=0, weight_decay=0)(groups())
     with pytest.raises(ConfigError, match="Adam: weight_decay=-1: must be at least 0"):
-        Adam(lr=1, weight_decay=-1)(groups())
+        Adam(lr=1, weight_decay=-1, **MOMENTS)(groups())

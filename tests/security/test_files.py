@@ -252,7 +252,7 @@ def test_links_that_a_run_makes_itself_are_no_obstacle(copy, tmp_path, tiny):
     (copy / "wandb/offline-run-1/logs").mkdir(parents=True)
     (copy / "wandb/latest-run").symlink_to("offline-run-1")
     (copy / "wandb/offline-run-1/logs/debug-core.log").symlink_to(tmp_path / "cache/core.log")
-    os.link(copy / rundir.LAST, copy / rundir.BEFORE)  # as a stop between two names leaves it
+    os.link(copy / rundir.LAST, copy / rundir.PREVIOUS)  # as a stop between two names leaves it
     inspect(copy, cfg)
     (copy / "wandb/latest-run").unlink()
     (copy / "wandb/latest-run").symlink_to("../checkpoints")

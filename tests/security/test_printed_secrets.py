@@ -162,7 +162,7 @@ def test_the_streams_of_a_job_stay_two(tmp_path, how):
 
 def test_an_error_that_another_program_would_write_down(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with pytest.raises(machine.Masked) as error, machine.masked_errors():
+    with pytest.raises(machine.MaskedError) as error, machine.masked_errors():
         raise RuntimeError(f"no {TOKEN}")
     assert "RuntimeError: no ***" in str(error.value)
     assert error.value.__suppress_context__

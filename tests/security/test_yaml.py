@@ -95,7 +95,7 @@ def test_what_a_person_writes_is_read(tmp_path):
 
 def test_sizes_at_the_limit(tmp_path, monkeypatch):
     path = tmp_path / "x.yaml"
-    monkeypatch.setattr(safe_files, "LARGEST", 1000)
+    monkeypatch.setattr(safe_files, "MAX_BYTES", 1000)
     path.write_text("a: " + "x" * 997)
     assert safe_files.read_yaml(path)
     path.write_text("a: " + "x" * 998)
@@ -103,9 +103,9 @@ def test_sizes_at_the_limit(tmp_path, monkeypatch):
         safe_files.read_yaml(path)
     # The list 1, in it three times x: 1 for the value and 1 for its sign; as often for the alias; keys and mapping.
     path.write_text("a: &a [x, x, x]\nb: *a\n")
-    monkeypatch.setattr(safe_files, "EXPANDED", 1 + 2 + 7 + 2 + 7)
+    monkeypatch.setattr(safe_files, "MAX_EXPANDED", 1 + 2 + 7 + 2 + 7)
     assert safe_files.read_yaml(path)
-    monkeypatch.setattr(safe_files, "EXPANDED", 1 + 2 + 7 + 2 + 7 - 1)
+    monkeypatch.setattr(safe_files, "MAX_EXPANDED", 1 + 2 + 7 + 2 + 7 - 1)
     with pytest.raises(ConfigError, match="its aliases stand for more"):
         safe_files.read_yaml(path)
 

@@ -236,8 +236,8 @@ def test_what_cannot_take_a_stages_place_is_refused_before_anything_is_trained(t
         ("semantic", "--use semantic: must be STAGE=RUN"),
         (f"semantic={failed}", "that run is failed, not done"),
         (f"semantic={tmp_path}/none", "none"),
-        (f"semantic={branch}", "stage error_prediction: ErrorPrediction stands on the run of a segmenter"),
-        (f"error_prediction={semantic}", "stage detail: Detail stands on a run of method=error_prediction"),
+        (f"semantic={branch}", "stage error_prediction: ErrorPrediction needs the run of a segmenter"),
+        (f"error_prediction={semantic}", "stage detail: Detail needs a run of method=error_prediction"),
     ):
         assert chain_status(tmp_path, "run=a", "--use", given) == said_in(said)
     assert trained == []
@@ -271,8 +271,8 @@ class said_in(str):
         (["init_from=x"], "init_from=x: a chain links"),
         (["detail:method.tt=1"], "stage detail: method.tt: no such key"),
         (["optimizer.lrr=1"], "stage semantic: optimizer.lrr: no such key"),
-        (["semantic:method=detail"], "stage semantic: Detail stands on a run of method=error_prediction"),
-        (["error_prediction:method=baseline"], "stage error_prediction: Baseline stands on no other run"),
+        (["semantic:method=detail"], "stage semantic: Detail needs a run of method=error_prediction"),
+        (["error_prediction:method=baseline"], "stage error_prediction: Baseline takes no parent run"),
         (["detail:trainer.max_steps=x"], "stage detail: "),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ from hardpix.record import SCHEMA, RunRecord, write
 from hardpix.tables.compare import collect
 from hardpix.tables.protocol_check import Experiment
 from hardpix.tables.published_render import render
-from hardpix.tables.reproduction import Asked, comparison
+from hardpix.tables.reproduction import TableOptions, comparison
 from hardpix.tables.significance import Options
 from hardpix.types import ConfigError, HardpixError
 
@@ -618,7 +618,7 @@ def test_the_layer_of_reports_needs_no_torch():
 
 
 def asked(**given):
-    return Asked(**({"options": Options(200, 1)} | given))
+    return TableOptions(**({"options": Options(200, 1)} | given))
 
 
 def test_missing_cells_carry_the_command_that_fills_them(tmp_path):

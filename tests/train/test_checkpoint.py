@@ -132,7 +132,7 @@ def test_a_stop_between_the_two_names_leaves_nothing_behind(run_dir):
 def test_where_none_is_whole_nothing_is_taken(run_dir):
     for name in ("last", "previous"):
         damage(run_dir / f"checkpoints/{name}.ckpt")
-    with pytest.raises(HardpixError, match=r"no checkpoint is whole \(last\.ckpt, previous\.ckpt\)"):
+    with pytest.raises(HardpixError, match=r"no checkpoint is complete \(last\.ckpt, previous\.ckpt\)"):
         resume.checkpoint(run_dir, ON)
 
 

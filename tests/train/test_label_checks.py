@@ -174,12 +174,12 @@ def test_training_labels_that_are_skipped_are_no_obstacle_and_others_are(tiny, t
     root = folder(tmp_path / "d", [0, 1])
     (root / "train/labels/1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"train/labels/1\.png"):
-        provenance.checked(build(given(tiny, root))[0])
+        provenance.checked_data_record(build(given(tiny, root))[0])
     data, _ = build(given(tiny, root, "data.on_error=skip"))
-    provenance.checked(data)
+    provenance.checked_data_record(data)
     (root / "test/labels/1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"test/labels/1\.png"):
-        provenance.checked(data)
+        provenance.checked_data_record(data)
 
 
 def twelve_bits(rng):

@@ -129,10 +129,8 @@ def refused(tiny, tmp_path, said, *overrides):
 
 
 def test_runs_that_are_none_or_not_done_are_refused(tiny, tmp_path, parent):
-    refused(
-        tiny, tmp_path, "ErrorPrediction stands on a trained segmenter: give its run, parent=RUN", *BRANCH
-    )
-    refused(tiny, tmp_path, r"Detail stands on a run of method=error_prediction \(parent=RUN\)", *REPAIR)
+    refused(tiny, tmp_path, "ErrorPrediction needs a trained segmenter: give its run, parent=RUN", *BRANCH)
+    refused(tiny, tmp_path, r"Detail needs a run of method=error_prediction \(parent=RUN\)", *REPAIR)
     refused(tiny, tmp_path, r"parent=\S*nowhere: \S*nowhere/run\.json", *BRANCH, *on("nowhere"))
     run = parent("semantic")
     for status in ("failed", "running"):
@@ -142,11 +140,11 @@ def test_runs_that_are_none_or_not_done_are_refused(tiny, tmp_path, parent):
 
 def test_runs_of_the_wrong_method_are_refused(tiny, tmp_path, cascade):
     semantic, branch = cascade("semantic"), cascade("error_prediction")
-    refused(tiny, tmp_path, "ErrorPrediction stands on the run of a segmenter .* not on one of ErrorPrediction",
+    refused(tiny, tmp_path, "ErrorPrediction needs the run of a segmenter .* not one of ErrorPrediction",
             *BRANCH, *on(branch))  # fmt: skip
-    refused(tiny, tmp_path, "Detail stands on a run of method=error_prediction .* not on one of Baseline",
+    refused(tiny, tmp_path, "Detail needs a run of method=error_prediction .* not on one of Baseline",
             *REPAIR, *on(semantic))  # fmt: skip
-    refused(tiny, tmp_path, "Baseline stands on no other run; init_from=RUN", *on(semantic))
+    refused(tiny, tmp_path, "Baseline takes no parent run; init_from=RUN", *on(semantic))
 
 
 def test_networks_beside_a_parent_are_refused_and_equal_ones_are_not(tiny, tmp_path, cascade):

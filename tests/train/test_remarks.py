@@ -10,7 +10,7 @@ from hardpix.types import ConfigError
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(train, "_told", set())
+    monkeypatch.setattr(train, "_printed_remarks", set())
 
 
 def told(tiny, *overrides):

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from omegaconf import OmegaConf
 
 from hardpix.train import rundir
 from hardpix.train.rundir import held, holder, writing
@@ -83,3 +84,14 @@ def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
         (tmp_path / ".lock").write_text(content)
         with held(tmp_path) as free:
             assert free == expected, content
+
+
+def test_keys_that_an_older_configuration_lacks_are_added_as_conf_has_them(tiny, tmp_path):
+    cfg = tiny("run=a")
+    older = OmegaConf.to_container(cfg, resolve=True)
+    for group, keys in {"trainer": ("nan", "max_skip"), "data": ("on_error", "max_skip", "labeled")}.items():
+        for key in keys:
+            del older[group][key]
+    del older["parent"], older["freeze"]
+    rundir.write_config(tmp_path, OmegaConf.create(older))
+    assert rundir.plain(rundir.read_config(tmp_path)) == rundir.plain(cfg)

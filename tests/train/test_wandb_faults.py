@@ -68,7 +68,7 @@ def test_the_next_begins_where_the_one_before_has_ended(blocked):
 
 
 def test_what_hangs_for_hours_fills_no_memory(blocked, monkeypatch):
-    monkeypatch.setattr(wandb, "MOST", 3)
+    monkeypatch.setattr(wandb, "MAX_WAITING", 3)
     todo, seen, begun = wandb.BackgroundCalls(30), [], threading.Event()
     todo.give(lambda: (begun.set(), blocked.wait()))
     begun.wait(30)

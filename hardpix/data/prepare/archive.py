@@ -27,7 +27,7 @@ from typing import IO
 
 from hardpix.types import DataError
 
-PARTIAL = ".partial"  # a file that is being written, beside the targets
+PARTIAL = ".partial"  # a file that is being written, next to the targets
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def unpack(
 ) -> None:
     """Write the files of :func:`judge` below ``target``; those that are there with their size are kept.
 
-    ``advance`` is told of bytes that are done. Raises ``DataError`` that names archive and member where one is
+    ``advance`` is called with the bytes that are done. Raises ``DataError`` that names archive and member where one is
     damaged or longer or shorter than declared; the files before it stay, of itself nothing does.
     """
     todo = {}
     for member in chosen:
-        if is_whole(target / member.name, member.size):
+        if has_size(target / member.name, member.size):
             advance(member.size)
         else:
             todo[member.index] = member
@@ -126,7 +126,7 @@ def unpack(
     raise DataError(f"{archive}: it changed while it was read; leave it alone and give the same command")
 
 
-def is_whole(path: Path, size: int) -> bool:
+def has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 

@@ -16,8 +16,8 @@ from hardpix.data.prepare.archive import (
     CHUNK,
     Limits,
     Member,
+    has_size,
     is_archive,
-    is_whole,
     judge,
     list_members,
     nearest_existing,
@@ -50,7 +50,7 @@ class Unpacking:
         """Bytes that are still to be written."""
         if self.changed:
             return self.size
-        return sum(m.size for m in self.members if not is_whole(self.target / m.name, m.size))
+        return sum(m.size for m in self.members if not has_size(self.target / m.name, m.size))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def make_plan(
     recipe: Recipe, inputs: Sequence[Input], out: Path, journal: Journal, say: Callable[[str], None]
 ) -> Plan:
     """Judge every archive. Writes nothing; raises ``DataError`` for what is refused and for a disk too small."""
-    _apart(inputs, out)
+    _check_output_separate(inputs, out)
     limits = replace(Limits.of(out), members=recipe.most_files)
     unpackings = []
     for item in inputs:
@@ -181,14 +181,14 @@ def _link_of(out: Path, item: Input) -> Path:
     return out / UNPACKED / "files" / item.name
 
 
-def _apart(inputs: Sequence[Input], out: Path) -> None:
+def _check_output_separate(inputs: Sequence[Input], out: Path) -> None:
     """A folder that held its own result would have it taken for the release when the command is repeated."""
     result = out.resolve()
     for item in inputs:
         given = item.path.resolve()
         if result.is_relative_to(given) or given.is_relative_to(result):
             raise DataError(
-                f"--to {out} and --from {item.path}: one lies in the other; give a --to beside it"
+                f"--to {out} and --from {item.path}: one lies in the other; give a --to next to it"
             )
 
 
@@ -262,7 +262,7 @@ def _finish(plan: Plan, journal: Journal, work: Work) -> None:
 
 
 def _keep(unpacked: Path, needed: Collection[str] | None) -> None:
-    """Remove what the same command, given again, does not read or makes anew."""
+    """Remove what the same command, given again, does not read or makes again."""
     shutil.rmtree(unpacked / "files", ignore_errors=True)
     for folder, _, names in os.walk(unpacked, topdown=False):
         for name in names:
@@ -319,7 +319,7 @@ def gather(paths: Sequence[Path], parts: Sequence[Part]) -> list[Input]:
 
 
 def check_md5(file: Input, advance: Callable[[int], None]) -> None:
-    """``DataError`` where the MD5 sum is not that of the release. ``advance`` is told of bytes that were read."""
+    """``DataError`` where the MD5 sum is not that of the release. ``advance`` is called with the bytes read."""
     assert file.part
     assert file.part.md5
     digest = hashlib.md5(usedforsecurity=False)

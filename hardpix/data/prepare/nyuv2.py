@@ -74,7 +74,7 @@ class Pair(NamedTuple):
 class NYUv2RawRecipe(Recipe):
     """About ``frames`` frames in all, each scene giving equally many, evenly spaced, or all that it has.
 
-    Which frames these are is told by the names alone, so that only they are unpacked from the archives.
+    Which frames these are follows from the names alone, so that only they are unpacked from the archives.
 
     Images become JPEG of quality 95 without colour subsampling (a fifth of PNG's size), depth 16-bit PNG in mm.
 
@@ -123,7 +123,7 @@ class NYUv2RawRecipe(Recipe):
         work.each(write, chosen, "writing frames")
         camera = kinect.COLOUR if self.register else kinect.DEPTH
         work.make(INTRINSICS, lambda path: np.savetxt(path, camera.matrix(), fmt="%.9f"))
-        # Last, and anew each time: what it names is there.
+        # Last, and again each time: what it names is there.
         (work.out / LISTING).unlink(missing_ok=True)
         work.make(LISTING, partial(_write_listing, chosen, work.out))
 
@@ -169,7 +169,7 @@ def synchronise(scene: Scene) -> list[Pair]:
     depths, colours = sorted(scene.depths), sorted(scene.colours)
     pairs, at = [], 0
     for number, depth in enumerate(depths):
-        while at + 1 < len(colours) and _apart(colours[at + 1], depth) <= _apart(colours[at], depth):
+        while at + 1 < len(colours) and _gap(colours[at + 1], depth) <= _gap(colours[at], depth):
             at += 1
         if colours:
             pairs.append(Pair(f"{scene.name}__{number:05d}", scene.name, depth, colours[at]))
@@ -254,7 +254,7 @@ def _write_listing(pairs: Sequence[Pair], out: Path, path: Path) -> None:
                 stream.write(json.dumps(facts) + "\n")
 
 
-def _apart(a: Recorded, b: Recorded) -> float:
+def _gap(a: Recorded, b: Recorded) -> float:
     return abs(a.seconds - b.seconds)
 
 

@@ -82,7 +82,7 @@ class ISAIDRecipe(Recipe):
             try:
                 sizes[scene.image.stem] = image_size(scene.image)
             except DataError:
-                continue  # told when it was cut
+                continue  # reported when it was cut
         (work.out / split / "sizes.csv").unlink(
             missing_ok=True
         )  # more images may have come since it was written
@@ -275,7 +275,7 @@ class CIFAR100Recipe(Recipe):
     title: ClassVar[str] = "CIFAR-100"
     page: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"
     licence: ClassVar[str] = (
-        "No terms beside that it be cited (Krizhevsky 2009) are known here; see its page."
+        "No terms except that it be cited (Krizhevsky 2009) are known here; see its page."
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part(

@@ -320,7 +320,7 @@ PAUSE = 5.0  # seconds between two lines
 
 @contextmanager
 def progress() -> Iterator[Bar]:
-    """A function that is told title, done, total and perhaps a note, and shows them until the block ends."""
+    """A function that takes title, done, total and perhaps a note, and shows them until the block ends."""
     if not sys.stdout.isatty():
         yield PlainBars()
         return

@@ -89,7 +89,7 @@ class GTAV(FileSource):
 
 
 class IdOrColour:
-    """Labels of either kind that GTAV comes in, told apart by the file's pixel format."""
+    """Labels of either kind that GTAV comes in, distinguished by the file's pixel format."""
 
     def __init__(self) -> None:
         self._ids = LabelCode({**id_to_class(VOID), LICENSE_PLATE: VOID}, VOID)

@@ -73,7 +73,7 @@ class HN(FileSource):
         if len(entries) != self._made[folder]["labelled"]:
             raise DataError(
                 f"{self.root / folder / LISTING}: tells of {len(entries)} labelled frames, but {FACTS} of "
-                f"{self._made[folder]['labelled']}; the hardpix data hn-labels command that made them mends it"
+                f"{self._made[folder]['labelled']}; the hardpix data hn-labels command that made them repairs it"
             )
         if not entries:
             raise DataError(

@@ -32,7 +32,7 @@ class ISAID(FileSource):
         {train,val,test}/images/P0003_TOP_BOTTOM_LEFT_RIGHT.png    RGB
         {train,val}/labels/P0003_TOP_BOTTOM_LEFT_RIGHT.png         grey: 0..15 a class, 255 padding
 
-    Otherwise the images as released, whose masks lie beside them or in the folder of the semantic masks::
+    Otherwise the images as released, whose masks lie next to them or in the folder of the semantic masks::
 
         {train,val,test}/images/P0003.png                                  RGB, from DOTA-v1.0
         {train,val}/images/P0003_instance_color_RGB.png                    RGB: a colour for each class
@@ -90,7 +90,7 @@ def class_colours() -> ColourCode:
 
 
 def is_mask(path: Path) -> bool:
-    """Whether it is one of the masks that the release puts beside an image."""
+    """Whether it is one of the masks that the release puts next to an image."""
     return path.stem.endswith((CLASS_MASK, INSTANCE_MASK))
 
 

@@ -399,7 +399,7 @@ def raw_to_40(path: Path) -> dict[int, int]:
 def _read_v5(path: Path, key: str) -> NDArray[np.int64]:
     """A vector of whole numbers from a MATLAB v5 file."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; beside {LABELED} must lie {SPLITS} and {MAPPING}")
+        raise DataError(f"{path}: no such file; next to {LABELED} must lie {SPLITS} and {MAPPING}")
     return read_variable(path, key).ravel().astype(np.int64)
 
 

@@ -29,11 +29,11 @@ class RGBDFolder(FileSource):
 
     layout::
 
-        7scenes    [*/]frame-*.color.{png,jpg}, frame-*.depth.png (millimetres), camera-intrinsics.txt beside them
+        7scenes    [*/]frame-*.color.{png,jpg}, frame-*.depth.png (millimetres), camera-intrinsics.txt next to them
         tum        rgb.txt, depth.txt (time stamp, file); 5000 = 1 m; a picture takes the depth nearest in time
         open3d     color/X.{jpg,png}, depth/X.png (millimetres), camera*.json with the matrix column after column
 
-    The frames of 7-Scenes are as recorded: depth lies some pixels beside the
+    The frames of 7-Scenes are as recorded: depth lies some pixels off the
     picture, and the matrix is that of the depth camera.
 
     intrinsics: ``[fx, fy, cx, cy]`` in pixels where the layout has no file of it.

@@ -244,7 +244,7 @@ def pane(name: str, x: float, z: float, half: tuple[float, float], skin: int) ->
 
 
 def window_beside_picture(rng: Rng, look: Sizes) -> list[Part]:
-    """A picture beside a window on one wall: alike, and at the same depth."""
+    """A picture next to a window on one wall: alike, and at the same depth."""
     height = float(rng.uniform(1.4, 1.6))
     window = (float(rng.uniform(0.35, 0.6)), float(rng.uniform(0.4, 0.55)))
     picture = (float(rng.uniform(0.2, 0.4)), float(rng.uniform(0.2, 0.4)))

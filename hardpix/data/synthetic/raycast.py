@@ -125,7 +125,7 @@ def _rectangles(scene: Scene, camera: Camera, which: Ints) -> Ints:
     low = np.clip(np.floor(uv.min(1)), 0, last)
     high = np.clip(np.ceil(uv.max(1)), -1, last)
     near, behind = seen[..., 2].min(1) < 0.05, seen[..., 2].max(1) < 0
-    low[near], high[near] = 0, last  # a corner beside or behind the camera does not project
+    low[near], high[near] = 0, last  # a corner next to or behind the camera does not project
     high[behind] = -1
     return np.concatenate([low, high], 1).astype(np.int64)
 
@@ -302,7 +302,7 @@ def kinect(rng: np.random.Generator, camera: Camera, hits: Hits) -> tuple[Floats
     """Depth as a structured-light sensor reads it: ``([H, W] metres, 0 where invalid; [H, W] valid)``.
 
     Disparity is rounded to 1/8 pixel, so steps grow with the square of depth. No reading beyond
-    ``KINECT_RANGE``, in the projector's shadow beside depth edges, on surfaces seen at a grazing angle, and
+    ``KINECT_RANGE``, in the projector's shadow next to depth edges, on surfaces seen at a grazing angle, and
     at a few random specks.
     """
     shape = (camera.height, camera.width)
