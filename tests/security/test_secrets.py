@@ -49,12 +49,12 @@ def test_a_run_with_wandb_and_its_page(canaries, tiny, tmp_path, capsys):
 
 
 def test_an_error_that_holds_one(canaries, tiny, tmp_path, monkeypatch):
-    from hardpix.train import train
+    from hardpix.train import train as train_module
 
     def fails(job):
         raise RuntimeError(f"https://user:{CANARIES['DB_PASSWORD']}@host said no to {CANARIES['HF_TOKEN']}")
 
-    monkeypatch.setattr(train, "_run", fails)
+    monkeypatch.setattr(train_module, "_run", fails)
     with pytest.raises(RuntimeError):
         train(tiny("run=a", "logger=default"))
     assert "***" in record.read(tmp_path / "runs/default/a").error
@@ -62,12 +62,12 @@ def test_an_error_that_holds_one(canaries, tiny, tmp_path, monkeypatch):
 
 
 def test_a_study_whose_jobs_fail_with_one(canaries, tmp_path, monkeypatch):
-    from hardpix.train import train
+    from hardpix.train import train as train_module
 
     def fails(job):
         raise RuntimeError(f"no entry for {CANARIES['WANDB_API_KEY']}")
 
-    monkeypatch.setattr(train, "_run", fails)
+    monkeypatch.setattr(train_module, "_run", fails)
     words = [f"runs_dir={tmp_path}/runs", "seed=0,1", *TINY]
     assert main(["sweep", *words]) == 1
     assert list(tmp_path.glob("runs/**/error.txt"))
