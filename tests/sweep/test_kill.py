@@ -96,10 +96,9 @@ def alive(group):
     return True
 
 
-def disturb(words, study, number, draw, share):
-    """Start the study and send it a signal once ``share`` of its runs have begun, or soon after."""
-    process, total = start(*words), len(left_of(words))
-    target, pause, limit = share * total, draw.uniform(0, 0.5), time.monotonic() + 600
+def disturb(words, study, number, draw, target):
+    """Start the study and send it a signal once ``target`` of its runs have begun, or soon after."""
+    process, pause, limit = start(*words), draw.uniform(0, 0.5), time.monotonic() + 600
     try:
         while begun(study) < target and process.poll() is None:
             assert time.monotonic() < limit
@@ -115,10 +114,6 @@ def disturb(words, study, number, draw, share):
     return process.returncode, said
 
 
-def left_of(words):
-    return range(40 if words[: len(ALL)] == ALL and "method.c=0.1" not in words else 12)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_study_that_is_killed_again_and_again_is_the_undisturbed_one(undisturbed, launcher):
@@ -126,10 +121,10 @@ def test_a_study_that_is_killed_again_and_again_is_the_undisturbed_one(undisturb
     draw, study = random.Random(launcher), f"killed-{launcher}"
     chosen = ALL if launcher == "basic" or os.environ.get("HARDPIX_ALL_JOBS") else FEW
     words = [*chosen, *LAUNCHERS[launcher], f"study={study}"]
-    shares = sorted(draw.uniform(0.05, 0.95) for _ in range(4))
-    for turn, share in enumerate(shares):
+    total = 40 if chosen is ALL else 12
+    for turn, target in enumerate(sorted(draw.uniform(0.05, 0.95) * total for _ in range(4))):
         number = (signal.SIGKILL, signal.SIGINT)[turn % 2]
-        status, said = disturb(words, study, number, draw, share)
+        status, said = disturb(words, study, number, draw, target)
         expected = {-signal.SIGKILL} if number == signal.SIGKILL else {130}
         assert status in {*expected, 1}, said[-3000:]  # 1: it was over before
     expected = {name: value for name, value in undisturbed.items()}
@@ -139,7 +134,7 @@ def test_a_study_that_is_killed_again_and_again_is_the_undisturbed_one(undisturb
     found = left(study)
     if chosen is FEW:
         expected = {name: expected[name] for name in expected if name in found}
-    assert len(found) == len(left_of(words))
+    assert len(found) == total
     assert {name: one[0] for name, one in found.items()} == {
         name: "failed" if DIVERGED in name else "done" for name in expected
     }
