@@ -12,7 +12,7 @@ from hardpix.sweep.study import OnError, read_study
 from hardpix.types import ConfigError
 
 DESCRIPTION = """\
-Train the runs of a study, conf/study/NAME.yaml or the product of the values on the command line
+Train the runs of a study, conf/studies/NAME.yaml or the product of the values on the command line
 (method=baseline,hardness seed=0,1,2). All are checked before the first one trains. Give the same command again after
 whatever has happened: what is done is skipped, what was interrupted goes on, what failed is tried once more. A file
 with stages: has runs that start from each other; one with search: has Optuna choose. hydra/launcher=pool trains several
@@ -95,10 +95,10 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
         "words",
         nargs="+",
         metavar="NAME_OR_OVERRIDE",
-        help="a file of conf/study/ and settings for all its jobs, or settings alone; several values make an axis; "
+        help="a file of conf/studies/ and settings for all its jobs, or settings alone; several values make an axis; "
         "STAGE:key=value for one stage; hydra/launcher=... and hydra.launcher.KEY=... say where jobs run",
     )
     parser.add_argument(
-        "--config-dir", type=Path, help="folder of further configuration files, study/ among them"
+        "--config-dir", type=Path, help="folder of further configuration files, studies/ among them"
     )
     return parser

@@ -322,7 +322,7 @@ def named_file(kind: str, name: str, extra: Path | None, further: Sequence[str] 
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted(p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml"))
-    raise ConfigError(f"{kind} {name}: no such file in {folders[-1]}{nearest(name, [*known, *further])}")
+    raise ConfigError(f"{name}: no such file in {folders[-1]}{nearest(name, [*known, *further])}")
 
 
 # A value of the configuration, held against its annotation: type, range, what float32 holds, texts of

@@ -62,7 +62,7 @@ def launch(
             while waiting and len(running) < len(slots):
                 words, cfg = waiting.popleft()
                 slot = min(set(range(len(slots))) - {child.slot for child in running})
-                print(f"{cfg.run or 'a trial'}: worker {slot + 1}", flush=True)
+                print(f"{cfg.run or 'a trial'}: begins, worker {slot + 1}", flush=True)
                 running.append(Child(slot, cfg, _start(settings["python"], config, words, slots[slot])))
             _reap(running)
             time.sleep(PAUSE)
@@ -88,6 +88,7 @@ def _start(python: str | None, config: DictConfig, words: Sequence[str], slot: M
         [*interpreter, "-m", "hardpix.cli", "train", "-m", *folder, *kept, *own, *words],
         env=environment,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # what the run prints is in its output.log
         process_group=0,
         preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )

@@ -72,7 +72,7 @@ def sweep(settings: Mapping[str, Any], context: HydraContext, config: DictConfig
     found = task.opened(request.composed)
     before = _counts(found)
     _retry_dead(found)
-    words = [*merged(study.search.common, study.search.seeds[:1]), "run=null"]
+    words = list(merged(study.search.common, study.search.seeds[:1]))
     left = 1 if task.alone else max(0, limit - _taken(found))
     size = settings.get("max_batch_size") or (1 if study.on_error == "stop" else left)
     with terminable(), gc_unfrozen():

@@ -34,8 +34,8 @@ class Stage:
 
 
 def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
-    """The stages of ``conf/study/NAME.yaml``, or of a file of that name below ``extra``; empty where it has none."""
-    path = named_file("study", name, extra)
+    """The stages of ``conf/studies/NAME.yaml``, or of a file of that name below ``extra``; empty where it has none."""
+    path = named_file("studies", name, extra)
     content = safe_files.read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping")

@@ -1,4 +1,4 @@
-"""Studies: a file of ``conf/study/`` or the command line as a list of jobs, each a list of overrides."""
+"""Studies: a file of ``conf/studies/`` or the command line as a list of jobs, each a list of overrides."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Study:
 def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
     """``NAME`` and overrides, or overrides alone; commas and ranges in them are axes, as with Hydra's ``-m``.
 
-    ``extra``: a folder of further configuration files, ``study/`` among them. A setting on the command line that the
+    ``extra``: a folder of further configuration files, ``studies/`` among them. A setting on the command line that the
     file has as an axis replaces that axis wherever it stands; any other holds for all jobs.
     """
     named = bool(arguments) and "=" not in arguments[0] and arguments[0][:1] not in ("+", "~")
@@ -65,7 +65,7 @@ def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
         given[key] = choices
     if not named and not given:
         raise ConfigError(
-            "a sweep needs the name of a file of conf/study/, or overrides: loss=cross_entropy,ohem"
+            "a sweep needs the name of a file of conf/studies/, or overrides: loss=cross_entropy,ohem"
         )
     name = content.name if "study" not in given else ""
     if name:
@@ -170,7 +170,7 @@ def _choices(text: str) -> tuple[str, list[str]]:
 
 
 def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
-    path = named_file("study", name, extra, further=["status"])
+    path = named_file("studies", name, extra, further=["status"])
     try:
         content = OmegaConf.to_container(
             OmegaConf.create(safe_files.read_yaml_text(path))

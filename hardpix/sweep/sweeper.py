@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 import platform
 import shlex
@@ -494,15 +493,16 @@ def outside_hydra() -> Iterator[None]:
         holder.cfg = saved
 
 
+_freezing = False
+
+
 def freeze_imports() -> None:
     """Exempt the half a million objects of the imports from collection, which took 0.4 s after every job."""
-    if gc.get_freeze_count():
-        return
-    if importlib.util.find_spec("hardpix.train.train") is not None:
+    if _freezing and not gc.get_freeze_count():
         import hardpix.train.train  # noqa: F401
 
-    gc.collect()
-    gc.freeze()
+        gc.collect()
+        gc.freeze()
 
 
 def clean_up() -> None:
@@ -516,10 +516,13 @@ def clean_up() -> None:
 
 @contextmanager
 def gc_unfrozen() -> Iterator[None]:
-    """At the end of a process libraries complain of what was never collected."""
+    """Freeze within the block alone: at the end of a process libraries complain of what was never collected."""
+    global _freezing
+    _freezing = True
     try:
         yield
     finally:
+        _freezing = False
         gc.unfreeze()
 
 

@@ -56,7 +56,7 @@ class PoolLauncher(Launcher):
 @dataclass
 class StudyConf:
     _target_: str = "hydra_plugins.hardpix.StudySweeper"
-    study: str | None = None  # a file of conf/study/
+    study: str | None = None  # a file of conf/studies/
     on_error: str | None = None  # continue | retry | stop, in place of the file's
     use: dict[str, str] = field(default_factory=dict)  # finished runs in place of stages
     max_batch_size: int | None = None  # jobs that the launcher gets at once; null: all

@@ -16,13 +16,17 @@ import torch
 from hardpix import record
 from hardpix.cli import main
 
-# 40 jobs, of which 3 diverge: conf/sweep/survival.yaml with shorter runs.
+# 40 jobs, of which 3 diverge: conf/studies/survival.yaml with shorter runs.
 SHORT = ("trainer.max_steps=6", "trainer.val_every_epochs=1", "callbacks.checkpoint_every_steps=2",
          "head.channels=8", "model.aux_channels=8")  # fmt: skip
 ALL = ("survival", *SHORT)
 # 12 of them, for launchers that start a process for each job.
 FEW = (*ALL, "method.alpha=0.1,1.0", "method.c=0.1")
-LAUNCHERS = {"basic": [], "pool": ["--workers", "2"]}
+LAUNCHERS = {
+    "basic": [],
+    "pool": ["hydra/launcher=pool", "hydra.launcher.workers=2"],
+    "submitit_local": ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=3"],
+}
 DIVERGED = "lr=1e+30"
 
 
