@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.config.catalog import conf_dir
+from hardpix.config.command_line import Parser
 from hardpix.config.compose import SCALARS, check_given, compose, explain, searchpath, validate
 from hardpix.config.trust import check_hydra, files_judged
+from hardpix.sweep.sweeper import clean_up, command_line, outside_hydra
 from hardpix.train.parent import check_parent
 from hardpix.train.rundir import check_writable
 from hardpix.types import ConfigError
@@ -48,35 +50,46 @@ def launch(arguments: Sequence[str]) -> int:
     check_hydra(compose([*fixed, *_places(words, folder)], hydra=True), given.overrides)
     if "hydra.run.dir" in {o.lstrip("+").partition("=")[0] for o in words}:
         raise ConfigError("hydra.run.dir: a run is in runs_dir/study/run; give these three instead")
-    command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_train)
-    with _as_program([*flags, *words]), files_judged(), _explained(given.overrides):
-        if not ours:
-            command()
-            return 0
-        from hardpix.sweep.sweeper import command_line
+    raised: list[Exception] = []
 
-        with command_line([o for o in given.overrides if not _of_hydra(o)]):
+    def task(cfg: DictConfig) -> float | None:
+        try:
+            return _train(cfg)
+        except Exception as error:
+            if many:
+                raise
+            raised.append(error)  # raised below: Hydra would first print all overrides
+            return None
+
+    command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
+    own = command_line([o for o in given.overrides if not _of_hydra(o)]) if ours else nullcontext()
+    with _as_program([*flags, *words]), files_judged(), _explained(given.overrides), own:
+        try:
             command()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    if raised:
+        raise raised[0]
     return 0
 
 
 def _read(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Hydra's own flags, of which it must be known what they mean before Hydra begins; and all flags as given."""
-    parser = argparse.ArgumentParser("hardpix train", add_help=False)
+    parser = Parser("hardpix train", add_help=False)
     parser.add_argument("overrides", nargs="*")
     for names in ("--multirun -m", "--run -r", "--help -h", "--hydra-help", "--version", "--resolve"):
         parser.add_argument(*names.split(), action="store_true")
-    for names in ("--cfg -c", "--package -p", "--config-dir -cd"):
+    parser.add_argument("--shell-completion", "-sc", action="store_true")
+    for names in ("--package -p", "--config-dir -cd", "--experimental-rerun", "--config-path -cp", "--config-name -cn"):
         parser.add_argument(*names.split())
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
     parser.add_argument("--info", "-i", nargs="?", const="all")
-    for names in ("--shell-completion -sc",):
-        parser.add_argument(*names.split(), action="store_true")
-    for names in ("--experimental-rerun", "--config-path -cp", "--config-name -cn"):
-        parser.add_argument(*names.split())
     given = parser.parse_intermixed_args(list(arguments))
     for name, why in REFUSED.items():
         if getattr(given, name):
             raise ConfigError(why)
+    if given.config_dir is not None and not Path(given.config_dir).is_dir():
+        raise ConfigError(f"--config-dir {given.config_dir}: there is no such folder")
     left = list(given.overrides)
     flags = [a for a in arguments if not (a in left and not left.remove(a))]  # type: ignore[func-returns-value]
     chosen = [n for n in ("run", "multirun", "cfg", "info") if getattr(given, n)]
@@ -123,8 +136,6 @@ def _train(cfg: DictConfig) -> float | None:
     validate(cfg)
     check_parent(cfg)  # this and the next before torch is imported
     check_writable(Path(cfg.runs_dir))
-    from hardpix.sweep.sweeper import clean_up, outside_hydra
-
     with outside_hydra():
         from hardpix.train.train import train
 
