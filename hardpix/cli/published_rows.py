@@ -29,7 +29,7 @@ def experiments(cells: Sequence[str], folder: Path | None = None) -> list[Experi
 
     A pattern may hold references, as in ``hl/7/c_${method.c}/resnet18``: the keys they name vary by design, and
     the pattern stands for every value. Files that declare nothing are not composed. A file that is a stage of chains
-    (``conf/chain``) is composed as one, also for a file built on it: with what the stage before it brings along.
+    (``conf/studies``) is composed as one, also for a file built on it: with what the stage before it brings along.
     """
     folder = conf_dir() / "experiment" if folder is None else folder
     found = []
@@ -82,9 +82,9 @@ def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:
 
 
 def _chains() -> list[list[Stage]]:
-    folder = conf_dir() / "chain"
+    folder = conf_dir() / "studies"
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
-    return [read_chain(name) for name in names]
+    return [stages for name in names if (stages := read_chain(name))]
 
 
 def _declared(path: Path) -> list[str]:

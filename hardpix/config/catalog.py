@@ -13,15 +13,14 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 # How a file is asked for, where it is not `hardpix train GROUP=NAME`.
 USES = {
-    "chain": "hardpix chain NAME",
     "pipeline": "a part of the files of conf/data",
-    "sweep": "hardpix sweep NAME",
+    "studies": "hardpix sweep NAME",
     "table": "hardpix table NAME RUNS...",
 }
-OTHER_WORDS = {"studies": "sweep", "study": "sweep", "searches": "sweep", "papers": "table"}
+OTHER_WORDS = {"study": "studies", "sweeps": "studies", "searches": "studies", "chains": "studies", "papers": "table"}
 ALSO_CALLED = {"datasets": "data"}
 
-COMMAND = re.compile(r"hardpix (train|chain|evaluate) \S")
+COMMAND = re.compile(r"hardpix (train|sweep|chain|evaluate) \S")
 SENTENCE_END = re.compile(r"(?<!\beq)(?<!\bal)[.!?](?=\n| +[^a-z ]|$)")
 
 

@@ -32,6 +32,7 @@ from hardpix.sweep.sweeper import (
     Request,
     attempt,
     check_folders,
+    check_stopped,
     gc_unfrozen,
     on_cluster,
     outside_hydra,
@@ -105,6 +106,7 @@ class Trials:
             found = self.opened(composed)
             if _taken(found) < self.limit:
                 found.optimize(lambda trial: self._score(found, trial, composed), n_trials=1, catch=(TrialFailed,))
+            check_stopped()
         return None
 
     def opened(self, composed: Composer) -> Any:

@@ -281,6 +281,7 @@ class Work:
             number, name = self.names[run_dir.name]
             what = f"failed: {found.error} ({run_dir / ERROR})" if kind == "failed" else f"{kind}, {scores(found)}"
             print(f"job {number} of {len(self.names)}: {name} {what.rstrip(', ')}", flush=True)
+        check_stopped()
 
 
 def directory(cfg: DictConfig) -> Path:
@@ -526,6 +527,9 @@ def gc_unfrozen() -> Iterator[None]:
         gc.unfreeze()
 
 
+_stopped: list[int] = []  # the signals that came while a study runs
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGUSR1 raise ``SystemExit``; in a training, handlers of its own end the run first."""
@@ -536,7 +540,9 @@ def terminable() -> Iterator[None]:
         if time.monotonic() - last < SETTLE:  # `timeout` and others send it to a process and its group
             return
         last = time.monotonic()
-        raise SystemExit(128 + number)
+        _stopped.append(number)
+        if signal.getsignal(number) is handler:
+            check_stopped()
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -545,5 +551,12 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
+        _stopped.clear()
         for number, former in before.items():
             signal.signal(number, former)
+
+
+def check_stopped() -> None:
+    """Raise ``SystemExit`` where a signal has asked the study to end."""
+    if _stopped:
+        raise SystemExit(128 + _stopped[0])

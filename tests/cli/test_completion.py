@@ -120,7 +120,7 @@ def test_bash_is_answered_with_what_follows_its_last_break(runs):
     ]
     assert in_bash(runs, "hardpix compare runs/s/a=") == ["1,b"]
     assert in_bash(runs, "hardpix train method=hardness ") != []
-    assert in_bash(runs, "hardpix chain error_prediction detail:data.sou") == ["data.source."]
+    assert in_bash(runs, "hardpix sweep error_prediction detail:data.sou") == ["data.source."]
 
 
 def test_install_says_what_it_wrote_and_is_repeatable(tmp_path, monkeypatch, capsys):
