@@ -8,6 +8,7 @@ from typing import get_args
 
 from hardpix.cli.train import launch
 from hardpix.config.command_line import Parser, override
+from hardpix.config.compose import composer
 from hardpix.sweep.study import OnError, read_study
 from hardpix.types import ConfigError
 
@@ -23,9 +24,13 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["status"]:
         return _status(arguments[1:])
     parser = _parser("hardpix sweep", DESCRIPTION)
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs, a line each, with the time that they take")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the jobs, a line each, with the time that they take"
+    )
     parser.add_argument("--all", action="store_true", help="with --dry-run: every job, not a screen of them")
-    parser.add_argument("--commands", action="store_true", help="with --dry-run: and the command that trains each")
+    parser.add_argument(
+        "--commands", action="store_true", help="with --dry-run: and the command that trains each"
+    )
     parser.add_argument(
         "--take-over",
         action="store_true",
@@ -81,6 +86,11 @@ def _status(arguments: list[str]) -> int:
     parser.add_argument("--watch", action="store_true", help="go on showing it, until all is done or Ctrl-C")
     parser.add_argument("--use", action="append", default=[], metavar="STAGE=RUN", help="as for the sweep")
     given = parser.parse_intermixed_args(arguments)
+    study = read_study(given.words, given.config_dir)
+    if study.search is not None:
+        from hardpix.sweep.search import show_search
+
+        return show_search(study, composer([] if given.config_dir is None else [given.config_dir]))
     from hardpix.sweep.status import show
 
     try:

@@ -21,7 +21,8 @@ from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import Parser
 from hardpix.config.compose import SCALARS, check_given, compose, explain, searchpath, validate
 from hardpix.config.trust import check_hydra, files_judged
-from hardpix.sweep.sweeper import clean_up, command_line, outside_hydra
+from hardpix.sweep.sweeper import command_line
+from hardpix.sweep.work import clean_up, outside_hydra
 from hardpix.train.parent import check_parent
 from hardpix.train.rundir import check_writable
 from hardpix.types import ConfigError
@@ -29,7 +30,7 @@ from hardpix.types import ConfigError
 EXTRAS = {"submitit": ("hydra_submitit_launcher", "slurm"), "joblib": ("hydra_joblib_launcher", "joblib")}
 OURS = ("study", "optuna")  # sweepers
 REFUSED = {
-    "experimental_rerun": "--experimental-rerun: it would run what a pickle holds; hardpix train run=NAME continues a run",
+    "experimental_rerun": "--experimental-rerun: a pickle would be run; hardpix train run=NAME continues a run",
     "shell_completion": "-sc: completes no other command; hardpix completion install brings TAB to bash, zsh and fish",
     "config_path": "--config-path: hardpix's own conf/ is always the first; add a folder with --config-dir",
     "config_name": "--config-name: the root is always train; put a file into DIR/experiment/ and choose it: "
@@ -80,7 +81,13 @@ def _read(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for names in ("--multirun -m", "--run -r", "--help -h", "--hydra-help", "--version", "--resolve"):
         parser.add_argument(*names.split(), action="store_true")
     parser.add_argument("--shell-completion", "-sc", action="store_true")
-    for names in ("--package -p", "--config-dir -cd", "--experimental-rerun", "--config-path -cp", "--config-name -cn"):
+    for names in (
+        "--package -p",
+        "--config-dir -cd",
+        "--experimental-rerun",
+        "--config-path -cp",
+        "--config-name -cn",
+    ):
         parser.add_argument(*names.split())
     parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
     parser.add_argument("--info", "-i", nargs="?", const="all")
@@ -94,7 +101,9 @@ def _read(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     flags = [a for a in arguments if not (a in left and not left.remove(a))]  # type: ignore[func-returns-value]
     chosen = [n for n in ("run", "multirun", "cfg", "info") if getattr(given, n)]
     if len(chosen) > 1:
-        raise ConfigError(f"--{chosen[0]} and --{chosen[1]}: give one of them; hardpix sweep --dry-run lists a sweep's jobs")
+        raise ConfigError(
+            f"--{chosen[0]} and --{chosen[1]}: give one of them; hardpix sweep --dry-run lists a sweep's jobs"
+        )
     if given.resolve and not (given.cfg or given.help):
         raise ConfigError("--resolve: goes with --cfg job")
     return given, flags
@@ -107,7 +116,11 @@ def _of_hydra(override: str) -> bool:
 def _for_all(override: str) -> bool:
     """Whether the configuration of a sweep as such may have an override: a choice of files, or a key at the top."""
     key, _, value = override.partition("=")
-    return (key in SCALARS or key.replace("_", "").isalpha()) and not set(",()[]{}<>") & set(value) and bool(value)
+    return (
+        (key in SCALARS or key.replace("_", "").isalpha())
+        and not set(",()[]{}<>") & set(value)
+        and bool(value)
+    )
 
 
 def _several(override: str) -> bool:

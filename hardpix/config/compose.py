@@ -436,8 +436,8 @@ Composer = Callable[[Sequence[str]], DictConfig]
 def composer(folders: Sequence[str | Path] = ()) -> Composer:
     """A function from overrides to a configuration that reads each choice of files once.
 
-    Hydra reads and merges files for a tenth of a second. Values are applied to a copy of the result, as Hydra does; what
-    fails there is composed by Hydra, which raises. ``folders``: further configuration files.
+    Hydra reads and merges files for a tenth of a second. Values are applied to a copy of the result, as Hydra does;
+    what fails there is composed by Hydra, which raises. ``folders``: further configuration files.
     """
     bases: dict[tuple[str, ...], DictConfig] = {}
     parser = OverridesParser.create()

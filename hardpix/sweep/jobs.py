@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from hardpix.config.command_line import quoted
 from hardpix.config.compose import Composer, composer, validate
 from hardpix.record import flatten, without_below
 from hardpix.sweep.stages import chain_name, check_chain, overrides_of
-from hardpix.sweep.state import look
+from hardpix.sweep.state import State, look
 from hardpix.sweep.study import Study, key_of
 from hardpix.train import rundir
 from hardpix.train.parent import INHERITED, present, recorded, same_content
@@ -85,7 +86,11 @@ def stage_jobs(study: Study, used: Mapping[str, Path], composed: Composer) -> li
         for stage in (s for s in study.stages if s.name not in used):
             source = places.get(stage.source or "")
             link = [] if source is None else [f"{stage.link}='{source}'"]
-            words = [*overrides_of(stage, given, study.stages), *link, f"run={quoted(f'{prefix}-{stage.name}')}"]
+            words = [
+                *overrides_of(stage, given, study.stages),
+                *link,
+                f"run={quoted(f'{prefix}-{stage.name}')}",
+            ]
             job = single(words, composed)
             places[stage.name] = job.run_dir
             levels[stage.name] = levels.get(stage.source or "", -1) + 1
@@ -96,7 +101,9 @@ def stage_jobs(study: Study, used: Mapping[str, Path], composed: Composer) -> li
     return jobs
 
 
-def jobs_of(study: Study, composed: Composer | None = None, names: Sequence[str] = ()) -> tuple[list[Job], list[str]]:
+def jobs_of(
+    study: Study, composed: Composer | None = None, names: Sequence[str] = ()
+) -> tuple[list[Job], list[str]]:
     """Every different job, and a line on each that is left out because it is one before it once more.
 
     ``names``: of the jobs; without them the settings in which they differ. Raises ``ConfigError`` with all problems of
@@ -258,3 +265,12 @@ def _own(cfg: DictConfig) -> str:
 def _named(who: Sequence[str]) -> str:
     more = f" and {len(who) - MAX_LISTED} more" if len(who) > MAX_LISTED else ""
     return ", ".join(who[:MAX_LISTED]) + more
+
+
+def command(job: Job, state: State, config_dir: Path | None = None) -> str:
+    """The command line that does with this job alone what the sweep would do."""
+    folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    line = shlex.join(["hardpix", "train", *folder, *job.words, *(["resume=true"] if state.resume else [])])
+    if state.kind == "failed" and not state.resume:  # `train` keeps what a failed run has left
+        return f"{rundir.command(job.run_dir)} && {line}"
+    return line

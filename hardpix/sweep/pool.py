@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -22,7 +21,7 @@ from omegaconf import DictConfig
 
 from hardpix import record
 from hardpix.sweep.state import INTERRUPTED, LOST, look
-from hardpix.sweep.sweeper import OUTPUT, directory, leave_traces
+from hardpix.sweep.work import OUTPUT, directory, leave_traces
 from hardpix.train import machine
 from hardpix.train.rundir import held
 from hardpix.types import ConfigError
@@ -48,7 +47,7 @@ class Child:
 def launch(
     settings: Mapping[str, Any], context: HydraContext, config: DictConfig, jobs: Sequence[Sequence[str]]
 ) -> Sequence[JobReturn]:
-    """Bring every job to its end. A process that dies costs its job alone; a signal lets all save, a second one kills."""
+    """Bring every job to its end. A process that dies costs its job; a signal lets all save, a second one kills."""
     loader: Any = context.config_loader
     planned = [(words, loader.load_sweep_config(config, list(words))) for words in jobs]
     if any(cfg.run is None for _, cfg in planned) and "Optuna" not in str(config.hydra.sweeper._target_):
@@ -72,18 +71,22 @@ def launch(
     return [JobReturn(overrides=list(words), status=JobStatus.COMPLETED) for words in jobs]
 
 
-def _start(python: str | None, config: DictConfig, words: Sequence[str], slot: Mapping[str, str]) -> subprocess.Popen:
+def _start(
+    python: str | None, config: DictConfig, words: Sequence[str], slot: Mapping[str, str]
+) -> subprocess.Popen:
     """``hardpix train -m`` with the settings of one job, in a process group of its own: Ctrl-C is for this process."""
     sources = {str(s.provider): str(s.path) for s in config.hydra.runtime.config_sources}
     folder = ["--config-dir", sources["command-line"]] if "command-line" in sources else []
     kept = [
         str(o)
         for o in config.hydra.overrides.hydra
-        if not str(o).lstrip("+").startswith(("hydra/launcher", "hydra.launcher", "hydra.mode", "hydra.sweep."))
+        if not str(o)
+        .lstrip("+")
+        .startswith(("hydra/launcher", "hydra.launcher", "hydra.mode", "hydra.sweep."))
     ]
     own = ["hydra/launcher=basic", "hydra.sweeper.alone=true"]
     interpreter = [sys.executable] if python is None else shlex.split(python)
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | slot
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | dict(slot)
     return subprocess.Popen(
         [*interpreter, "-m", "hardpix.cli", "train", "-m", *folder, *kept, *own, *words],
         env=environment,
@@ -155,14 +158,16 @@ def environments(workers: Any, devices: Any, jobs: int, together: int = 1) -> li
     ``together``: devices of a job. ``OMP_NUM_THREADS`` is the cores divided by the workers unless it is set: sums of
     floats depend on it.
     """
-    check("workers", workers, workers == "auto" or (type(workers) in (int, str) and str(workers).isdecimal() and int(workers)),
-          "a whole number of processes from 1, or auto")  # fmt: skip
+    whole = type(workers) in (int, str) and str(workers).isdecimal() and int(workers) > 0
+    check("workers", workers, workers == "auto" or whole, "a whole number of processes from 1, or auto")
     listed = devices != "auto" and not isinstance(devices, str | int)
     check("devices", devices, devices == "auto" or (listed and all(type(d) in (int, str) for d in devices)),
           "auto or a list of GPUs, such as [0, 1]")  # fmt: skip
     found = gpus() if devices == "auto" else tuple(map(str, devices))
     if devices == "auto" and together > 1:
-        found = tuple(",".join(found[i : i + together]) for i in range(0, len(found) - together + 1, together))
+        found = tuple(
+            ",".join(found[i : i + together]) for i in range(0, len(found) - together + 1, together)
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = (len(found) or cores) if workers == "auto" else int(workers)
     common = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

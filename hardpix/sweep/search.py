@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 import warnings
 from collections import Counter
@@ -23,25 +22,17 @@ from hardpix.config.command_line import override
 from hardpix.config.compose import Composer, composer, nearest
 from hardpix.record import flatten
 from hardpix.scores import score_text
+from hardpix.sweep.cluster import on_cluster, prepare_queue
 from hardpix.sweep.jobs import Job, jobs_of
 from hardpix.sweep.space import PRUNERS, SAMPLERS, Dimension, Search
 from hardpix.sweep.state import counted, look
 from hardpix.sweep.study import Study, merged
-from hardpix.sweep.sweeper import (
-    OUTPUT,
-    Request,
-    attempt,
-    check_folders,
-    check_stopped,
-    gc_unfrozen,
-    on_cluster,
-    outside_hydra,
-    prepare_queue,
-    terminable,
-)
+from hardpix.sweep.sweeper import Request, check_folders
+from hardpix.sweep.work import OUTPUT, attempt, gc_unfrozen, outside_hydra
 from hardpix.train import machine
 from hardpix.train.parent import present
 from hardpix.train.rundir import NO_FACTOR, PLACES, claim, held, owner_lives, plain, process_began, short_name
+from hardpix.train.signals import check_stopped, terminable
 from hardpix.types import ConfigError
 
 FILE = "optuna.db"
@@ -80,7 +71,7 @@ def sweep(settings: Mapping[str, Any], context: HydraContext, config: DictConfig
         try:
             for start in range(0, left, max(1, size)):
                 if "submitit" in request.launcher:
-                    prepare_queue(request, folder, first)
+                    prepare_queue(config, folder, first)
                 request.launch(task, [words] * min(size, left - start), start)
                 if study.on_error == "stop" and _counts(found)["fail"] > before["fail"]:
                     break
@@ -105,7 +96,9 @@ class Trials:
         with outside_hydra(), on_cluster(Path(cfg.runs_dir) / str(cfg.study)):
             found = self.opened(composed)
             if _taken(found) < self.limit:
-                found.optimize(lambda trial: self._score(found, trial, composed), n_trials=1, catch=(TrialFailed,))
+                found.optimize(
+                    lambda trial: self._score(found, trial, composed), n_trials=1, catch=(TrialFailed,)
+                )
             check_stopped()
         return None
 
@@ -167,8 +160,8 @@ class Trials:
                 print(f"{number}: {state.why}", flush=True)
                 raise optuna.TrialPruned
             if kind == "failed" or state.record is None:
-                error = "" if state.record is None else str(state.record.error)
-                raise self._failed(trial, number, error)
+                why = "" if state.record is None else str(state.record.error)
+                raise self._failed(trial, number, why)
             scores.append(_score(search, state.record))
             if scores[-1] != scores[-1]:
                 raise self._failed(trial, number, "its score is not a number")
@@ -275,7 +268,13 @@ def footer(trials: Sequence[Any], search: Search, limit: int) -> list[str]:
                      f"{score_text(search.metric or MAIN, best.value)}{seeds}: {text}")  # fmt: skip
     again = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
     counts = Counter(t.state.name for t in trials if t.number not in again)
-    names = {"COMPLETE": "done", "PRUNED": "pruned", "RUNNING": "running", "FAIL": "failed", "WAITING": "waiting"}
+    names = {
+        "COMPLETE": "done",
+        "PRUNED": "pruned",
+        "RUNNING": "running",
+        "FAIL": "failed",
+        "WAITING": "waiting",
+    }
     total = sum(counts.values())
     return [*lines, f"{total} of {limit} trials: {counted({n: counts[k] for k, n in names.items()})}"]
 
@@ -331,13 +330,15 @@ def _storage(folder: Path, url: str | None) -> Any:
     from optuna.storages import RDBStorage
 
     path = (folder / FILE).absolute().as_posix()
-    wait = {} if url else {"engine_kwargs": {"connect_args": {"timeout": 60}}}  # for another process to write
+    wait: Any = {} if url else {"engine_kwargs": {"connect_args": {"timeout": 60}}}  # for another process to write
     key = "heartbeat_stale_trial_callback"
     if key not in RDBStorage.__init__.__code__.co_varnames:
         key = "failed_trial_callback"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return RDBStorage(url or f"sqlite:///{path}", heartbeat_interval=HEARTBEAT, **{key: _retry_callback()}, **wait)
+        return RDBStorage(
+            url or f"sqlite:///{path}", heartbeat_interval=HEARTBEAT, **{key: _retry_callback()}, **wait
+        )
 
 
 def _sampler(search: Search) -> Any:
@@ -359,7 +360,9 @@ def _of_optuna(module: str, name: str, known: Mapping[str, str]) -> Any:
 
     found = getattr(getattr(optuna, module), known.get(name, name), None)
     if found is None:
-        raise ConfigError(f"{module[:-1]}={name}: optuna.{module} has no such class{nearest(name, list(known))}")
+        raise ConfigError(
+            f"{module[:-1]}={name}: optuna.{module} has no such class{nearest(name, list(known))}"
+        )
     return found
 
 
@@ -397,7 +400,9 @@ def _by_content(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
     """Settings with what lies at their paths in place of the paths, where that is known of both sides."""
     contents = own.get(CONTENT, {})
     known = contents.keys() & other.get(CONTENT, {}).keys()
-    return {key: value for key, value in own.items() if key != CONTENT} | {key: contents[key] for key in known}
+    return {key: value for key, value in own.items() if key != CONTENT} | {
+        key: contents[key] for key in known
+    }
 
 
 def _short(text: str) -> str:

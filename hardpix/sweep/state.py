@@ -31,6 +31,7 @@ ACTION = {
     "pruned": "resume",
     "new": "run",
 }
+TO_DO = ("run", "resume", "retry")
 
 
 class State(NamedTuple):

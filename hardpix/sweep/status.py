@@ -17,11 +17,10 @@ from rich.table import Table
 from hardpix import record
 from hardpix.config.compose import composer
 from hardpix.record import RunRecord, flatten
-from hardpix.sweep.jobs import Job, jobs_of, stage_jobs
+from hardpix.sweep.jobs import Job, command, jobs_of, stage_jobs
 from hardpix.sweep.stages import used_runs
-from hardpix.sweep.state import ACTION, ERROR, State, counted, look, scores, steps_done
+from hardpix.sweep.state import ACTION, ERROR, TO_DO, State, counted, look, scores, steps_done
 from hardpix.sweep.study import read_study
-from hardpix.sweep.sweeper import command
 from hardpix.train.rundir import plain
 from hardpix.types import HardpixError
 
@@ -58,7 +57,7 @@ def plan(
 
 
 def estimate(jobs: Sequence[Job], states: Sequence[State]) -> float | None:
-    """Seconds that the jobs which are not done take one after the other; None where no run of their kind is finished."""
+    """Seconds that the jobs to do take one after the other; None where no run of their kind is finished."""
     known: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for folder in {job.run_dir.parent.parent for job in jobs}:
         for path in folder.glob("*/*/run.json"):
@@ -70,7 +69,7 @@ def estimate(jobs: Sequence[Job], states: Sequence[State]) -> float | None:
                 known[_kind(found.factors)].append(found.metrics["run/seconds"])
     total = 0.0
     for job, state in zip(jobs, states, strict=True):
-        if ACTION[state.kind] in ("run", "resume", "retry"):
+        if ACTION[state.kind] in TO_DO:
             seconds = known.get(_kind(flatten(plain(job.config()))))
             if not seconds:
                 return None
@@ -82,14 +81,12 @@ def _kind(factors: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(str(factors.get(key)) for key in KIND)
 
 
-def show(words: Sequence[str], config_dir: Path | None, use: Mapping[str, str], *, watch: bool = False) -> int:
+def show(
+    words: Sequence[str], config_dir: Path | None, use: Mapping[str, str], *, watch: bool = False
+) -> int:
     """Print the table of a study, or go on showing it until all is done."""
     study = read_study(words, config_dir)
     composed = composer([] if config_dir is None else [config_dir])
-    if study.search is not None:
-        from hardpix.sweep.search import show_search
-
-        return show_search(study, composed)
     if study.stages:
         jobs = stage_jobs(study, used_runs(use, study.stages), composed)
     else:
@@ -137,7 +134,9 @@ def footer(jobs: Sequence[Job], states: Sequence[State]) -> list[str]:
     lines = [f"job {job.number} {state.why}" for job, state in pairs if state.kind == "failed"]
     kinds = ("done", "running", "failed", "interrupted", "pruned", "submitted", "waiting")
     lines += [counted({kind: counts[kind] for kind in kinds})]
-    done = [(_score(s.record), job, s.record) for job, s in pairs if s.kind == "done" and s.record is not None]
+    done = [
+        (_score(s.record), job, s.record) for job, s in pairs if s.kind == "done" and s.record is not None
+    ]
     finite = [(score, job, found) for score, job, found in done if score is not None and score == score]
     if finite:
         _, job, found = max(finite, key=lambda item: item[0])

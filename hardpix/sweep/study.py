@@ -22,7 +22,19 @@ from hardpix.sweep.space import SETTINGS, Search, read_search, replaced
 from hardpix.sweep.stages import Stage, read_stages
 from hardpix.types import ConfigError
 
-KEYS = ("study", "overrides", "axes", "for", "rows", "seeds", "stages", "on_error", "retries", "search", *SETTINGS)
+KEYS = (
+    "study",
+    "overrides",
+    "axes",
+    "for",
+    "rows",
+    "seeds",
+    "stages",
+    "on_error",
+    "retries",
+    "search",
+    *SETTINGS,
+)
 OWN = ("run", "resume")  # set by the sweep
 STAGED = ("study", "overrides", "seeds", "stages", "on_error", "retries")  # keys of a study with stages
 

@@ -14,8 +14,8 @@ import yaml
 from hardpix.config.command_line import quoted
 from hardpix.config.compose import composer
 from hardpix.record import write_text
-from hardpix.sweep.space import Dimension, Search
 from hardpix.sweep.search import corners
+from hardpix.sweep.space import Dimension, Search
 from hardpix.sweep.study import Study, merged
 from hardpix.types import ConfigError
 

@@ -18,11 +18,10 @@ from rich.console import Console
 from hardpix import record
 from hardpix.cli import main
 from hardpix.config.compose import compose, composer, validate
-from hardpix.sweep.jobs import _own, fingerprint, jobs_of
+from hardpix.sweep.jobs import _own, command, fingerprint, jobs_of
 from hardpix.sweep.state import look, steps_done
 from hardpix.sweep.status import _detail, duration, footer, rendered
 from hardpix.sweep.study import read_study
-from hardpix.sweep.sweeper import command
 from hardpix.train import machine, rundir
 from hardpix.train.parent import with_parent
 from hardpix.train.rundir import LAST, is_running, process_began
@@ -246,7 +245,7 @@ def trained(monkeypatch):
     stub = Stub()
     monkeypatch.setattr("hardpix.train.train.train", stub)
     for name in ("freeze_imports", "clean_up"):  # the collector looks at all modules for a third of a second
-        monkeypatch.setattr(f"hardpix.sweep.sweeper.{name}", lambda: None)
+        monkeypatch.setattr(f"hardpix.sweep.work.{name}", lambda: None)
     return stub
 
 
