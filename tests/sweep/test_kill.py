@@ -44,7 +44,12 @@ def place(tmp_path_factory):
 def start(*words, **options):
     command = [sys.executable, "-m", "hardpix.cli", "sweep", *words]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
     )
 
 

@@ -236,8 +236,8 @@ def composed(overrides):
     return compose(list(overrides))
 
 
-def composed_once(overrides):
-    return composed(tuple(overrides)).copy()
+def composed_once(overrides, **named):
+    return compose(overrides, **named) if named else composed(tuple(overrides)).copy()
 
 
 @pytest.fixture
