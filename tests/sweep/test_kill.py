@@ -1,4 +1,4 @@
-"""Studies that are killed or interrupted at random moments, from the command line, end as undisturbed ones, bit for bit."""
+"""Studies that are killed or interrupted at random moments end as undisturbed ones, bit for bit."""
 
 import hashlib
 import json
@@ -136,7 +136,7 @@ def test_a_study_that_is_killed_again_and_again_is_the_undisturbed_one(undisturb
         status, said = disturb(words, study, number, draw, target)
         expected = {-signal.SIGKILL} if number == signal.SIGKILL else {130}
         assert status in {*expected, 1}, said[-3000:]  # 1: it was over before
-    expected = {name: value for name, value in undisturbed.items()}
+    expected = dict(undisturbed)
     for _ in range(2):
         status, said = run(*words)
         assert status == 1, said[-3000:]
