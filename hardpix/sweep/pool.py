@@ -108,10 +108,11 @@ def _reap(running: list[Child], why: str = "") -> None:
         child.kill()
         if child.cfg.run is None:  # a trial, whose state is in the storage
             continue
-        code = child.process.returncode
+        code, state = child.process.returncode, look(directory(child.cfg))
         how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        if code not in REPORTED or look(directory(child.cfg)).kind == "new":
-            lost(child.cfg, why or LOST + how)
+        unsaid = state.record is not None and state.record.status == "running"
+        if code not in REPORTED or unsaid or (code and state.kind == "new"):
+            lost(child.cfg, why or (INTERRUPTED if code > 128 else LOST + how))
         state = look(directory(child.cfg))
         print(f"{child.cfg.run}: {state.why}", flush=True)
 

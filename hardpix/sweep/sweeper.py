@@ -59,7 +59,7 @@ class Request:
         self.folders = [p for who, p in sources if who.startswith(("command-line", "hydra.searchpath"))]
         self.loader = Loader(self.folders)
         self.composed = self.loader.composed
-        self.launcher = str(config.hydra.launcher._target_)
+        self.launcher = str(config.hydra.launcher._target_).lower()
 
     def study(self) -> Study:
         name = self.settings.get("study")
