@@ -1,6 +1,7 @@
 """``hardpix train`` and ``sweep`` as applications of Hydra: each flag works, or is refused in one sentence."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "more/experiment").mkdir(parents=True)
     (tmp_path / "more/experiment/own.yaml").write_text("# @package _global_\nseed: 77\n")
-    return tmp_path
+    yield tmp_path
+    logging.getLogger().handlers.clear()  # --info prints through one
 
 
 @pytest.mark.parametrize(
