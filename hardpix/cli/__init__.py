@@ -31,7 +31,7 @@ usage: hardpix COMMAND [ARGUMENTS]
              look over it, look at it:   hardpix data check data=NAME, hardpix data show data=NAME --out FILE.png
              pack it for fast loading:   hardpix data pack data=NAME --out DIR
              heights and normals:        hardpix data hn-labels data=NAME --out DIR
-  list       what can be chosen:         hardpix list methods, hardpix list experiments hl
+  list       what can be chosen:         hardpix list methods, hardpix list rows hl/6
   completion TAB in your shell:          hardpix completion install
   demo       the tour: a small sweep on synthetic rooms, a table and a page with pictures
 

@@ -100,6 +100,8 @@ def _listed(placed: list[str]) -> Iterator[str]:
     known = catalog.groups()
     if not placed:
         yield from map(catalog.called, known)
+    elif placed[0] == "rows":
+        yield from (entry.name for group in ("rows", "table") for entry in catalog.entries(group))
     elif placed[0] in {*known, *map(catalog.called, known)}:
         yield from (entry.name for entry in catalog.entries(catalog.group_called(placed[0], known)))
 
@@ -339,7 +341,7 @@ def chosen(words: Sequence[str]) -> dict[str, str]:
     files = {group: choice for group, choice in defaults(root) if "/" not in group and " " not in group}
     given = dict(word.split("=", 1) for word in words if "=" in word)
     if "experiment" in given:
-        files |= _overridden(f"experiment/{given['experiment']}")
+        files |= _overridden(given["experiment"])
     return files | {group: choice for group, choice in given.items() if group in files}
 
 
@@ -348,18 +350,11 @@ def keys(group: str, words: Sequence[str]) -> Outline:
     return _file(group, chosen(words).get(group, "null"))
 
 
-def _overridden(name: str, depth: int = 0) -> dict[str, str]:
-    found: dict[str, str] = {}
-    path = conf_dir() / f"{name}.yaml"
-    if depth > 8 or not path.is_file():
-        return found
-    for group, choice in defaults(path.read_text(encoding="utf-8")):
-        if group.startswith("/"):
-            found[group[1:]] = choice
-        elif not group:
-            base = choice[1:] if choice.startswith("/") else f"experiment/{choice}"
-            found |= _overridden(base, depth + 1)
-    return found
+def _overridden(experiment: str) -> dict[str, str]:
+    """The files that an experiment chooses."""
+    path = conf_dir() / "experiment" / f"{experiment}.yaml"
+    found = defaults(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return {group[1:]: choice for group, choice in found if group.startswith("/")}
 
 
 def _file(group: str, choice: str, depth: int = 0) -> Outline:

@@ -1,4 +1,4 @@
-"""``hardpix list``: methods, heads, data sets, experiments and all else that can be chosen, one line each."""
+"""``hardpix list``: methods, heads, data sets, published rows and all else that can be chosen, one line each."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hardpix.config import catalog
 from hardpix.config.catalog import Entry, use
-from hardpix.config.command_line import Parser
+from hardpix.config.command_line import Parser, suggestion
+
+if TYPE_CHECKING:
+    from hardpix.config.rows import Row
 
 WIDEST = 44  # names above it push their own line only
 
@@ -20,15 +24,23 @@ def main(arguments: list[str]) -> int:
         description="What can be chosen, one line each, from the first comment of each file of conf/. Without a LIST: "
         "the lists there are.",
     )
-    parser.add_argument("list", nargs="?", metavar="LIST", help="methods, heads, datasets, experiments, ...")
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="names that begin with this, or contain it: hl"
+        "list", nargs="?", metavar="LIST", help="methods, heads, datasets, experiments, rows, ..."
+    )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="names that begin with this, or contain it: hl; of rows also a published table: hl/6",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(arguments)
     known = catalog.groups()
     if given.list is None:
         text = _overview_json(known) if given.json else _overview(known)
+    elif given.list in ("rows", "row"):
+        found_rows = _rows(given.name)
+        text = _rows_json(found_rows) if given.json else _rows_lines(found_rows)
     else:
         found = catalog.entries(catalog.group_called(given.list, known))
         if given.name is not None:
@@ -39,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _overview(known: list[str]) -> str:
-    rows = [(catalog.called(group), len(catalog.entries(group)), use(group)) for group in known]
+    rows = [(catalog.called(group), _count(group), use(group)) for group in known]
     names, counts = max(len(row[0]) for row in rows), max(len(str(row[1])) for row in rows)
     lines = [f"{name:<{names}}  {count:>{counts}}  {how}" for name, count, how in rows]
     return "\n".join(
@@ -52,7 +64,7 @@ def _overview_json(known: list[str]) -> str:
         {
             "list": catalog.called(group),
             "group": group,
-            "count": len(catalog.entries(group)),
+            "count": _count(group),
             "use": use(group),
         }
         for group in known
@@ -60,10 +72,54 @@ def _overview_json(known: list[str]) -> str:
     return json.dumps(rows, indent=1)
 
 
+def _count(group: str) -> int:
+    return len(catalog.row_names() if group == "rows" else catalog.entries(group))
+
+
+def _rows(part: str | None) -> list[Row]:
+    """The rows of all papers; of a paper or a published table; else those whose name has ``part``."""
+    from hardpix.config import published, rows
+
+    every = [one for paper in rows.papers() for one in rows.rows(paper).values()]
+    if part is None:
+        return every
+    tables = [f"{paper.id}/{table}" for paper in published.papers().values() for table in paper.tables]
+    if part in (*rows.papers(), *tables):
+        return rows.rows_of(part)
+    if found := [one for one in every if part.lower() in one.full_name.lower()]:
+        return found
+    names = [*rows.papers(), *tables, *(one.full_name for one in every)]
+    hint = suggestion(part, names) or f" (papers: {', '.join(rows.papers())})"
+    raise catalog.refusal(f"{part} is no published row, table or paper{hint}")
+
+
+def _rows_lines(found: list[Row]) -> str:
+    return _columns([(one.full_name, one.about) for one in found])
+
+
+def _rows_json(found: list[Row]) -> str:
+    rows = [
+        {
+            "name": one.full_name,
+            "overrides": list(one.overrides),
+            "chain": one.chain,
+            "evaluate": one.evaluate,
+            "ssim": list(one.ssim),
+            "cells": list(one.cells),
+        }
+        for one in found
+    ]
+    return json.dumps(rows, indent=1)
+
+
 def _lines(found: list[Entry]) -> str:
-    """A line per entry; on a terminal it ends where the screen does."""
-    width = min(max(len(entry.name) for entry in found), WIDEST)
-    lines = [f"{entry.name:<{width}}  {entry.about}" for entry in found]
+    return _columns([(entry.name, entry.about) for entry in found])
+
+
+def _columns(found: list[tuple[str, str]]) -> str:
+    """A line per name; on a terminal it ends where the screen does."""
+    width = min(max(len(name) for name, _ in found), WIDEST)
+    lines = [f"{name:<{width}}  {about}" for name, about in found]
     if sys.stdout.isatty():
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
         lines = [line if len(line) <= columns else line[: columns - 1] + "…" for line in lines]

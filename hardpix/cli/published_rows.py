@@ -1,76 +1,67 @@
-"""Find and compose the experiment files behind published cells."""
+"""Compose the rows behind published cells, and list the commands of a published table."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hardpix.config import safe_files
-from hardpix.config.catalog import conf_dir
 from hardpix.config.compose import compose
-from hardpix.config.published import matches
-from hardpix.record import flatten, with_batch
+from hardpix.config.published import REFERENCE
+from hardpix.config.rows import Row, fill, fits, layouts, rows
+from hardpix.evaluate import override
+from hardpix.record import IGNORED, covers, flatten, with_batch
 from hardpix.sweep.stages import Stage, read_chain
-from hardpix.tables.protocol_check import Experiment
+from hardpix.tables.protocol_check import SILENT, Experiment
 from hardpix.train.parent import with_parent
 from hardpix.train.rundir import plain
 
-GROUP = "/experiment/"
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
+def experiments(cells: Sequence[str]) -> list[Experiment]:
+    """The rows that fill any of ``cells``, with the factors that the record of a run holds.
 
-def experiments(cells: Sequence[str], folder: Path | None = None) -> list[Experiment]:
-    """The files below ``conf/experiment`` that declare any of ``cells``.
-
-    A pattern may hold references, as in ``hl/7/c_${method.c}/resnet18``: the keys they name vary by design, and
-    the pattern stands for every value. Files that declare nothing are not composed. A file that is a stage of chains
-    (``conf/studies``) is composed as one, also for a file built on it: with what the stage before it brings along.
+    Keys of several values, and those that are named in a cell (``hn/4/none/epoch_${trainer.max_epochs}``), vary by
+    design. A row that is several stages of its chain is there once for each.
     """
-    folder = conf_dir() / "experiment" if folder is None else folder
     found = []
-    for path in sorted(folder.rglob("*.yaml")):
-        declared = [str(item) for item in _declared(path)]
-        patterns = tuple(REFERENCE.sub("*", item) for item in declared)
-        if any(matches(pattern, cell) for pattern in patterns for cell in cells):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            free = tuple(key for item in declared for key in REFERENCE.findall(item))
-            found += [Experiment(name, patterns, factors, free) for factors in _factors(name)]
+    for paper in dict.fromkeys(cell.partition("/")[0] for cell in cells):
+        for row in rows(paper).values():
+            if any(fits(pattern, cell) for pattern in row.cells for cell in cells):
+                patterns = tuple(REFERENCE.sub("*", item) for item in row.cells)
+                free = (*row.free, *(f"other.{key}" for key in SILENT if row.ssim))
+                found += [Experiment(row.full_name, patterns, own, free) for own in factors_of(row)]
     return found
 
 
-def _factors(name: str) -> list[dict[str, Any]]:
-    """Of the file as a stage of each chain that names it or a file that it is built on; else of the file alone."""
-    own = f"experiment={name}"
-    named = [own, *(f"experiment={base}" for base in _built_on(name))]
+def factors_of(row: Row) -> list[dict[str, Any]]:
+    """The factors of a row's runs: of a stage with the run it starts from below, of an evaluation as it is scored."""
+    others = [rows(row.paper)[name] for name in row.ssim]
+    if others:
+        (first, *_), (second, *_) = map(factors_of, others)
+        return [first | {f"other.{key}": value for key, value in second.items() if not covers(IGNORED, key)}]
     found: list[dict[str, Any]] = []
-    for chain in _chains():
-        for stage in chain:
-            if not set(named) & set(stage.overrides):
-                continue
-            overrides = tuple(own if text in named else text for text in stage.overrides)
-            factors = _stage_factors(replace(stage, overrides=overrides), chain)
-            if factors not in found:
-                found.append(factors)
-    return found or [with_batch(flatten(plain(compose([own]))))]
+    for cfg, link in _configs(rows(row.paper)[row.evaluate] if row.evaluate else row):
+        own = flatten(plain(cfg))
+        if row.evaluate:
+            scored = flatten(plain(override(cfg, list(row.overrides))))
+            if (
+                scored["data.source._target_"] != own["data.source._target_"]
+            ):  # the record has the training's data
+                scored = {key: value for key, value in scored.items() if not key.startswith("data.")}
+                scored |= {key: value for key, value in own.items() if key.startswith("data.")}
+            own = scored
+        own = with_batch(own | ({"init_from": "RUN"} if link == "init_from" else {}))
+        found += [own] * (own not in found)
+    return found
 
 
-def _built_on(name: str) -> list[str]:
-    """The experiment files among the defaults of one, and theirs."""
-    content = _read(conf_dir() / "experiment" / f"{name}.yaml")
-    defaults = [str(item) for item in content.get("defaults") or () if isinstance(item, str)]
-    bases = [item.removeprefix(GROUP) for item in defaults if item.startswith(GROUP)]
-    return [*bases, *(deeper for base in bases for deeper in _built_on(base))]
-
-
-def _stage_factors(stage: Stage, chain: Sequence[Stage]) -> dict[str, Any]:
-    """What the record of a chain's run holds: with the stage that it stands on, or starts from, below."""
-    factors = with_batch(flatten(plain(_stage_config(stage, chain))))
-    return factors | {"init_from": "RUN"} if stage.link == "init_from" else factors
+def _configs(row: Row) -> list[tuple[DictConfig, str | None]]:
+    """The configuration and the link of a row's run; of each stage that it is in its chain."""
+    if not row.chain:
+        return [(compose(row.fixed), None)]
+    stages = read_chain(row.chain)
+    return [(_stage_config(one, stages), one.link) for one in stages if one.row == row.full_name]
 
 
 def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:
@@ -81,20 +72,7 @@ def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:
     return with_parent(cfg, OmegaConf.create(plain(_stage_config(source, chain))), stage.link)
 
 
-def _chains() -> list[list[Stage]]:
-    folder = conf_dir() / "studies"
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
-    return [stages for name in names if (stages := read_chain(name))]
-
-
-def _declared(path: Path) -> list[str]:
-    declared = _read(path).get("reproduces")
-    return declared if isinstance(declared, list) else []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The content of an experiment file; empty where there is none, or none with keys."""
-    if not path.is_file():
-        return {}
-    content = safe_files.read_yaml(path)
-    return content if isinstance(content, dict) else {}
+def table_commands(name: str, seeds: Sequence[int]) -> list[str]:
+    """Every command that fills the cells of a published table, or of all tables of a paper, once."""
+    cells = [cell for one in layouts(name) for cell in one.cells()]
+    return list(dict.fromkeys(text for cell in cells for text in fill(cell, seeds).commands))

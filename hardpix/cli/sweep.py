@@ -9,7 +9,7 @@ from typing import get_args
 from hardpix.cli.train import launch
 from hardpix.config.command_line import Parser, override
 from hardpix.config.compose import composer
-from hardpix.sweep.study import OnError, read_study
+from hardpix.sweep.study import OnError, is_table, read_study
 from hardpix.types import ConfigError
 
 DESCRIPTION = """\
@@ -48,12 +48,25 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     own = [word for word in given.words if not word.startswith(("hydra.", "hydra/"))]
     study = read_study(own, given.config_dir)
+    if is_table(own[0]):
+        _list_others(own)
     if given.wandb:
         from hardpix.sweep.wandb_file import write_wandb_sweep
 
         print(write_wandb_sweep(study, given.wandb, given.config_dir))
         return 0
     return launch(["-m", *_as_hydra(given, "optuna" if study.search else "study")])
+
+
+def _list_others(words: list[str]) -> None:
+    """Print the commands of a published table's rows that take more than one training."""
+    from hardpix.cli.published_rows import table_commands
+
+    seed = next((word.partition("=")[2] for word in words if word.startswith("seed=")), "0")
+    seeds = [int(part) for part in seed.split(",") if part.isdecimal()]
+    others = [line for line in table_commands(words[0], seeds or [0]) if not line.startswith("hardpix train")]
+    if others:
+        print("rows that take other commands:", *others, sep="\n  ")
 
 
 def _as_hydra(given: argparse.Namespace, sweeper: str) -> list[str]:

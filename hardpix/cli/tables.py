@@ -1,6 +1,6 @@
 """``hardpix table``: arguments and output, and the commands that fill open cells.
 
-Neither Hydra nor torch is imported before an experiment file must be composed: a table is there at once.
+Neither Hydra nor torch is imported before a published row must be composed: a table is there at once.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hardpix import record
 from hardpix.config import catalog
 from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import Parser
-from hardpix.record import write_text
+from hardpix.record import FILE_NAME, write_text
 from hardpix.tables.compare import Run, collect, text
 from hardpix.tables.render import render
 from hardpix.tables.significance import Options
@@ -31,15 +30,14 @@ if TYPE_CHECKING:
     from hardpix.tables.reproduction import Comparison
 
 
-NAME = re.compile(r"[a-z_]+(/\w+)?")  # lwm, lwm/II
-
-
 def start(args: argparse.Namespace) -> int:
     """A table of runs, or a published one where its name is the first word."""
     if args.out:
         record.check_output("--out", Path(args.out))
+    from hardpix.config import published
+
     first = args.runs[0] if args.runs and not args.published else ""
-    if first and _is_published(first):
+    if first and published.is_published(first):
         if Path(first).exists():
             print(
                 f"note: {first} is a path here and a published table, too: taken as the path; --published {first} "
@@ -51,16 +49,6 @@ def start(args: argparse.Namespace) -> int:
     elif first and not Path(first).exists() and (close := _nearest(first)):
         raise HardpixError(f"{first} is no run, and no published table; did you mean {close}?")
     return published_tables(args) if args.published else table_of_runs(args, choice)
-
-
-def _is_published(word: str) -> bool:
-    if not NAME.fullmatch(word):
-        return False
-    from hardpix.config import published
-
-    paper, _, table = word.partition("/")
-    known = published.papers().get(paper)
-    return known is not None and (not table or table in known.tables)
 
 
 def _nearest(word: str) -> str:
@@ -77,6 +65,7 @@ def published_tables(args: argparse.Namespace) -> int:
     """A published table. Without runs it holds the printed numbers alone."""
     from hardpix.config import published
     from hardpix.config.published import layout
+    from hardpix.config.rows import fill
     from hardpix.tables.reproduction import Asked, comparison
 
     if args.published == "list":
@@ -84,14 +73,14 @@ def published_tables(args: argparse.Namespace) -> int:
         return 0
     folder = conf_dir() / "table"
     shown = [layout(table, folder) for table in published.tables(args.published)]
-    runs, unreadable = collected(args) if args.runs else ([], [])
+    runs, unreadable = collected(args) if _hold_runs(args.runs) else ([], _without_runs(args.runs))
     check_patterns(runs)
     asked = Asked(
         args.relative_to,
         args.against,
         Options(args.resamples, args.random_seed),
         args.per_class,
-        command,
+        fill,
     )
     known = declared(shown, runs)
     made = [comparison(one, runs, known, args.ignore, asked) for one in shown]
@@ -102,8 +91,21 @@ def published_tables(args: argparse.Namespace) -> int:
     return 0
 
 
+def _hold_runs(folders: Sequence[str]) -> bool:
+    """Whether any run is there yet; an absent folder is an error."""
+    if absent := next((path for path in folders if not Path(path).exists()), None):
+        raise HardpixError(
+            f"{absent}: no such folder; leave it out to see the table and its commands without runs"
+        )
+    return any(next(Path(path).rglob(FILE_NAME), None) or Path(path).is_file() for path in folders)
+
+
+def _without_runs(folders: Sequence[str]) -> list[str]:
+    return [f"No run below {', '.join(folders)} yet: the commands of open cells are listed."] * bool(folders)
+
+
 def declared(shown: list[Layout], runs: list[Run]) -> list[Experiment]:
-    """The experiment files of the cells that some run stands for, composed."""
+    """The rows of the cells that some run stands for, composed."""
     if not runs:
         return []
     from hardpix.cli.published_rows import experiments
@@ -286,25 +288,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
-# Commands for open cells: the files of ``conf/`` behind a choice or a published cell.
-#
-# Standard library only, and no file is composed: a command needs a file's name.
+# The file of ``conf/`` behind a choice, for the commands of runs that are missing. Standard library only.
 
 
 TARGET = re.compile(r"^( *)_target_: *(\S+)", re.MULTILINE)
 SETTING = re.compile(r"^(\w+): *([^#\n]*[^#\s])", re.MULTILINE)
-DECLARED = re.compile(
-    r"^reproduces:[ \t]*(?:\[(?P<inline>[^\]]*)\]|\n(?P<list>(?:[ ]*-.*\n?)+))", re.MULTILINE
-)
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-SEED = re.compile(r" seed=\S+")
-
-
-class Source(NamedTuple):
-    """One pattern of cells that a file of ``conf/experiment`` declares."""
-
-    pattern: str
-    command: str  # without a seed
 
 
 def choice(group: str, factors: Mapping[str, Any]) -> str:
@@ -323,54 +311,3 @@ def choice(group: str, factors: Mapping[str, Any]) -> str:
         )
         best = min(filter(None, (best, (wrong, entry.name))))
     return best[1] if best else ""
-
-
-def command(cell: str, seeds: Sequence[int]) -> tuple[str, ...]:
-    """The commands that fill a published cell; none where no experiment file declares it.
-
-    One for all ``seeds`` where ``hardpix train`` does it, else one for each.
-    """
-    from hardpix.config.published import matches  # which reads YAML
-
-    for source in _sources():
-        if source.pattern.split("/")[:2] != cell.split("/")[:2]:  # a quick look first
-            continue
-        if not matches(REFERENCE.sub("*", source.pattern), cell):
-            continue
-        program, *words = source.command.removeprefix("hardpix ").split()
-        given = _references(source.pattern, cell)
-        words = [
-            word for word in words if word.partition("=")[0] not in given and (word != "-m" or not given)
-        ]
-        if program == "chain":  # its stages are told all that varies
-            return tuple(" ".join(["hardpix chain", *words, f"seed={seed}"]) for seed in seeds)
-        words += [f"{key}={value}" for key, value in given.items()]
-        if program == "evaluate":
-            return (" ".join(["hardpix evaluate", *words]),)
-        many = ["-m"] * (len(seeds) > 1 and "-m" not in words)
-        return (" ".join(["hardpix train", *many, *words, f"seed={','.join(map(str, seeds))}"]),)
-    return ()
-
-
-def _references(pattern: str, cell: str) -> dict[str, str]:
-    """``hl/7/c_${method.c}/resnet18`` and ``hl/7/c_0.1/resnet18`` give ``method.c`` the value 0.1."""
-    keys = REFERENCE.findall(pattern)
-    parts = REFERENCE.split(pattern)[::2]
-    found = re.fullmatch("(.+)".join(re.escape(part).replace(r"\*", "[^/]*") for part in parts), cell)
-    return dict(zip(keys, found.groups(), strict=True)) if found else {}
-
-
-@cache
-def _sources() -> tuple[Source, ...]:
-    found = []
-    for entry in catalog.entries("experiment"):
-        content = entry.path.read_text(encoding="utf-8")
-        declared = DECLARED.search(content)
-        if declared is None:
-            continue
-        items = re.split(r",|\n *-|^ *-", declared["inline"] or declared["list"] or "")
-        told = entry.use.replace("NAME", entry.name)
-        command = SEED.sub("", told.partition("  ")[0])
-        patterns = [item.partition(" #")[0].strip(" '\"\n") for item in items]
-        found += [Source(pattern, command) for pattern in patterns if pattern]
-    return tuple(found)

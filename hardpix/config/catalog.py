@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 # How a file is asked for, where it is not `hardpix train GROUP=NAME`.
 USES = {
+    "rows": "hardpix table PAPER/TABLE",
     "pipeline": "a part of the files of conf/data",
     "studies": "hardpix sweep NAME",
     "table": "hardpix table NAME RUNS...",
@@ -20,7 +21,8 @@ USES = {
 OTHER_WORDS = {"study": "studies", "sweeps": "studies", "searches": "studies", "chains": "studies", "papers": "table"}
 ALSO_CALLED = {"datasets": "data"}
 
-COMMAND = re.compile(r"hardpix (train|sweep|chain|evaluate) \S")
+ROW = re.compile(r"^([\w.-]+):", re.MULTILINE)  # the name of a published row, in a file of conf/rows
+COMMAND = re.compile(r"hardpix (train|sweep|evaluate) \S")
 SENTENCE_END = re.compile(r"(?<!\beq)(?<!\bal)[.!?](?=\n| +[^a-z ]|$)")
 
 
@@ -87,6 +89,15 @@ def entries(group: str, folder: Path | None = None) -> list[Entry]:
     paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("_"))
     found = (Entry(group, path.relative_to(root).with_suffix("").as_posix(), path) for path in paths)
     return sorted(found, key=lambda entry: _in_order(entry.name))
+
+
+def row_names(folder: Path | None = None) -> list[str]:
+    """The published rows as PAPER/NAME, read without a YAML parser."""
+    return [
+        f"{entry.name}/{name}"
+        for entry in entries("rows", folder)
+        for name in ROW.findall(entry.path.read_text(encoding="utf-8"))
+    ]
 
 
 def matching(found: list[Entry], part: str) -> list[Entry]:

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hardpix import record, secrets
 from hardpix.config.catalog import conf_dir, missing_choice
 from hardpix.config.published import pattern_problem
+from hardpix.config.rows import row_called
 from hardpix.config.schema import (
     TIMM_BACKBONE,
     NonNegative,
@@ -184,6 +185,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unwanted = ("Set the environment variable", "To append to your", "Config search path", "provider=")
     text = " ".join(line for line in lines if not line.startswith(unwanted)).replace("\t", "")
     if absent := missing_choice(text, conf_dir()):
+        if absent[0] == "experiment" and (row := row_called(absent[1])):
+            return f"experiment={absent[1]}: is the published row {row.full_name} and no file: {row.about}"
         return f"{absent[0]}={absent[1]}: there is no such file{nearest(*absent[1:])}"
     missing = re.match(r"Could not override '([\w.]+)'", text)
     if missing is None:

@@ -1,7 +1,8 @@
 """Published tables: their printed numbers, and what ``conf/table/PAPER/TABLE.yaml`` says of their cells.
 
-The keys of such a file, all optional::
+The keys of such a file, all but ``published`` optional::
 
+    published: {caption: ..., columns: ..., rows: ...}  # as printed
     labels: [label, backbone]        # attributes of the rows, one column of words each
     stacked: true                    # wide tables: published, ours and difference below each other
     columns:                         # order; absent: all as published. A name, or a mapping with `column` and
@@ -15,6 +16,9 @@ The keys of such a file, all optional::
     parts:                           # sub-tables; absent: one part with `rows`, or with all rows
       - {title: (a) fusion, rows: [a_fusion_max, {row: alpha, over: method.alpha}]}
     cited: [d_fcn_v16]               # rows of methods that hardpix does not have: - instead of "not run"
+    cells:                           # which row of conf/rows/PAPER.yaml fills which cells, as ROW/COLUMN or a list of
+      II_ls: ls/miou                 # them; * is a wildcard, ${trainer.max_epochs} the value of that key
+    steps: 50                        # so many training steps are enough for the cells
     note: ...                        # in place of the note in the data
     notes: [...]                     # what a reader must know: slips and contradictions of the paper
 
@@ -25,6 +29,7 @@ A column's ``metric`` with a slash is a metric of the record as it is; others be
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,11 +38,26 @@ from typing import Any, TypeVar
 
 import yaml
 
-from hardpix.config import safe_files
+from hardpix.config import catalog, safe_files
+from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import suggestion
 from hardpix.types import ConfigError, HardpixError
 
 THRESHOLD = "{threshold}"
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+KEYS = (
+    "published",
+    "labels",
+    "stacked",
+    "columns",
+    "parts",
+    "rows",
+    "cited",
+    "note",
+    "notes",
+    "cells",
+    "steps",
+)
 ATTRIBUTES = ("label", "dataset", "split", "metric", "unit")
 
 
@@ -93,6 +113,10 @@ class Layout:
     parts: tuple[Part, ...]
     note: str
     notes: tuple[str, ...]
+    fills: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # row of conf/rows: patterns ROW/COLUMN
+    steps: int | None = None  # of training that are enough for these cells
 
     @property
     def rows(self) -> list[LayoutRow]:
@@ -150,9 +174,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _layout(table: Table, content: dict[str, Any]) -> Layout:
-    _check_keys(
-        content, ("labels", "stacked", "columns", "parts", "rows", "cited", "note", "notes"), "the file"
-    )
+    _check_keys(content, KEYS, "the file")
     if "parts" in content and "rows" in content:
         raise ConfigError("parts and rows are both given; rows belong into the parts.")
     columns = tuple(_column(table, item) for item in content.get("columns", table.columns))
@@ -166,8 +188,14 @@ def _layout(table: Table, content: dict[str, Any]) -> Layout:
         tuple(_part(table, part, cited) for part in parts),
         content.get("note", table.note),
         tuple(content.get("notes", [])),
+        {
+            str(row): (cells,) if isinstance(cells, str) else tuple(map(str, cells))
+            for row, cells in content.get("cells", {}).items()
+        },
+        content.get("steps"),
     )
     _check_references(made)
+    _check_fills(made)
     return made
 
 
@@ -218,6 +246,21 @@ def _check_references(made: Layout) -> None:
             raise ConfigError(f"row {row.id} refers to {row.against!r}{suggestion(row.against, rows)}.")
 
 
+def _check_fills(made: Layout) -> None:
+    """Raise for a pattern of no cell, and for a cell that two rows fill."""
+    filled: dict[str, str] = {}
+    for row, patterns in made.fills.items():
+        for pattern in patterns:
+            wanted = f"{made.table.name}/{REFERENCE.sub('*', pattern)}"
+            cells = [cell for cell in made.cells() if matches(wanted, cell)]
+            if not cells:
+                hint = suggestion(wanted, made.cells())
+                raise ConfigError(f"cells: row {row}: {pattern!r} names no cell of the table{hint}.")
+            for cell in cells:
+                if filled.setdefault(cell, row) != row:
+                    raise ConfigError(f"cells: {cell} is filled by two rows, {filled[cell]} and {row}.")
+
+
 def _check_keys(given: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
     for key in given:
         if key not in allowed:
@@ -225,10 +268,9 @@ def _check_keys(given: Mapping[str, Any], allowed: tuple[str, ...], where: str) 
             raise ConfigError(f"{where} has a key {key!r}{hint}.")
 
 
-# The numbers that four papers print in their tables, as data: ``published.yaml`` beside this file.
+# The numbers that four papers print in their tables: ``published`` in the files of conf/table. Title, authors and
+# protocol of a paper are in conf/table/PAPER.yaml.
 
-
-FILE = Path(__file__).with_name("published.yaml")
 
 Value = float | int | str | None  # as printed; None: the paper reports nothing there
 Kind = TypeVar("Kind")
@@ -289,9 +331,14 @@ class Paper:
 
 @cache
 def papers() -> dict[str, Paper]:
-    """Every paper by its id, its tables in the order of the file."""
-    content = yaml.load(FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return {str(key): _paper(str(key), value) for key, value in content["papers"].items()}
+    """Every paper by its id, and its tables in their order."""
+    entries = catalog.entries("table")
+    found: dict[str, dict[str, Path]] = {entry.name: {} for entry in entries if "/" not in entry.name}
+    for entry in entries:
+        name, slash, table = entry.name.partition("/")
+        if slash:
+            found[name][table] = entry.path
+    return {name: _paper(name, tables) for name, tables in found.items()}
 
 
 def paper(name: str) -> Paper:
@@ -303,6 +350,13 @@ def tables(name: str) -> list[Table]:
     head, slash, rest = name.partition("/")
     found = paper(head)
     return [found.table(rest)] if slash else list(found.tables.values())
+
+
+def is_published(word: str) -> bool:
+    """Whether ``word`` is the name of a paper or of one of its tables."""
+    name, slash, table = word.partition("/")
+    known = papers().get(name)
+    return known is not None and (not slash or table in known.tables)
 
 
 def matches(pattern: str, cell: str) -> bool:
@@ -318,22 +372,29 @@ def _named(known: Mapping[str, Kind], name: str, what: str) -> Kind:
     return known[name]
 
 
-def _paper(name: str, content: Mapping[str, Any]) -> Paper:
-    made = {str(key): _table(name, str(key), value) for key, value in content["tables"].items()}
+def _paper(name: str, tables: Mapping[str, Path]) -> Paper:
+    content = _content(conf_dir() / "table" / f"{name}.yaml")
+    made = {key: _table(name, key, _content(path)["published"]) for key, path in tables.items()}
     return Paper(name, content["title"], content["authors"], made, content["protocol"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Of a file that comes with hardpix."""
+    return yaml.load(path.read_text(encoding="utf-8"), safe_files.LOADER)
 
 
 def _table(paper_name: str, name: str, content: Mapping[str, Any]) -> Table:
     columns = {str(key): Column(str(key), **value) for key, value in content["columns"].items()}
-    rows = {str(key): _row(str(key), value, columns) for key, value in content["rows"].items()}
+    where = f"conf/table/{paper_name}/{name}.yaml"
+    rows = {str(key): _row(where, str(key), value, columns) for key, value in content["rows"].items()}
     return Table(paper_name, name, content["caption"], columns, rows, content.get("note", ""))
 
 
-def _row(name: str, content: Mapping[str, Any], columns: Iterable[str]) -> Row:
+def _row(where: str, name: str, content: Mapping[str, Any], columns: Iterable[str]) -> Row:
     cells = {str(key): value for key, value in content["cells"].items()}
     if unknown := cells.keys() - set(columns):
         raise HardpixError(
-            f"{FILE}: row {name} has cells {sorted(unknown)}, which are no columns of its table."
+            f"{where}: row {name} has cells {sorted(unknown)}, which are no columns of its table."
         )
     facts = {key: value for key, value in content.items() if key not in ("label", "cells")}
     return Row(name, content["label"], cells, facts)

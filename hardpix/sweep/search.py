@@ -330,7 +330,9 @@ def _storage(folder: Path, url: str | None) -> Any:
     from optuna.storages import RDBStorage
 
     path = (folder / FILE).absolute().as_posix()
-    wait: Any = {} if url else {"engine_kwargs": {"connect_args": {"timeout": 60}}}  # for another process to write
+    wait: Any = (
+        {} if url else {"engine_kwargs": {"connect_args": {"timeout": 60}}}
+    )  # for another process to write
     key = "heartbeat_stale_trial_callback"
     if key not in RDBStorage.__init__.__code__.co_varnames:
         key = "failed_trial_callback"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardpix import record
-from hardpix.config import safe_files
+from hardpix.config import rows, safe_files
 from hardpix.config.compose import Composer, named_file, validate
 from hardpix.config.trust import check_trust, named_trust, own_word
 from hardpix.train import rundir
@@ -31,6 +31,7 @@ class Stage:
     overrides: tuple[str, ...]
     link: str | None  # parent | init_from
     source: str | None  # the stage whose run directory that key gets
+    row: str = ""  # the published row, PAPER/NAME, whose overrides come first
 
 
 def read_chain(name: str, extra: Path | None = None) -> list[Stage]:
@@ -54,7 +55,7 @@ def read_stages(path: Path, node: Any, common: Sequence[str] = ()) -> tuple[Stag
 
 def _stage(path: Path, name: str, node: Any, common: Sequence[str], before: Sequence[str]) -> Stage:
     node = {"overrides": []} if node is None else node
-    known = {"overrides", *LINKS}
+    known = {"overrides", "row", *LINKS}
     if not re.fullmatch(r"\w+", name):
         raise ConfigError(f"{path}: stage {name}: its name must be of letters, digits and _")
     if not isinstance(node, dict) or not set(node) <= known:
@@ -66,13 +67,15 @@ def _stage(path: Path, name: str, node: Any, common: Sequence[str], before: Sequ
         )
     if not isinstance(node.get("overrides") or [], list):
         raise ConfigError(f"{path}: stage {name}: overrides must be a list")
+    row = str(node.get("row", ""))
     own = [str(text) for text in node.get("overrides") or ()]
-    for text in own:
+    overrides = (*rows.row(row).run_overrides, *common, *own) if row else (*common, *own)
+    for text in overrides:
         key = text.partition("=")[0]
         if why := own_word(key):
             raise ConfigError(f"{path}: stage {name}: {key}: {why}")
     link = links[0] if links else None
-    return Stage(name, (*common, *own), link, node[link] if link else None)
+    return Stage(name, overrides, link, node[link] if link else None, row)
 
 
 def used_runs(given: Mapping[str, str], stages: Sequence[Stage]) -> dict[str, Path]:

@@ -15,8 +15,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.config import safe_files
+from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import override, quoted
 from hardpix.config.compose import explain, named_file, nearest
+from hardpix.config.published import is_published
+from hardpix.config.rows import rows_of
 from hardpix.config.trust import own_word
 from hardpix.sweep.space import SETTINGS, Search, read_search, replaced
 from hardpix.sweep.stages import Stage, read_stages
@@ -64,7 +67,10 @@ def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
     file has as an axis replaces that axis wherever it stands; any other holds for all jobs.
     """
     named = bool(arguments) and "=" not in arguments[0] and arguments[0][:1] not in ("+", "~")
-    content = _content(*_read(arguments[0], extra)) if named else _Content("")
+    if named and is_table(arguments[0]):
+        content = _table(arguments[0])
+    else:
+        content = _content(*_read(arguments[0], extra)) if named else _Content("")
     words = arguments[1:] if named else arguments
     if content.stages:
         jobs = tuple(_chains(content, words))
@@ -99,6 +105,23 @@ class _Content:
     retries: int = 1
     search: Search | None = None
     stages: tuple[Stage, ...] = ()
+
+
+def is_table(name: str) -> bool:
+    """Whether a study is a published table, PAPER/TABLE."""
+    return "/" in name and is_published(name) and not (conf_dir() / "studies" / f"{name}.yaml").is_file()
+
+
+def _table(name: str) -> _Content:
+    """The rows of a published table that one training fills; those that take several commands are left out."""
+    found: list[tuple[str, ...]] = []
+    for row in rows_of(name):
+        if row.trains and not row.chain:
+            axes = [[f"{key}={value}" for value in values] for key, values in row.axes.items()]
+            found += [merged(row.run_overrides, cell) for cell in itertools.product(*axes)]
+    if not found:
+        raise ConfigError(f"{name}: no row of this table is filled by one training; see hardpix table {name}")
+    return _Content(name.replace("/", "-"), rows=tuple(found), seeds=("seed=0",))
 
 
 def _chains(content: _Content, words: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -21,11 +21,14 @@ from hardpix.types import HardpixError
 
 # Never a departure, in addition to what no table compares: where the data lies, and what follows from other keys.
 SILENT = (*WARNED, *PLACES, EFFECTIVE_BATCH)
-# What must be equal between runs that no experiment file describes.
+# What must be equal between runs that no published row describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
-# What a run that stands on another has from it. An experiment file that no chain sets upon another knows none of it.
+# What a run that stands on another has from it. A row that is no stage of a chain knows none of it.
 BELOW = "parent_config"
 FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
+
+# What a table whose cells need only some steps of training does not ask for.
+LENGTH = ("trainer.max_steps", "trainer.max_epochs")
 
 TRAINED, SCORED, WITHOUT_LABELS = "training frames", "scored frames", "training frames without labels"
 
@@ -45,7 +48,7 @@ FRAMES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment file: the cells it declares, its composed factors, and the keys that vary by its design."""
+    """A published row: the cells it fills, its composed factors, and the keys that vary by its design."""
 
     name: str
     cells: tuple[str, ...]
@@ -106,7 +109,7 @@ class Use:
 
 @dataclass
 class Departure:
-    """How a use departs from its experiment file: keys with (value, value of the file), and words for a reader."""
+    """How a use departs from its published row: keys with (value, value of the row), and words for a reader."""
 
     known: bool
     parent_known: bool = True
@@ -116,7 +119,7 @@ class Departure:
     def describe(self) -> str:
         """Empty for a run at the protocol."""
         if not self.known:
-            parts = ["no experiment file declares this cell, so its settings were not checked"]
+            parts = ["no published row fills this cell, so its settings were not checked"]
         else:
             parts = [
                 f"{key}={text(own)} (experiment: {text(wanted)})"
@@ -127,7 +130,7 @@ class Departure:
 
 
 def departure(use: Use, experiments: Sequence[Experiment]) -> Departure:
-    """From the nearest of the experiment files that declare the use's cell."""
+    """From the nearest of the rows that fill the use's cell."""
     own = use.factors
     fitting = [one for one in experiments if any(matches(pattern, use.cell) for pattern in one.cells)]
     parent_known = not _stands(own) or any(_stands(one.factors) for one in fitting)
@@ -158,7 +161,7 @@ def refuse_unequal(uses: Sequence[Use], departures: Sequence[Departure], ignore:
         if unequal:
             raise HardpixError(
                 f"The rows were not trained and scored alike on {dataset}: they differ in {'; '.join(unequal)}, and "
-                "not because their experiment files do: leave runs out, or name with --ignore a key that cannot "
+                "not because their published rows do: leave runs out, or name with --ignore a key that cannot "
                 "matter."
             )
 
@@ -229,7 +232,7 @@ def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:
 
 
 def _watched(use: Use, departed: Departure) -> set[str]:
-    """Keys that must be the same in all runs: those departed in; without an experiment file all of effort."""
+    """Keys that must be the same in all runs: those departed in; without a published row all of effort."""
     own = use.factors
     silent = (*ignored([own]), *SILENT)
     effort = {
@@ -286,7 +289,7 @@ def uses_of(layout: Layout, runs: Sequence[Run], notes: list[str]) -> dict[tuple
         _refuse_twice(run, layout, fitting)
         strangers += not declared
         for row, column in fitting:
-            free = (row.over,) if column.range else ()
+            free = (row.over,) * bool(column.range) + LENGTH * (layout.steps is not None)
             cell = f"{layout.table.name}/{row.id}/{column.id}"
             role = _role(run, metric_of(row, column), column)
             dataset = run.record.dataset

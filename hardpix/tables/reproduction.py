@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from hardpix.config.command_line import suggestion
 from hardpix.config.published import Layout, LayoutColumn, LayoutRow, Value
+from hardpix.config.rows import Fill
 from hardpix.tables import columns, compare, significance, table
 from hardpix.tables.columns import with_classes
 from hardpix.tables.compare import Run, folded
@@ -41,7 +42,7 @@ class Asked:
     against: str | None = None
     options: Options = field(default_factory=Options)
     per_class: bool = False
-    command: Callable[[str, Sequence[int]], tuple[str, ...]] = lambda cell, seeds: ()
+    fill: Callable[[str, Sequence[int]], Fill] = lambda cell, seeds: Fill()
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class _Marks:
 
 def _general(layout: Layout) -> list[str]:
     cited = ", ".join(dict.fromkeys(row.label for row in layout.rows if row.cited))
-    told = f"no experiment here, methods that hardpix does not have: {cited}" if cited else ""
+    told = f"no row here, methods that hardpix does not have: {cited}" if cited else ""
     return [note for note in (layout.note, *layout.notes, told) if note]
 
 
@@ -228,18 +229,22 @@ class _Lines:
     def _commands(self, row: LayoutRow, column: LayoutColumn) -> tuple[str, tuple[str, ...]]:
         """What is not run of the cell, or of those that it is computed from, and the commands for it."""
         found: dict[str, None] = {}
+        about: dict[str, None] = {}
         absent: set[int] = set()
         for source in self.cells.sources(row, column):
             have = {use.run.record.seed for use in self.cells.uses.get(source, ())}
             seeds = [seed for seed in self.seeds if seed not in have]
             if seeds:
                 name = f"{self.layout.table.name}/{'/'.join(source)}"
-                found |= dict.fromkeys(self.asked.command(name, seeds))
+                fill = self.asked.fill(name, seeds)
+                found |= dict.fromkeys(fill.commands)
+                about |= dict.fromkeys([fill.about] * bool(fill.about))
                 absent.update(seeds if have else ())
         named = (
             f"seed{'s' if len(absent) > 1 else ''} {', '.join(map(str, sorted(absent)))} " if absent else ""
         )
-        return f"{named}not run", tuple(found)
+        words = f" ({'; '.join(about)})" if about else ""
+        return f"{named}not run{words}", tuple(found)
 
     def _told(self, row: LayoutRow, column: LayoutColumn) -> list[str]:
         """What to say below the table about a cell's runs."""
@@ -366,7 +371,7 @@ class OurCells:
     def _runs(self, row: str, name: str, column: LayoutColumn, called: str) -> dict[int, Run]:
         """By seed the runs of a cell, which must agree in all else, with its score as ``called``."""
         uses = self.uses[row, name]
-        differing = compare.disagreements([use.run for use in uses], self.ignore)
+        differing = compare.disagreements([use.run for use in uses], (*self.ignore, *uses[0].free))
         if differing:
             raise HardpixError(
                 f"The {len(uses)} runs of {uses[0].cell} are not seeds of one setting, because they differ in "

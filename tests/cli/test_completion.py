@@ -43,7 +43,7 @@ def test_commands():
         ("train method=hardness method.al", ["method.alpha="]),
         ("train method.al", ["method.alpha="]),
         ("train method=baseline method.al", []),
-        ("train experiment=hl/pspnet_r18_hl method.al", ["method.alpha="]),
+        ("train experiment=hl/cityscapes method=hl_released method.al", ["method.alpha="]),
         ("train +data.source.hei", ["+data.source.height="]),
         ("train data.sour", ["data.source."]),
         ("train trainer.benchmark=", ["trainer.benchmark=false", "trainer.benchmark=true"]),
@@ -54,15 +54,25 @@ def test_commands():
         ("evaluate RUN --weights ", ["best", "last"]),
         ("evaluate RUN --sp", ["--split"]),
         ("evaluate RUN meth", []),
-        ("evaluate RUN inference=s", ["inference=slide"]),
+        ("evaluate RUN inference=m", ["inference=multiscale"]),
         ("table --format l", ["latex"]),
         ("figure dep", ["depth-error"]),
         ("figure sweep --met", ["--metric"]),
         ("data hn", ["hn-labels"]),
         ("data hn-labels --up ", ["gravity", "manhattan"]),
-        ("data check data=ny", ["data=nyuv2", "data=nyuv2_raw"]),
+        ("data check data=ny", ["data=nyuv2", "data=nyuv2_424x560", "data=nyuv2_raw"]),
         ("list met", ["methods"]),
         ("list losses fo", ["focal"]),
+        (
+            "list rows h",
+            [
+                "hl",
+                "hl/1",
+                *(f"hl/{i}" for i in (10, 11, *range(2, 10), "fig5", "ssim")),
+                "hn",
+                *(f"hn/{i}" for i in range(2, 7)),
+            ],
+        ),
         ("compare --form", ["--format"]),
         ("completion i", ["install"]),
     ],
@@ -177,9 +187,9 @@ def nested(node):
 
 
 def test_every_file_has_the_keys_that_a_parser_finds():
-    """All of conf/ but tables and studies, of which no key can be set."""
+    """All of conf/ but tables, rows and studies, of which no key can be set."""
     for group in catalog.groups():
-        if group in ("table", "studies"):
+        if group in ("table", "rows", "studies"):
             continue
         for path in (catalog.conf_dir() / group).rglob("*.yaml"):
             text = path.read_text(encoding="utf-8")
@@ -196,9 +206,9 @@ def test_every_file_has_the_keys_that_a_parser_finds():
         [],
         ["method=hardness", "data=cityscapes", "head=psp", "loss=ohem"],
         ["model=cross_stitch", "backbone=segnet", "head=segnet", "optimizer=adamw"],
-        ["experiment=hl/pspnet_r18_hl"],
-        ["experiment=lwm/II_ls_ld_rz_ms_cl"],
-        ["experiment=hn/segnet_hn", "data.source.root=x"],
+        ["experiment=hl/cityscapes", "head=fcn_hrnet"],
+        ["experiment=lwm/nyuv2"],
+        ["experiment=hn/nyuv2", "data.source.root=x"],
     ],
 )
 def test_groups_have_the_keys_of_the_composed_configuration(words):
@@ -215,6 +225,6 @@ def test_groups_have_the_keys_of_the_composed_configuration(words):
 
 def test_choices_follow_the_line_then_the_experiment_then_the_root():
     assert completion.chosen([])["head"] == "fcn"
-    assert completion.chosen(["experiment=hl/pspnet_r18_hl"])["method"] == "hl_released"
-    assert completion.chosen(["experiment=hl/pspnet_r18_hl"])["head"] == "psp"
-    assert completion.chosen(["experiment=hl/pspnet_r18_hl", "method=lwm"])["method"] == "lwm"
+    assert completion.chosen(["experiment=lwm/nyuv2"])["method"] == "lwm"
+    assert completion.chosen(["experiment=lwm/nyuv2"])["head"] == "refinenet_cascades"
+    assert completion.chosen(["experiment=lwm/nyuv2", "method=baseline"])["method"] == "baseline"

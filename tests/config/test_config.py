@@ -27,8 +27,6 @@ NEEDED = {
 def choices():
     for group in (*GROUPS, "experiment"):
         for path in sorted((conf_dir() / group).rglob("*.yaml")):
-            if path.parent.name == "hl" and group == "experiment":  # over a hundred: test_hl_experiments.py
-                continue
             yield f"{group}={path.relative_to(conf_dir() / group).with_suffix('').as_posix()}"
 
 

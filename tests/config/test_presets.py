@@ -8,18 +8,14 @@ import yaml
 
 from hardpix.config.catalog import conf_dir
 from hardpix.config.compose import compose
+from hardpix.config.rows import papers, rows
 from hardpix.evaluate import loaded
 from hardpix.models import TimmBackbone
 from hardpix.train import rundir
 from hardpix.train.build import build
 from hardpix.train.train import train
 
-EXPERIMENTS = conf_dir() / "experiment"
-ROWS = sorted(
-    path.relative_to(EXPERIMENTS).with_suffix("").as_posix()
-    for path in EXPERIMENTS.rglob("*.yaml")
-    if not path.name.startswith("_") and path.stem != "demo"
-)
+ROWS = {one.full_name: one for paper in papers() for one in rows(paper).values() if one.trains}
 # Where timm has no weights of an older recipe.
 ONLY_ONE = {"resnet18d", "resnetv2_50", "resnetv2_101"}
 NEW_RECIPES = ("a1", "a2", "a3", "a1h", "tv2", "ra2", "ra3", "ra4", "b1k", "b2k", "c1", "c2", "d_")
@@ -31,16 +27,12 @@ def content(path):
 
 
 def settings(name, group):
-    """The choice and the keys of ``group`` in an experiment and those it is built on, outermost last; not composed."""
-    given = content(EXPERIMENTS / f"{name}.yaml")
-    choice, keys = None, {}
-    for item in given.get("defaults", []):
-        if isinstance(item, str):
-            below, own = settings(item.removeprefix("/experiment/"), group)
-            choice, keys = below or choice, keys | own
-        else:
-            choice = item.get(f"override /{group}", choice)
-    return choice, keys | (given.get(group) or {})
+    """The choice and the keys of ``group`` in a row and its protocol; not composed."""
+    given = dict(text.split("=", 1) for text in ROWS[name].fixed)
+    protocol = content(conf_dir() / f"experiment/{given['experiment']}.yaml")
+    chosen = [item[f"override /{group}"] for item in protocol["defaults"] if f"override /{group}" in item]
+    keys = {k.partition(".")[2]: yaml.safe_load(v) for k, v in given.items() if k.startswith(f"{group}.")}
+    return given.get(group, chosen[0] if chosen else None), keys
 
 
 def published(name):
@@ -61,8 +53,10 @@ def test_every_backbone_with_weights_names_a_tag_of_theirs(path):
 
 
 def file_of(group, choice):
-    """The content of the file that is chosen, or that ``conf/train.yaml`` chooses."""
-    return content(conf_dir() / group / f"{choice or {'backbone': 'tiny', 'head': 'fcn'}[group]}.yaml")
+    """The content of the file that is chosen, or that ``conf/train.yaml`` chooses, and of that it is built on."""
+    own = content(conf_dir() / group / f"{choice or {'backbone': 'tiny', 'head': 'fcn'}[group]}.yaml")
+    below = [name for name in own.get("defaults", []) if name != "_self_"]
+    return (file_of(group, below[0]) if below else {}) | {k: v for k, v in own.items() if k != "defaults"}
 
 
 def test_every_published_row_names_a_tag():
@@ -80,7 +74,7 @@ def test_every_published_row_names_a_tag():
 @pytest.mark.slow
 def test_the_walk_above_is_what_is_composed():
     for name in ROWS:
-        cfg = rundir.plain(compose([f"experiment={name}"]))
+        cfg = rundir.plain(compose(ROWS[name].fixed))
         for group in ("backbone", "head"):
             choice, keys = settings(name, group)
             expected = {k: v for k, v in (file_of(group, choice) | keys).items() if "$" not in str(v)}
@@ -97,7 +91,7 @@ def test_the_projection_of_the_aspp_is_that_of_the_papers_code():
         if kernel is not None and not branch:
             kernels[name] = kernel
             assert kernel == (3 if name.startswith("hl/") else 1), name
-    assert {name.partition("/")[0] for name in kernels} == {"hl", "lwm", "error_prediction", "hn"}
+    assert {name.partition("/")[0] for name in kernels} == {"hl", "lwm", "error_cascade", "hn"}
 
 
 def test_ls_of_lwm_is_one_cascade_and_plain_refinenet_another_row():
@@ -111,7 +105,7 @@ def test_ls_of_lwm_is_one_cascade_and_plain_refinenet_another_row():
         assert settings(name, "head")[0] == "refinenet_cascades"
         assert settings(name, "method")[0] == "baseline"
     assert settings("lwm/refinenet_r152", "head")[0] == "refinenet"
-    assert "reproduces" not in content(EXPERIMENTS / "lwm/refinenet_r152.yaml")
+    assert ROWS["lwm/refinenet_r152"].cells == ()
 
 
 def test_one_cascade_concatenates_four_scales(tiny):

@@ -23,7 +23,11 @@ BACKBONE = partial(TimmBackbone, "test_resnet", pretrained=False, options={})
 
 
 def configured(group: str) -> list[Path]:
-    return sorted(path for path in (CONF / group).glob("*.yaml") if path.stem not in OWN)
+    """Not those that are another file with some keys set otherwise."""
+    files = [
+        path for path in (CONF / group).glob("*.yaml") if "defaults:" not in path.read_text(encoding="utf-8")
+    ]
+    return sorted(path for path in files if path.stem not in OWN)
 
 
 def build(outputs: dict[str, int] | None = None, **given) -> Segmenter:

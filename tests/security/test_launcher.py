@@ -80,12 +80,12 @@ def test_a_chain_cannot_change_hydra_nor_trust(tmp_path, text):
     ],
 )
 def test_no_setting_begins_a_line_of_the_script_or_holds_a_secret(
-    cluster,
+    cluster,  # noqa: F811
     tmp_path,
     monkeypatch,
     capsys,
     setting,
-    said,  # noqa: F811
+    said,
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_canaryCANARYcanary")
     setting = setting.encode().decode("unicode_escape")

@@ -1,4 +1,4 @@
-"""EP's experiments and chains: they fit together, one runs end to end, tables know what a stage stands on."""
+"""EP's rows and chains: they fit together, one runs end to end, tables know what a stage stands on."""
 
 import csv
 import io
@@ -14,6 +14,7 @@ from hardpix.config import compose as config
 from hardpix.config import published
 from hardpix.config.catalog import conf_dir
 from hardpix.config.published import layout
+from hardpix.config.rows import Row, row
 from hardpix.sweep import stages
 from hardpix.sweep.stages import read_chain
 
@@ -50,21 +51,13 @@ def test_every_chain_fits_together():
 
 @pytest.fixture(scope="module")
 def known():
-    """The experiments of all cells of EP, in one pass."""
+    """The rows of all cells of EP, composed in one pass."""
     cells = [cell for one in published.tables("error_cascade") for cell in layout(one, TABLES).cells()]
     return experiments(cells)
 
 
-def test_every_cell_has_one_experiment_or_is_cited(known):
-    for one in (layout(table, TABLES) for table in published.tables("error_cascade")):
-        cited = {row.id for row in one.rows if row.cited}
-        for cell in one.cells():
-            files = [e.name for e in known if any(published.matches(pattern, cell) for pattern in e.cells)]
-            assert len(files) == (cell.split("/")[2] not in cited), (cell, files)
-
-
-def test_an_experiment_stands_on_the_stages_before_it_in_its_chain(known):
-    factors = {one.name.removeprefix("error_prediction/"): one.factors for one in known}
+def test_a_row_has_the_stages_before_it_below_in_its_chain(known):
+    factors = {one.name.removeprefix("error_cascade/"): one.factors for one in known}
     detail = factors["pspnet_detail"]
     assert [detail[f"{STAGE * depth}method._target_"].rpartition(".")[2] for depth in range(3)] == [
         "Detail", "ErrorPrediction", "Baseline",
@@ -84,11 +77,11 @@ def test_an_experiment_stands_on_the_stages_before_it_in_its_chain(known):
     assert factors["bagging"][f"{STAGE}head._target_"] == "hardpix.models.DeepLabV3PlusHead"
 
 
-def test_a_file_built_on_a_stage_stands_on_what_that_stands_on(known):
-    factors = {one.name.removeprefix("error_prediction/"): one.factors for one in known}
+def test_an_evaluation_of_a_stage_has_what_that_has_below(known):
+    factors = {one.name.removeprefix("error_cascade/"): one.factors for one in known}
     ours, scales = factors["ade20k_detail"], factors["ade20k_detail_ms"]
     differing = {key for key in ours.keys() | scales.keys() if ours.get(key) != scales.get(key)}
-    assert {key.split(".")[0] for key in differing} == {"inference", "reproduces"}
+    assert {key.split(".")[0] for key in differing} == {"inference"}
     assert scales["inference._target_"] == "hardpix.ops.MultiScale"
     assert scales[f"{STAGE * 2}trainer.max_steps"] == 160000
 
@@ -98,10 +91,10 @@ def test_a_stage_that_starts_from_weights_has_the_run_below_and_its_own_networks
 
     chain = [
         Stage("first", ("backbone=resnet50", "trainer.max_steps=5"), None, None),
-        Stage("second", ("experiment=demo", "backbone=swin_tiny"), "init_from", "first"),
+        Stage("second", ("experiment=demo", "backbone=swin_tiny"), "init_from", "first", "hn/b"),
     ]
-    monkeypatch.setattr(published_rows, "_chains", lambda: [chain])
-    (factors,) = published_rows._factors("demo")
+    monkeypatch.setattr(published_rows, "read_chain", lambda name: chain)
+    (factors,) = published_rows.factors_of(Row("hn", "b", (), chain="a"))
     assert factors["init_from"] == "RUN"
     assert factors[f"{STAGE}trainer.max_steps"] == 5
     assert factors[f"{STAGE}backbone.name"] == "resnet50.tv_in1k"
@@ -158,7 +151,7 @@ def test_an_evaluation_may_stand_for_a_cell_of_its_own(tmp_path):
         text.partition(":")[2] for text in SMALL if text.startswith("semantic:") and "low" not in text
     ]
     line = [
-        "experiment=error_prediction/layer_cascade",
+        *row("error_cascade/layer_cascade").run_overrides,
         *own,
         *networks,
         f"runs_dir='{tmp_path}/runs'",

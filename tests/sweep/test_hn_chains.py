@@ -1,4 +1,4 @@
-"""HN's experiments and chains: they fit together, one runs end to end, tables know what fine-tuning started from."""
+"""HN's rows and chains: they fit together, one runs end to end, tables know what fine-tuning started from."""
 
 import csv
 import io
@@ -15,6 +15,7 @@ from hardpix.config import published
 from hardpix.config.catalog import conf_dir
 from hardpix.config.compose import validate
 from hardpix.config.published import layout
+from hardpix.config.rows import rows
 from hardpix.record import SCHEMA, RunRecord, write
 from hardpix.sweep import stages as chain_command
 from hardpix.tables.compare import Run
@@ -23,7 +24,7 @@ from hardpix.train import rundir
 from hardpix.train.parent import factors, inherit
 from hardpix.types import ConfigError
 
-FILES = sorted(path.stem for path in (conf_dir() / "experiment/hn").glob("[!_]*.yaml"))
+ROWS = rows("hn")
 TABLES = conf_dir() / "table"
 
 
@@ -48,21 +49,13 @@ def _composed_once():
 
 @pytest.fixture(scope="module")
 def known():
-    """The experiments of all cells of HN, in one pass."""
+    """The rows of all cells of HN, composed in one pass."""
     return experiments([cell for one in published.tables("hn") for cell in layout(one, TABLES).cells()])
 
 
-@pytest.mark.slow
-def test_every_cell_has_one_experiment(known):
-    for one in (layout(table, TABLES) for table in published.tables("hn")):
-        for cell in one.cells():
-            files = {e.name for e in known if any(published.matches(pattern, cell) for pattern in e.cells)}
-            assert len(files) == 1, (cell, files)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_experiment_is_a_configuration_at_the_protocol(name):
-    cfg = compose([f"experiment=hn/{name}"])
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_is_a_configuration_at_the_protocol(name):
+    cfg = compose(ROWS[name].fixed)
     validate(cfg)
     assert (cfg.optimizer.lr, cfg.optimizer.momentum, cfg.optimizer.weight_decay) == (1e-3, 0.9, 5e-4)
     assert (cfg.scheduler["_target_"], cfg.loss["_target_"], cfg.loss.normalizer) == (
@@ -95,10 +88,8 @@ def test_every_experiment_is_a_configuration_at_the_protocol(name):
 
 
 def test_labels_of_each_kind_lie_in_folders_of_their_own():
-    root = compose(["experiment=hn/pretrain"]).data.source.root.rpartition("/")[0]
-    roots = {
-        name: compose([f"experiment=hn/{name}"]).data.source.root for name in FILES if "pretrain" in name
-    }
+    root = compose(ROWS["pretrain"].fixed).data.source.root.rpartition("/")[0]
+    roots = {name: compose(one.fixed).data.source.root for name, one in ROWS.items() if "pretrain" in name}
     assert {name: path.removeprefix(f"{root}/") for name, path in roots.items()} == {
         "pretrain": "hn", "pretrain_deeplab": "hn", "pretrain_height5": "hn_height5",
         "pretrain_height": "hn_height", "pretrain_cifar100": "cifar100",
@@ -142,7 +133,7 @@ def told_by(folder, overrides) -> RunRecord:
 
 def pretrained(folder, *overrides):
     """A run directory to start from, without weights."""
-    given = ["experiment=hn/pretrain", *overrides]
+    given = [*ROWS["pretrain"].run_overrides, *overrides]
     folder.mkdir()
     rundir.write_config(folder, compose(given))
     write(told_by(folder, given), folder)
@@ -154,24 +145,24 @@ def test_runs_that_start_from_a_run_are_compared_with_its_settings(tmp_path, kno
     start = pretrained(tmp_path / "start", "data.source.root=/elsewhere", "seed=3")
     short = pretrained(tmp_path / "short", "trainer.max_steps=500", "data.batch_size=2")
 
-    def told(cell, *overrides):
-        run = Run("d", told_by(tmp_path, overrides))
+    def told(cell, name, *overrides):
+        run = Run("d", told_by(tmp_path, [*ROWS[name].run_overrides, *overrides]))
         return departure(Use(run, f"hn/{cell}", "nyuv2", "test", "test"), known).keys
 
     row = "2/height10_normals/miou"
-    assert told(row, "experiment=hn/segnet_hn", f"init_from={start}") == {}
-    assert told(row, "experiment=hn/segnet_hn", f"init_from={short}", "optimizer.lr=0.01") == {
+    assert told(row, "segnet_hn", f"init_from={start}") == {}
+    assert told(row, "segnet_hn", f"init_from={short}", "optimizer.lr=0.01") == {
         "optimizer.lr": (0.01, 0.001),
         "parent_config.trainer.max_steps": (500, 200000),
         "parent_config.data.batch_size": (2, 4),
     }
-    assert told(row, "experiment=hn/segnet_hn")["init_from"] == (None, "RUN")
+    assert told(row, "segnet_hn")["init_from"] == (None, "RUN")
     best = start / "checkpoints/best.ckpt"  # other weights of the run are another start
-    assert list(told(row, "experiment=hn/segnet_hn", f"init_from={best}")) == ["init_from"]
-    fixed = ["experiment=hn/segnet_hn_fixed2", f"init_from={start}"]
+    assert list(told(row, "segnet_hn", f"init_from={best}")) == ["init_from"]
+    fixed = ["segnet_hn_fixed2", f"init_from={start}"]
     assert told("5/conv1_2/hn_miou", *fixed) == {}
     assert told("5/conv1_3/hn_miou", *fixed) == {"freeze": (["conv1", "conv2"], ["conv1", "conv2", "conv3"])}
-    stitched = ["experiment=hn/segnet_hn_cross_stitch", f"init_from={start}"]
+    stitched = ["segnet_hn_cross_stitch", f"init_from={start}"]
     assert told("6/hn_cross_stitch/miou", *stitched) == {}
 
 

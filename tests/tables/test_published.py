@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from hardpix.types import ConfigError, HardpixError
 TABLES = conf_dir() / "table"
 SOURCE = Path(__file__).resolve().parents[3] / "shared" / "paper_results.yaml"
 
-# The protocol of an imaginary experiment file.
+# The protocol of an imaginary row.
 PROTOCOL = {
     "trainer.max_steps": None,
     "trainer.max_epochs": 120,
@@ -132,7 +134,11 @@ def test_the_data_is_the_whole_source():
     }
     assert ours == wanted
     assert sum(map(len, ours.values())) > 1100
-    assert yaml.safe_load(published.FILE.read_text())["papers"] == source
+    files = {path.relative_to(TABLES).with_suffix("").as_posix(): path for path in TABLES.rglob("*.yaml")}
+    content = {name: yaml.safe_load(path.read_text()) for name, path in files.items()}
+    for paper, one in source.items():
+        tables = {name: {"id": name} | content[f"{paper}/{name}"]["published"] for name in one["tables"]}
+        assert content[paper] | {"tables": tables} == one
 
 
 def test_unknown_names_are_told_with_the_nearest():
@@ -151,7 +157,7 @@ def test_unknown_names_are_told_with_the_nearest():
 
 def test_every_table_has_a_file_and_every_printed_cell_is_shown():
     files = {path.relative_to(TABLES).with_suffix("").as_posix() for path in TABLES.rglob("*.yaml")}
-    assert files == {one.table.name for one in layouts(TABLES)}
+    assert files == {one.table.name for one in layouts(TABLES)} | set(published.papers())
     for one in layouts(TABLES):
         assert [row.id for row in one.rows] == list(one.table.rows), one.table.name
         assert set(one.table.columns) <= {column.id for column in one.columns}, one.table.name
@@ -166,17 +172,6 @@ def test_every_table_renders_without_runs(name, form, compared):
     for row in table.layout.table.rows.values():
         for value in row.cells.values():
             assert value is None or str(value) in text, (row.id, value)
-
-
-@pytest.mark.slow
-def test_every_cell_of_lwm_has_one_experiment_or_is_cited():
-    """Every row that the method can fill belongs to one file; rows of other methods are named as such."""
-    for one in (layout(table, TABLES) for table in published.tables("lwm")):
-        known = experiments(one.cells())
-        cited = {row.id for row in one.rows if row.cited}
-        for cell in one.cells():
-            files = [e.name for e in known if any(published.matches(pattern, cell) for pattern in e.cells)]
-            assert len(files) == (cell.split("/")[2] not in cited), (cell, files)
 
 
 def test_cited_rows_wait_for_no_run(compared):
@@ -394,7 +389,7 @@ def test_cells_without_an_experiment_file_are_told_and_must_agree(compared):
         made("b", "lwm/II/ls_ld/miou", factors={"backbone.name": "resnet50"}),
     ]
     (note,) = compared("lwm/II", runs, []).our_notes
-    assert note == ("a", "no experiment file declares this cell, so its settings were not checked")
+    assert note == ("a", "no published row fills this cell, so its settings were not checked")
     runs[1] = made("b", "lwm/II/ls_ld/miou", factors={"data.batch_size": 4})
     with pytest.raises(HardpixError, match=r"data\.batch_size \(8 in .*, 4 in"):
         compared("lwm/II", runs, [])
@@ -571,25 +566,20 @@ def test_a_misspelt_cell_is_refused_before_training(tiny):
         validate(tiny("reproduces=[lwm/II/lz/miou]"))
 
 
-def test_experiment_files_are_composed_only_where_they_declare(tmp_path, monkeypatch):
-    (tmp_path / "lwm").mkdir()
-    (tmp_path / "lwm/a.yaml").write_text("reproduces: ['lwm/III/c_bin_${method.bin_size}/miou']\n")
-    (tmp_path / "lwm/b.yaml").write_text("reproduces: [hl/6/ce/resnet50]\n")
-    (tmp_path / "c.yaml").write_text("seed: 1\n")
+def test_rows_are_composed_only_where_they_fill_a_cell(monkeypatch):
     from hardpix.cli import published_rows
     from hardpix.config.compose import compose
 
     composed = []
-
-    def fake(overrides):
-        composed.append(*overrides)
-        return compose(["method=lwm", "method.bin_size=10"])
-
-    monkeypatch.setattr(published_rows, "compose", fake)
-    (one,) = experiments(["lwm/III/c_bin_50/miou"], tmp_path)
-    assert composed == ["experiment=lwm/a"]
-    assert (one.cells, one.free) == (("lwm/III/c_bin_*/miou",), ("method.bin_size",))
-    assert one.factors["method.bin_size"] == 10
+    monkeypatch.setattr(published_rows, "compose", lambda given: composed.append(given) or compose(given))
+    (one,) = experiments(["lwm/III/c_bin_50/miou"])
+    (given,) = composed
+    assert given[0] == "experiment=lwm/nyuv2"
+    assert (one.name, one.cells, one.free) == ("lwm/III_bin_50", ("lwm/III/c_bin_50/miou",), ())
+    assert one.factors["method.bin_size"] == 50
+    (one,) = experiments(["hn/4/none/epoch_5"])
+    assert one.cells == ("hn/4/none/epoch_*",)
+    assert set(one.free) == {"trainer.max_epochs"}
 
 
 def test_the_command(tmp_path, capsys):
@@ -632,18 +622,18 @@ def asked(**given):
 
 
 def test_missing_cells_carry_the_command_that_fills_them(tmp_path):
-    from hardpix.cli.tables import command
     from hardpix.config.compose import compose, validate
+    from hardpix.config.rows import fill
 
     (one,) = published.tables("lwm/V")
-    made_table = comparison(layout(one, TABLES), [], asked=asked(command=command))
+    made_table = comparison(layout(one, TABLES), [], asked=asked(fill=fill))
     text = render([made_table], "md")
     assert "not run [c1]" in text
     commands = [command for note in made_table.fill for command in note.commands]
     assert len(commands) == len(set(commands)) > 5
     assert f"- c1: not run: `{commands[0]}`" in text
     for told in commands[:3]:
-        words = told.split()
+        words = shlex.split(told)
         assert words[:2] == ["hardpix", "train"]
         cfg = compose(words[2:])
         validate(cfg)
@@ -652,39 +642,8 @@ def test_missing_cells_carry_the_command_that_fills_them(tmp_path):
     told_by_cell = [line["commands"] for line in cells(made_table).values()]
     assert all(command == "-" or command.startswith("hardpix ") for command in told_by_cell)
     page = render([made_table], "html")
-    assert f"<code>{commands[0]}</code>" in page
+    assert f"<code>{html.escape(commands[0])}</code>" in page
     assert "<sup title='not run: hardpix train experiment=" in page
-
-
-def test_commands_of_cells_name_their_files_and_seeds():
-    from hardpix.cli.tables import command
-
-    assert command("lwm/II/ls/miou", [0]) == ("hardpix train experiment=lwm/II_ls seed=0",)
-    assert command("lwm/II/ls/miou", [0, 2]) == ("hardpix train -m experiment=lwm/II_ls seed=0,2",)
-    assert command("hn/4/none/epoch_5", [1]) == (
-        "hardpix train experiment=hn/camvid_none trainer.max_epochs=5 seed=1",
-    )
-    assert command("hn/4/hn/epoch_5", [0, 1]) == (
-        "hardpix chain hn/camvid seed=0",
-        "hardpix chain hn/camvid seed=1",
-    )
-    (multiscale,) = command("error_cascade/6/ours_ms/miou", [0])
-    assert multiscale.startswith("hardpix evaluate RUN inference=multiscale reproduces=")
-    assert command("lwm/I/d_cfn_r152/nyuv2_miou", [0]) == ()
-
-
-def test_every_cell_that_is_not_cited_has_a_command_whose_file_declares_it():
-    from hardpix.cli.tables import command
-
-    for paper in ("lwm", "hn"):
-        for one in (layout(table, TABLES) for table in published.tables(paper)):
-            cited = {row.id for row in one.rows if row.cited}
-            for cell in one.cells():
-                found = command(cell, [0])
-                assert bool(found) == (cell.split("/")[2] not in cited), cell
-                for told in found:
-                    name = next((w.split("=")[1] for w in told.split() if w.startswith("experiment=")), "")
-                    assert not name or (conf_dir() / f"experiment/{name}.yaml").is_file()
 
 
 def test_failed_cells_say_why(compared):

@@ -90,7 +90,9 @@ def test_every_path_among_the_settings_is_known():
              "background", "others", "crowd", "imperfect", "image", "label", "names", "style", "void_40_in_train",
              "depth", "truth", "layout", "illegible"}  # fmt: skip
     for path in (conf_dir() / "data").glob("*.yaml"):
-        target = OmegaConf.load(path).source._target_
+        target = OmegaConf.load(path).source.get("_target_")
+        if target is None:  # another file with some keys set otherwise
+            continue
         types = find_signature(target).types
         texts = {key for key, written in types.items() if "str" in written.replace("Sequence[str]", "")}
         assert texts - known <= words, target
