@@ -47,7 +47,7 @@ THIRD_PARTY = {
     "omegaconf": "config train sweep evaluate.py figures/runs.py cli/train.py cli/prepare.py cli/published_rows.py",
     "timm": "models/backbone.py",
     "segmentation_models_pytorch": "models/smp.py",
-    "optuna": "sweep/trials.py sweep/search.py sweep/status.py",
+    "optuna": "sweep/search.py",
     "wandb": "train/wandb.py",
     "wandb_workspaces": "cli/reports.py",
     "torchmetrics": "metrics",
@@ -57,7 +57,6 @@ THIRD_PARTY = {
 
 # Private modules of other packages, and where one is used all the same.
 PRIVATE = {
-    "hydra._internal.config_loader_impl.ConfigLoaderImpl": {"cli/train.py", "sweep/jobs.py"},
     "hydra._internal.config_repository.ConfigRepository": {"config/trust.py"},
     "torch.nn.modules.batchnorm._BatchNorm": {"models/backbone.py"},
     "torch.utils._python_dispatch.TorchDispatchMode": {"train/cost.py"},

@@ -16,8 +16,8 @@ usage: hardpix COMMAND [ARGUMENTS]
 
   train      train one run, or a sweep:  hardpix train method=hardness seed=1
                                          hardpix train -m loss=cross_entropy,ohem seed=0,1
-  sweep      a study that survives:      hardpix sweep NAME_OR_OVERRIDES, hardpix sweep status NAME_OR_OVERRIDES
-  chain      runs that build on each other:  hardpix chain error_prediction data=camvid seed=1
+  sweep      a resumable study:          hardpix sweep NAME_OR_OVERRIDES, hardpix sweep status NAME_OR_OVERRIDES
+             runs from each other:       hardpix sweep error_prediction data=camvid seed=1
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   export     a run as an ONNX file:      hardpix export RUN --onnx FILE
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version", "version"):
         print(f"hardpix {hardpix.__version__}")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name, rest = FORMER.get(arguments[0], arguments[0]), arguments[1:]
     if name == "report":  # its name in earlier versions
         return _reported(_report, rest)
     if name not in COMMANDS:
@@ -136,12 +136,6 @@ def _join(arguments: list[str]) -> int:
 
 def _sweep(arguments: list[str]) -> int:
     from hardpix.cli.sweep import main
-
-    return main(arguments)
-
-
-def _chain(arguments: list[str]) -> int:
-    from hardpix.sweep.stages import main
 
     return main(arguments)
 
@@ -226,7 +220,6 @@ def _demo(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
-    "chain": _chain,
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
@@ -241,7 +234,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
 }
 
-TRAINING = (_train, _sweep, _chain, _join)  # a signal ends them with its status, from the first moment on
+FORMER = {"chain": "sweep"}  # earlier names of commands
+TRAINING = (_train, _sweep, _join)  # a signal ends them with its status, from the first moment on
 
 if __name__ == "__main__":
     sys.exit(main())

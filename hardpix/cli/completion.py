@@ -85,13 +85,13 @@ def _positional(command: str, words: list[str], options: list[Option], current: 
             yield from choices
     if command == "list":
         yield from _listed(placed)
-    if "name" in wanted and not placed and command in catalog.groups():  # a chain
-        yield from (entry.name for entry in catalog.entries(command))
+    if command == "sweep" and not placed:
+        yield from ("status", *(entry.name for entry in catalog.entries("studies")))
     if command == "completion" and not placed:
         yield from ("install", "bash", "fish", "zsh")
     if "runs" in wanted or ("run" in wanted and not placed):
         yield from _runs(current)
-    if command == "train" or "overrides" in wanted:
+    if command in ("train", "sweep") or "overrides" in wanted:
         again = REPLACEABLE if {"run", "runs"} & wanted.keys() else None  # None: every group
         yield from _overrides(words, current, ("data",) if command == "data" else again)
 
@@ -108,7 +108,7 @@ def _listed(placed: list[str]) -> Iterator[str]:
 
 def _overrides(words: list[str], current: str, only: tuple[str, ...] | None) -> Iterator[str]:
     """Keys, or what may stand behind ``=``: of a list by commas its last one."""
-    match = re.match(r"(\w+:)?[+~]*", current)  # of a chain's stage; added, taken away
+    match = re.match(r"(\w+:)?[+~]*", current)  # of a stage; added, taken away
     sign = match[0] if match else ""
     key, equals, value = current[len(sign) :].partition("=")
     files = chosen(words)

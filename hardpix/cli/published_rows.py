@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from hardpix.config.catalog import split_sizes
 from hardpix.config.compose import compose
 from hardpix.config.published import REFERENCE
-from hardpix.config.rows import PLACEHOLDER, Row, fill, fits, layouts, rows
+from hardpix.config.rows import Row, fill, fits, layouts, rows
 from hardpix.evaluate import override
 from hardpix.record import IGNORED, covers, flatten, with_batch
 from hardpix.sweep.stages import Stage, read_chain
@@ -85,27 +85,6 @@ def _stage_config(stage: Stage, chain: Sequence[Stage]) -> DictConfig:
         return cfg
     source = next(other for other in chain if other.name == stage.source)
     return with_parent(cfg, OmegaConf.create(plain(_stage_config(source, chain))), stage.link)
-
-
-def list_table(words: Sequence[str], *, dry_run: bool) -> int:
-    """``hardpix sweep hl/6 seed=0,1,2 --dry-run``: the commands of a published table, each once."""
-    name, *settings = words
-    seeds = [0]
-    for text in settings:
-        key, _, value = text.partition("=")
-        if key != "seed" or not all(part.isdecimal() for part in value.split(",")):
-            raise ConfigError(
-                f"{text}: of a published table only seeds can be chosen: hardpix sweep {name} seed=0,1,2"
-            )
-        seeds = [int(part) for part in value.split(",")]
-    lines = table_commands(name, seeds)
-    if not dry_run:
-        raise ConfigError(
-            f"{name}: is a published table, which is run by its commands; list them with hardpix sweep {name} --dry-run"
-        )
-    about = f"; {PLACEHOLDER}" * any(" RUN " in line for line in lines)
-    print(f"{name}: {len(lines)} commands{about}", *lines, sep="\n")
-    return 0
 
 
 def table_commands(name: str, seeds: Sequence[int]) -> list[str]:

@@ -1,33 +1,23 @@
-"""``hardpix sweep``: arguments."""
+"""``hardpix sweep``: a short word for ``hardpix train -m`` with the study's sweeper."""
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import yaml
-
-from hardpix.config import safe_files
-from hardpix.config.command_line import Parser
-from hardpix.config.published import is_published
-from hardpix.sweep.execute import command
-from hardpix.sweep.jobs import ACTION, Job, counted, jobs_of, look
-from hardpix.sweep.launchers import timed
-from hardpix.sweep.study import HERE, KINDS, Launcher, OnError, Study, read_launcher, read_study
-from hardpix.train.rundir import check_writable
+from hardpix.cli.train import launch
+from hardpix.config.command_line import Parser, override
+from hardpix.config.compose import composer
+from hardpix.sweep.study import OnError, is_table, read_study
 from hardpix.types import ConfigError
 
-PREFIX = "launcher."  # of a launcher's settings among the words
-
 DESCRIPTION = """\
-Train the runs of a study, conf/sweep/NAME.yaml or the product of the values on the command line
+Train the runs of a study, conf/studies/NAME.yaml or the product of the values on the command line
 (method=baseline,hardness seed=0,1,2). All are checked before the first one trains. Give the same command again after
 whatever has happened: what is done is skipped, what was interrupted goes on, what failed is tried once more. A file
-with search: has Optuna choose, in as many processes as the command is given; a failed trial of it stays failed."""
+with stages: has runs that start from each other; one with search: has Optuna choose. hydra/launcher=pool trains several
+at once on this machine, hydra/launcher=submitit_slurm in the queue of a cluster."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +25,11 @@ def main(arguments: list[str]) -> int:
         return _status(arguments[1:])
     parser = _parser("hardpix sweep", DESCRIPTION)
     parser.add_argument(
-        "--dry-run", action="store_true", help="list the jobs, what would be done with each, and why"
+        "--dry-run", action="store_true", help="list the jobs, a line each, with the time that they take"
+    )
+    parser.add_argument("--all", action="store_true", help="with --dry-run: every job, not a screen of them")
+    parser.add_argument(
+        "--commands", action="store_true", help="with --dry-run: and the command that trains each"
     )
     parser.add_argument(
         "--take-over",
@@ -46,115 +40,76 @@ def main(arguments: list[str]) -> int:
         "--on-error", choices=get_args(OnError), help="in place of the file's (default: continue)"
     )
     parser.add_argument(
-        "--workers",
-        metavar="N",
-        help="train on N processes of this machine at once, in place of the file's (default: 0, in this one); "
-        "auto: one per GPU, without a GPU one per core",
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=KINDS,
-        help="here: on this machine; slurm: each a job of the cluster, launcher.partition=gpu "
-        "launcher.timeout_min=600 ... as hydra/launcher=submitit_slurm names them",
+        "--use", action="append", default=[], metavar="STAGE=RUN", help="a finished run in place of a stage"
     )
     parser.add_argument(
         "--wandb", type=Path, metavar="FILE.yaml", help="train nothing: write a search as a sweep of W&B"
     )
     given = parser.parse_intermixed_args(arguments)
-    if is_published(given.words[0]):
-        from hardpix.cli.published_rows import list_table
-
-        return list_table(given.words, dry_run=given.dry_run)
-    study, jobs = _jobs(given)
-    study = replace(study, launcher=_launcher(study.launcher, given))
-    if given.on_error:
-        study = replace(study, on_error=given.on_error)
+    own = [word for word in given.words if not word.startswith(("hydra.", "hydra/"))]
+    study = read_study(own, given.config_dir)
+    if is_table(own[0]):
+        _list_others(own)
     if given.wandb:
-        from hardpix.sweep import search as wandb_sweep
+        from hardpix.sweep.wandb_file import write_wandb_sweep
 
-        print(wandb_sweep.write_wandb_sweep(study, given.wandb, given.config_dir))
+        print(write_wandb_sweep(study, given.wandb, given.config_dir))
         return 0
-    if study.search is not None:
-        if study.launcher != HERE:
-            raise ConfigError(
-                "a search runs in one process; start the same command again beside it, and both share the trials"
-            )
-
-        if given.dry_run:
-            print(wandb_sweep.plan(study, given.config_dir))
-            return 0
-        return wandb_sweep.run(study, given.config_dir, take_over=given.take_over)
-    if given.dry_run:
-        print(plan(jobs, given.config_dir, take_over=given.take_over))
-        return 0
-    for folder in {job.run_dir.parent for job in jobs}:
-        check_writable(folder)
-        safe_files.check_run_files(folder, deep=False)
-    _check_files(jobs)
-    return timed(study, jobs, take_over=given.take_over)
+    return launch(["-m", *_as_hydra(given, "optuna" if study.search else "study")])
 
 
-def _check_files(jobs: Sequence[Job]) -> None:
-    """Raise ``ConfigError`` where a job would write into files not its run's own; one that is done does not."""
-    for job in jobs:
-        try:
-            safe_files.check_run_files(job.run_dir)
-        except ConfigError:
-            if look(job.run_dir).kind != "done":
-                raise
+def _list_others(words: list[str]) -> None:
+    """Print the commands of a published table's rows that take more than one training."""
+    from hardpix.cli.published_rows import table_commands
+
+    seed = next((word.partition("=")[2] for word in words if word.startswith("seed=")), "0")
+    seeds = [int(part) for part in seed.split(",") if part.isdecimal()]
+    others = [line for line in table_commands(words[0], seeds or [0]) if not line.startswith("hardpix train")]
+    if others:
+        print("rows that take other commands:", *others, sep="\n  ")
 
 
-def _launcher(file: Launcher, given: argparse.Namespace) -> Launcher:
-    """That of the study's file, with what the command line says in its place."""
-    kind = given.launcher or ("here" if given.workers is not None else file.kind)
-    words = [word.removeprefix(PREFIX).partition("=") for word in given.settings]
-    if kind == "slurm":
-        if given.workers is not None:
-            raise ConfigError("--workers: are processes of this machine; leave it or --launcher slurm out")
-        return replace(
-            file,
-            kind=kind,
-            settings={**file.settings, **{key: _value(key, value) for key, _, value in words}},
-        )
-    if words:
-        raise ConfigError(f"{given.settings[0]}: is a setting of --launcher slurm")
-    if given.workers is None:
-        return HERE if file.kind == "slurm" else file
-    return read_launcher({"workers": given.workers, "devices": file.devices}, "--")
+def _as_hydra(given: argparse.Namespace, sweeper: str) -> list[str]:
+    """The arguments of ``hardpix train -m`` that say the same."""
+    named = given.words[:1] if "=" not in given.words[0] and given.words[0][:1] not in ("+", "~") else []
+    settings = {
+        "study": named[0] if named else None,
+        "on_error": given.on_error,
+        "take_over": given.take_over,
+        "dry_run": given.dry_run or given.commands or given.all,
+        "every": given.all,
+        "commands": given.commands,
+        "use": _used(given.use),
+    }
+    words = [f"hydra/sweeper={sweeper}"]
+    words += [override(f"hydra.sweeper.{key}", value) for key, value in settings.items() if value]
+    folder = [] if given.config_dir is None else ["--config-dir", str(given.config_dir)]
+    return [*folder, *words, *given.words[len(named) :]]
 
 
-def _value(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(
-            f"{PREFIX}{key}={text}: not readable as a value; do all brackets and quotes close?"
-        ) from None
+def _used(given: list[str]) -> dict[str, str]:
+    for text in given:
+        if "=" not in text:
+            raise ConfigError(f"--use {text}: must be STAGE=RUN")
+    return {name: str(Path(path).absolute()) for name, _, path in (text.partition("=") for text in given)}
 
 
 def _status(arguments: list[str]) -> int:
-    parser = _parser("hardpix sweep status", "Where a study stands; name it as for the sweep itself.")
+    parser = _parser("hardpix sweep status", "State of a study's runs; name it as for the sweep itself.")
     parser.add_argument("--watch", action="store_true", help="go on showing it, until all is done or Ctrl-C")
+    parser.add_argument("--use", action="append", default=[], metavar="STAGE=RUN", help="as for the sweep")
     given = parser.parse_intermixed_args(arguments)
+    study = read_study(given.words, given.config_dir)
+    if study.search is not None:
+        from hardpix.sweep.search import show_search
+
+        return show_search(study, composer([] if given.config_dir is None else [given.config_dir]))
     from hardpix.sweep.status import show
 
-    study, jobs = _jobs(given)
     try:
-        if study.search is not None:
-            from hardpix.sweep import search, status
-
-            folder = search.prepare(study, given.config_dir)[0]
-            name = study.name or folder.name
-            status.show_search(str(folder), folder, name, study.search, watch=given.watch)
-            return 0
-        show(
-            study.name or ", ".join(sorted({str(job.run_dir.parent) for job in jobs})),
-            jobs,
-            watch=given.watch,
-        )
+        return show(given.words, given.config_dir, _used(given.use), watch=given.watch)
     except KeyboardInterrupt:
         return 0 if given.watch else 130
-    return 0
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -163,29 +118,10 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
         "words",
         nargs="+",
         metavar="NAME_OR_OVERRIDE",
-        help="a file of conf/sweep/ and settings for all its jobs, or settings alone; several values make an axis",
+        help="a file of conf/studies/ and settings for all its jobs, or settings alone; several values make an axis; "
+        "STAGE:key=value for one stage; hydra/launcher=... and hydra.launcher.KEY=... say where jobs run",
     )
     parser.add_argument(
-        "--config-dir", type=Path, help="folder of further configuration files, sweep/ among them"
+        "--config-dir", type=Path, help="folder of further configuration files, studies/ among them"
     )
     return parser
-
-
-def _jobs(given: argparse.Namespace) -> tuple[Study, list[Job]]:
-    given.settings = [word for word in given.words if word.startswith(PREFIX)]
-    study = read_study([word for word in given.words if word not in given.settings], given.config_dir)
-    jobs, twice = jobs_of(study, given.config_dir)
-    for line in twice:
-        print(line)
-    return study, jobs
-
-
-def plan(jobs: Sequence[Job], config_dir: Path | None, *, take_over: bool = False) -> str:
-    """What would be done with each job and why, with the command that trains it alone."""
-    states = [look(job.run_dir, take_over=take_over) for job in jobs]
-    counts = Counter(ACTION[state.kind] for state in states)
-    lines = [f"{len(jobs)} jobs: {counted({f'to {action}': counts[action] for action in ACTION.values()})}"]
-    for job, state in zip(jobs, states, strict=True):
-        lines.append(f"{job.number:4} {ACTION[state.kind]:<6}  {job.name}: {state.why}")
-        lines.append(f"      {command(job, state, config_dir)}")
-    return "\n".join(lines)

@@ -15,17 +15,22 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 # How a file is asked for, where it is not `hardpix train GROUP=NAME`.
 USES = {
-    "chain": "hardpix chain NAME",
     "rows": "hardpix table PAPER/TABLE",
     "pipeline": "a part of the files of conf/data",
-    "sweep": "hardpix sweep NAME",
+    "studies": "hardpix sweep NAME",
     "table": "hardpix table NAME RUNS...",
 }
-OTHER_WORDS = {"studies": "sweep", "study": "sweep", "searches": "sweep", "papers": "table"}
+OTHER_WORDS = {
+    "study": "studies",
+    "sweeps": "studies",
+    "searches": "studies",
+    "chains": "studies",
+    "papers": "table",
+}
 ALSO_CALLED = {"datasets": "data"}
 
 ROW = re.compile(r"^([\w.-]+):", re.MULTILINE)  # the name of a published row, in a file of conf/rows
-COMMAND = re.compile(r"hardpix (train|chain|evaluate) \S")
+COMMAND = re.compile(r"hardpix (train|sweep|evaluate) \S")
 SENTENCE_END = re.compile(r"(?<!\beq)(?<!\bal)[.!?](?=\n| +[^a-z ]|$)")
 
 

@@ -4,7 +4,7 @@ A row is a list of what ``hardpix train`` is given, or a mapping for a row that 
 
     pspnet_r101: [experiment=hl/cityscapes, backbone=resnet101c_d8, head=psp]
     fig7_alpha: [experiment=lwm/nyuv2, "method.alpha=0.01,0.1,1"]           # a run for each value
-    detail: {chain: error_prediction/dpc, overrides: [...]}                 # a stage of conf/chain/error_prediction/dpc
+    detail: {chain: error_prediction/dpc, overrides: [...]}            # a stage of conf/studies/error_prediction/dpc
     detail_ms: {evaluate: detail, overrides: [inference=multiscale]}        # the run of another row, scored otherwise
     alike: {ssim: [pspnet_r101_hl, pspnet_r50_hl]}                          # hardness maps of two rows' runs, compared
 
@@ -40,7 +40,7 @@ class Row:
     paper: str
     name: str
     overrides: tuple[str, ...]
-    chain: str = ""  # the file of conf/chain of which the row is a stage
+    chain: str = ""  # the file of conf/studies of which the row is a stage
     evaluate: str = ""  # the row, of the same paper, whose run is scored with these overrides
     ssim: tuple[str, ...] = ()  # the two rows whose runs are compared; then there are no overrides
     cells: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Row:
         if self.ssim:
             return f"hardness maps of {self.ssim[0]} and {self.ssim[1]}, compared"
         start = f"the run of {self.evaluate}, scored with " * bool(self.evaluate)
-        return f"{start}{_words(self.overrides)}" + f"  (a stage of hardpix chain {self.chain})" * bool(
+        return f"{start}{_words(self.overrides)}" + f"  (a stage of hardpix sweep {self.chain})" * bool(
             self.chain
         )
 
@@ -233,7 +233,7 @@ def commands(one: Row, seeds: Sequence[int], cell: str = "") -> Fill:
     many steps.
     """
     if one.chain:
-        made = tuple(_line("hardpix chain", one.chain, f"seed={seed}") for seed in seeds)
+        made = tuple(_line("hardpix sweep", one.chain, f"seed={seed}") for seed in seeds)
         return Fill(made, f"a stage of this chain: {_words(one.overrides)}")
     if one.evaluate:
         base = commands(rows(one.paper)[one.evaluate], seeds)

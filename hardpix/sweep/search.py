@@ -1,209 +1,410 @@
-"""Search with Optuna, trial by trial, or write the search as a sweep of Weights & Biases."""
+"""A search by Optuna, as ``hydra/sweeper=optuna``: each job of the launcher asks for a trial, trains and scores it."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
+import platform
 import statistics
 import time
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import yaml
+from hydra.types import HydraContext
+from omegaconf import DictConfig
 
-from hardpix.config import safe_files
-from hardpix.config.command_line import override, quoted
-from hardpix.config.compose import nearest
-from hardpix.record import flatten, write_text
-from hardpix.sweep.execute import attempt, command, freeze_imports, gc_unfrozen, terminable
-from hardpix.sweep.jobs import Composer, Job, State, composer, counted, jobs_of, look
-from hardpix.sweep.space import Dimension, Search
+from hardpix import record
+from hardpix.config.command_line import override
+from hardpix.config.compose import Composer, composer, nearest
+from hardpix.record import flatten
+from hardpix.scores import score_text
+from hardpix.sweep.cluster import on_cluster, prepare_queue
+from hardpix.sweep.jobs import Job, jobs_of
+from hardpix.sweep.space import PRUNERS, SAMPLERS, Dimension, Search
+from hardpix.sweep.state import counted, look
 from hardpix.sweep.study import Study, merged
+from hardpix.sweep.sweeper import Request, check_folders
+from hardpix.sweep.work import OUTPUT, attempt, gc_unfrozen, outside_hydra
+from hardpix.train import machine
 from hardpix.train.parent import present
-from hardpix.train.rundir import NO_FACTOR, PLACES, check_writable, held, plain, short_name
+from hardpix.train.rundir import NO_FACTOR, PLACES, claim, held, owner_lives, plain, process_began, short_name
+from hardpix.train.signals import check_stopped, terminable
 from hardpix.types import ConfigError
 
-if TYPE_CHECKING:
-    from optuna.trial import Trial
-
-
+FILE = "optuna.db"
+MAIN = "val/miou"  # metric: null is the data set's main one, a fraction like this one
+OWNER, SETTINGS, CONTENT = "owner", "settings", "content"
+HEARTBEAT = 60  # seconds; a trial of another machine that is silent for twice as long is tried again
 PAUSE = 1.0  # seconds between two looks at a run that another process trains
+SHOWN = 5  # differing settings that an error names
 
 
-class _Ended(Exception):
-    """A signal has ended a trial; the next process goes on with it."""
+class TrialFailed(Exception):
+    """A run of the trial has failed; the search goes on."""
 
 
-def prepare(study: Study, config_dir: Path | None = None) -> tuple[Path, dict[str, Any], list[Job]]:
-    """The folder, what its trials have in common, and the jobs of the search's corners.
-
-    Raises ``ConfigError`` with every problem that a value of a list or an end of a range has.
-    """
-    search = _search(study)
-    if importlib.util.find_spec("optuna") is None:
-        raise ConfigError('a search needs Optuna: pip install "hardpix[search]"')
-    seeds = search.seeds[:1]
-    cells = [merged(search.common, picked, seeds) for picked in search.probes()]
-    jobs, _ = jobs_of(Study("", tuple(cells)), config_dir)
-    settings = {
-        "search": {d.name: {d.kind: list(d.values)} for d in search.dimensions},
-        "metric": search.metric, "seeds": [seed.partition("=")[2] for seed in search.seeds],
-        "sampler seed": search.seed,
-    }  # fmt: skip
-    flat = flatten(plain(jobs[0].config())).items()
-    settings |= {key: value for key, value in flat if not key.startswith((*NO_FACTOR, "seed"))}
-    return jobs[0].run_dir.parent, json.loads(json.dumps(settings)), jobs
-
-
-def run(study: Study, config_dir: Path | None = None, *, take_over: bool = False) -> int:
-    """Work on trials until there are ``trials``; exit status 1 if one failed now, 130 or 143 after a signal.
-
-    Several processes share a search. A trial whose process was killed is taken up again with the same settings, its
-    runs from their last checkpoints.
-    """
-    search, begin = _search(study), time.perf_counter()
-    folder, settings, jobs = prepare(study, config_dir)
-    check_writable(folder)
-    safe_files.check_run_files(folder, deep=False)
-    from hardpix.sweep import trials
-
-    named = [key for key in PLACES if isinstance(settings.get(key), str)]
-    settings[trials.CONTENT] = present(jobs[0].config(), named)
-    store = trials.opened(folder, study.name or folder.name, search, settings)
-    worker = _Worker(study, search, config_dir, take_over)
-    with terminable() as stopped, gc_unfrozen():
+def sweep(settings: Mapping[str, Any], context: HydraContext, config: DictConfig) -> None:
+    """Launch a job for every trial that is missing; ends by ``SystemExit`` with the search's exit status."""
+    request, begin, status = Request(settings, context, config), time.perf_counter(), 0
+    study = request.study()
+    if study.search is None:
+        raise ConfigError("hydra/sweeper=optuna: needs a study with search: (hydra.sweeper.study=NAME)")
+    if settings.get("dry_run"):
+        print(plan(study, request.composed))
+        raise SystemExit(0)
+    first = corners(study, request.composed)[0]
+    check_folders([first])
+    folder, limit = first.run_dir.parent, int(settings.get("n_trials") or _limit(study.search))
+    storage = settings.get("storage")
+    task = Trials(study, request.folders, limit, storage=storage, alone=bool(settings.get("alone")))
+    found = task.opened(request.composed)
+    before = _counts(found)
+    _retry_dead(found)
+    words = list(merged(study.search.common, study.search.seeds[:1]))
+    left = 1 if task.alone else max(0, limit - _taken(found))
+    size = settings.get("max_batch_size") or (1 if study.on_error == "stop" else left)
+    with terminable(), gc_unfrozen():
         try:
-            while not stopped:
-                trial = trials.next_trial(store, folder, search, take_over=take_over)
-                if trial is None:
+            for start in range(0, left, max(1, size)):
+                if "submitit" in request.launcher:
+                    prepare_queue(config, folder, first)
+                request.launch(task, [words] * min(size, left - start), start)
+                if study.on_error == "stop" and _counts(found)["fail"] > before["fail"]:
                     break
-                failed = worker.bring_to_end(store, trial)
-                if failed and study.on_error == "stop":
-                    break
-        except _Ended:
-            pass
-        except (KeyboardInterrupt, SystemExit) as error:  # between two trainings
+        except (KeyboardInterrupt, SystemExit) as error:
             code = error.code if isinstance(error, SystemExit) else 130
-            worker.status = code if isinstance(code, int) and code else 130
-    from hardpix.sweep.status import search_footer
-
-    print("\n" + "\n".join(search_footer(trials.found(folder, store.study_name), search, over=True)), end="")
+            status = code if isinstance(code, int) and code else 130
+    print("\n" + "\n".join(footer(found.trials, study.search, limit)), end="")
     print(f"; {time.perf_counter() - begin:.0f} s", flush=True)
-    status = 128 + stopped[0] if stopped else worker.status
-    return status or (1 if worker.failures else 0)
+    raise SystemExit(status or (1 if _counts(found)["fail"] > before["fail"] else 0))
 
 
-class _Worker:
-    """This process's part of a search."""
+class Trials:
+    """What launchers call: ask for a trial, train its runs, tell its score."""
 
-    def __init__(self, study: Study, search: Search, config_dir: Path | None, take_over: bool) -> None:
-        self.study, self.search, self.take_over = study, search, take_over
-        self.composed = composer(config_dir)
-        self.errors: dict[int, str] = {}  # of jobs, one line each
-        self.status, self.failures = 0, 0
+    def __init__(
+        self, study: Study, folders: Sequence[Path], limit: int, *, storage: str | None, alone: bool
+    ) -> None:
+        self.study, self.folders, self.limit, self.storage, self.alone = study, folders, limit, storage, alone
 
-    def bring_to_end(self, store: Any, trial: Trial) -> bool:
-        """Train what a trial's score is the mean of, and tell it; whether the trial failed."""
-        from hardpix.sweep import trials
+    def __call__(self, cfg: DictConfig) -> float | None:
+        composed = composer(self.folders)
+        with outside_hydra(), on_cluster(Path(cfg.runs_dir) / str(cfg.study)):
+            found = self.opened(composed)
+            if _taken(found) < self.limit:
+                found.optimize(
+                    lambda trial: self._score(found, trial, composed), n_trials=1, catch=(TrialFailed,)
+                )
+            check_stopped()
+        return None
 
-        picked = trials.choose(trial, self.search)
-        number = f"trial {trial.number + 1} of {self.search.trials}"
+    def opened(self, composed: Composer) -> Any:
+        """The study in the storage, made if there is none; raises if its trials had other settings."""
+        import optuna
+
+        search = _search(self.study)
+        folder, settings = _identity(self.study, composed)
+        claim(folder)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        found = optuna.create_study(
+            storage=_storage(folder, self.storage),
+            study_name=self.study.name or folder.name,
+            direction="maximize",
+            sampler=_sampler(search),
+            pruner=_of_optuna("pruners", search.pruner, PRUNERS)(),
+            load_if_exists=True,
+        )
+        before = found.user_attrs.get(SETTINGS)
+        if before is None or not any(t.state.is_finished() for t in found.get_trials(deepcopy=False)):
+            found.set_user_attr(SETTINGS, settings)
+            return found
+        ours, theirs = _by_content(settings, before), _by_content(before, settings)
+        if ours != theirs:
+            keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+            differing = "; ".join(f"{key}: {theirs.get(key)} -> {ours.get(key)}" for key in keys[:SHOWN])
+            raise ConfigError(
+                f"{folder} has the trials of another search ({differing}): give study=NAME for a new one; only "
+                "trials, sampler and pruner may change"
+            )
+        return found
+
+    def _score(self, found: Any, trial: Any, composed: Composer) -> float:
+        """Train what a trial's score is the mean of."""
+        import optuna
+
+        search, pid = _search(self.study), os.getpid()
+        owner = {"hostname": platform.node(), "pid": str(pid), "pid_began": process_began(pid)}
+        trial.set_user_attr(OWNER, owner)
+        picked = search.chosen(lambda dimension: suggested(trial, dimension))
+        trial.set_user_attr(SETTINGS, list(picked))
+        number = f"trial {trial.number + 1}"
         try:
-            jobs = trial_jobs(self.search, picked, self.composed)
+            jobs = trial_jobs(search, picked, composed)
         except ConfigError as error:  # choices that do not go together
-            return self._failed(store, trial, number, str(error).splitlines()[0])
+            raise self._failed(trial, number, str(error).splitlines()[0]) from None
         trial.set_user_attr("runs", [str(job.run_dir) for job in jobs])
         scores = []
         for index, job in enumerate(jobs):
             print(f"{number}: {job.name}", flush=True)
-            end, state = self._train(job, trial, index)
-            if end == "pruned":
-                print(f"{number}: {state.why}", flush=True)
-                trials.tell(store, trial, trials.PRUNED)
-                return False
-            if end == "failed" or state.record is None:
-                return self._failed(store, trial, number, self.errors.get(job.number, state.why))
-            score = _score(self.search, state)
-            if score != score:
-                return self._failed(store, trial, number, "its score is not a number")
-            scores.append(score)
-        trials.tell(store, trial, trials.COMPLETE, statistics.fmean(scores))
-        return False
-
-    def _train(self, job: Job, trial: Trial, index: int) -> tuple[str, State]:
-        from hardpix.sweep import trials
-
-        while True:
-            with held(job.run_dir) as free:
-                state = look(job.run_dir, take_over=self.take_over)
-                if state.kind in ("done", "pruned"):  # by this trial before, or another one chose the same
-                    return state.kind, state
-                if free and state.kind != "running":
-                    freeze_imports()
-                    return self._attempts(job, trial, index, state, trials.reporter(trial))
-            print(f"waiting for another process that trains {job.run_dir}", flush=True)
-            time.sleep(PAUSE)
-
-    def _attempts(self, job: Job, trial: Trial, index: int, state: State, report: Any) -> tuple[str, State]:
-        from hardpix.train.callbacks import ReportToTrial
-
-        for count in range(1, self.study.tries + 1):
-            self.errors.pop(job.number, None)
-            watch = ReportToTrial(
-                report, metric=self.search.metric, earlier=index, prunes=self.search.pruner != "none"
-            )
-            ended = attempt(job, state, callbacks=[watch])
-            if watch.refusal:
-                raise ConfigError(watch.refusal)
-            if ended.status:
-                self.status = ended.status
-                raise _Ended
+            try:
+                kind = self._train(job, trial, index)
+            except (KeyboardInterrupt, SystemExit):
+                _again(found, trial.number)
+                raise
             state = look(job.run_dir)
-            if ended.kind == "failed":
-                self.errors[job.number] = ended.text
-            if ended.kind != "failed" or count == self.study.tries:
-                break
-            print(f"attempt {count} of {self.study.tries} failed: {ended.text}", flush=True)
-        return ended.kind, state
+            if kind == "pruned":
+                print(f"{number}: {state.why}", flush=True)
+                raise optuna.TrialPruned
+            if kind == "failed" or state.record is None:
+                why = "" if state.record is None else str(state.record.error)
+                raise self._failed(trial, number, why)
+            scores.append(_score(search, state.record))
+            if scores[-1] != scores[-1]:
+                raise self._failed(trial, number, "its score is not a number")
+        return statistics.fmean(scores)
 
-    def _failed(self, store: Any, trial: Trial, number: str, error: str) -> bool:
-        from hardpix.sweep import trials
-
+    def _failed(self, trial: Any, number: str, error: str) -> TrialFailed:
         print(f"{number} failed: {error}", flush=True)
         trial.set_user_attr("error", error)
-        trials.tell(store, trial, trials.FAILED)
-        self.failures += 1
-        return True
+        return TrialFailed(error)
+
+    def _train(self, job: Job, trial: Any, index: int) -> str:
+        """Train a run of a trial, unless it is done, with as many tries as the study allows."""
+        from hardpix.train.callbacks import ReportToTrial
+
+        search = _search(self.study)
+        tries = 1 + (self.study.retries if self.study.on_error == "retry" else 0)
+        while True:
+            with held(job.run_dir) as free:
+                state = look(job.run_dir)
+                if state.kind in ("done", "pruned"):  # another trial chose the same
+                    return state.kind
+                if free and state.kind != "running":
+                    for _ in range(tries):
+                        watch = ReportToTrial(_reporter(trial), metric=search.metric, earlier=index,
+                                              prunes=search.pruner != "none")  # fmt: skip
+                        with machine.written_to(job.run_dir / OUTPUT) if self.alone else nullcontext():
+                            kind = attempt(job.config(), job.words, look(job.run_dir), [watch])
+                        if watch.refusal:
+                            raise ConfigError(watch.refusal)
+                        if kind != "failed":
+                            break
+                    return kind
+            print(f"waiting for another process that trains {job.run_dir}", flush=True)
+            time.sleep(PAUSE)
 
 
 def trial_jobs(search: Search, picked: Sequence[str], composed: Composer) -> list[Job]:
     """A trial's runs, one for each seed."""
     seeds: list[list[str]] = [[seed] for seed in search.seeds] or [[]]
     cells = [merged(search.common, picked, seed) for seed in seeds]
-    shown = [_short(text) for text in picked if _varies(search, text)]
-    names = [short_name([*shown, *seed]) for seed in seeds]
-    return jobs_of(Study("", tuple(cells)), names=names, composed=composed)[0]
+    names = {d.key for d in search.dimensions if len(d.values) > 1}
+    shown = [_short(text) for text in picked if text.partition("=")[0] in names]
+    return jobs_of(Study("", tuple(cells)), composed, [short_name([*shown, *seed]) for seed in seeds])[0]
 
 
-def plan(study: Study, config_dir: Path | None = None) -> str:
-    """What the search would do, with the command that trains one of its corners."""
+def corners(study: Study, composed: Composer) -> list[Job]:
+    """Jobs with every value of a list and both ends of each range; raises with every problem that one has."""
     search = _search(study)
-    folder, _, jobs = prepare(study, config_dir)
-    from hardpix.sweep import trials
-
-    states = Counter(str(t.state.name).lower() for t in trials.found(folder, study.name or folder.name))
-    lines = [f"a search of {search.trials} trials, sampler={search.sampler}, pruner={search.pruner}, in {folder}: "
-             f"{counted(states)} so far"]  # fmt: skip
-    lines += [_told(dimension) for dimension in search.dimensions]
-    lines += ["one of its corners:", f"      {command(jobs[0], look(jobs[0].run_dir), config_dir)}"]
-    return "\n".join(lines)
+    cells = [merged(search.common, picked, search.seeds[:1]) for picked in search.probes()]
+    return jobs_of(Study("", tuple(cells)), composed)[0]
 
 
-def _told(dimension: Dimension) -> str:
-    where = "" if dimension.condition is None else f" (for {dimension.condition})"
-    return f"  {dimension.key}: {dimension.kind} {', '.join(map(str, dimension.values))}{where}"
+def suggested(trial: Any, dimension: Dimension) -> str:
+    """The override that Optuna chooses of a dimension."""
+    if dimension.kind == "choice":
+        return trial.suggest_categorical(dimension.name, dimension.texts)
+    low, high = dimension.values
+    if dimension.kind == "integers":
+        return f"{dimension.key}={trial.suggest_int(dimension.name, low, high)}"
+    return f"{dimension.key}={trial.suggest_float(dimension.name, low, high, log=dimension.kind == 'loguniform')}"
+
+
+def plan(study: Study, composed: Composer) -> str:
+    """What the search would do, with the overrides of one of its corners."""
+    search, first = _search(study), corners(study, composed)[0]
+    counts = Counter(t.state.name.lower() for t in trials_of(study, first.run_dir.parent))
+    lines = [f"a search of {search.trials} trials, sampler={search.sampler}, pruner={search.pruner}, in "
+             f"{first.run_dir.parent}: {counted(counts)} so far"]  # fmt: skip
+    for one in search.dimensions:
+        where = "" if one.condition is None else f" (for {one.condition})"
+        lines.append(f"  {one.key}: {one.kind} {', '.join(map(str, one.values))}{where}")
+    return "\n".join([*lines, "one of its corners:", f"      hardpix train {' '.join(first.overrides)}"])
+
+
+def show_search(study: Study, composed: Composer) -> int:
+    folder = corners(study, composed)[0].run_dir.parent
+    print("\n".join(footer(trials_of(study, folder), _search(study), _search(study).trials)))
+    print(f"all trials: optuna-dashboard sqlite:///{folder / FILE}")
+    return 0
+
+
+def trials_of(study: Study, folder: Path) -> list[Any]:
+    """The trials so far; looks only."""
+    if not (folder / FILE).is_file():
+        return []
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.load_study(storage=_storage(folder, None), study_name=study.name or folder.name).trials
+    except KeyError:
+        return []
+
+
+def footer(trials: Sequence[Any], search: Search, limit: int) -> list[str]:
+    """The best trial with its settings, and how many there are of each kind."""
+    done = [t for t in trials if t.state.name == "COMPLETE"]
+    lines = []
+    if done:
+        best = max(done, key=lambda t: t.value)
+        seeds = f", mean of {len(search.seeds)} seeds" if len(search.seeds) > 1 else ""
+        text = " ".join(best.user_attrs.get(SETTINGS, ()))
+        lines.append(f"best: trial {best.number + 1}, {search.metric or 'val'} "
+                     f"{score_text(search.metric or MAIN, best.value)}{seeds}: {text}")  # fmt: skip
+    again = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
+    counts = Counter(t.state.name for t in trials if t.number not in again)
+    names = {
+        "COMPLETE": "done",
+        "PRUNED": "pruned",
+        "RUNNING": "running",
+        "FAIL": "failed",
+        "WAITING": "waiting",
+    }
+    total = sum(counts.values())
+    return [*lines, f"{total} of {limit} trials: {counted({n: counts[k] for k, n in names.items()})}"]
+
+
+def _search(study: Study) -> Search:
+    assert study.search is not None
+    return study.search
+
+
+def _limit(search: Search) -> int:
+    return min(search.trials, len(search.grid())) if search.sampler == "grid" else search.trials
+
+
+def _counts(found: Any) -> Counter[str]:
+    return Counter(t.state.name.lower() for t in found.get_trials(deepcopy=False) if SETTINGS in t.user_attrs)
+
+
+def _taken(found: Any) -> int:
+    """Trials that have ended or are being worked on; one that was tried again counts once, one that waits does not."""
+    trials = found.get_trials(deepcopy=False)
+    again = {number for t in trials for number in t.system_attrs.get("retry_history", ())}
+    return sum(t.state.name != "WAITING" and t.number not in again for t in trials)
+
+
+def _retry_dead(found: Any) -> None:
+    """Have the trials tried again whose process on this machine is gone; Optuna's heartbeat sees to those elsewhere."""
+    for trial in found.get_trials(deepcopy=False):
+        owner = trial.user_attrs.get(OWNER)
+        here = owner is not None and owner["hostname"] == platform.node()
+        if trial.state.name == "RUNNING" and here and not owner_lives(owner):
+            _again(found, trial.number)
+
+
+def _again(found: Any, number: int) -> None:
+    """Put an interrupted trial's settings back into the queue: its runs go on from their checkpoints."""
+    from optuna.trial import TrialState
+
+    frozen = found.trials[number]
+    found.tell(number, state=TrialState.FAIL)
+    _retry_callback()(found, frozen)
+
+
+def _retry_callback() -> Any:
+    from optuna import storages
+
+    name = "RetryHeartbeatStaleTrialCallback"  # since 4.9; before it had another name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(storages, name if hasattr(storages, name) else "RetryFailedTrialCallback")()
+
+
+def _storage(folder: Path, url: str | None) -> Any:
+    from optuna.storages import RDBStorage
+
+    path = (folder / FILE).absolute().as_posix()
+    wait: Any = (
+        {} if url else {"engine_kwargs": {"connect_args": {"timeout": 60}}}
+    )  # for another process to write
+    key = "heartbeat_stale_trial_callback"
+    if key not in RDBStorage.__init__.__code__.co_varnames:
+        key = "failed_trial_callback"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return RDBStorage(
+            url or f"sqlite:///{path}", heartbeat_interval=HEARTBEAT, **{key: _retry_callback()}, **wait
+        )
+
+
+def _sampler(search: Search) -> Any:
+    """Optuna's sampler, seeded anew for every trial: seeded once it would repeat its draws in every process."""
+    kind = _of_optuna("samplers", search.sampler, SAMPLERS)
+
+    class PerTrial(kind):  # type: ignore[misc, valid-type]
+        def before_trial(self, study: Any, trial: Any) -> None:
+            kind.__init__(self, seed=search.seed * 1_000_003 + trial.number)
+            super().before_trial(study, trial)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are experimental
+        return PerTrial(seed=search.seed)
+
+
+def _of_optuna(module: str, name: str, known: Mapping[str, str]) -> Any:
+    import optuna
+
+    found = getattr(getattr(optuna, module), known.get(name, name), None)
+    if found is None:
+        raise ConfigError(
+            f"{module[:-1]}={name}: optuna.{module} has no such class{nearest(name, list(known))}"
+        )
+    return found
+
+
+def _reporter(trial: Any) -> Any:
+    def report(score: float, step: int) -> bool:
+        trial.report(score, step)
+        return trial.should_prune()
+
+    return report
+
+
+def _score(search: Search, found: record.RunRecord) -> float:
+    metric = search.metric or f"val/{found.main_metric}"
+    if metric not in found.metrics:
+        known = [name for name in found.metrics if name.startswith("val/")]
+        raise ConfigError(f"metric={metric}: no run logs it{nearest(metric, known)}")
+    return found.metrics[metric]
+
+
+def _identity(study: Study, composed: Composer) -> tuple[Path, dict[str, Any]]:
+    """The folder of a search, and what its trials have in common."""
+    search, first = _search(study), corners(study, composed)[0]
+    cfg = first.config()
+    settings: dict[str, Any] = {
+        "search": {d.name: {d.kind: list(d.values)} for d in search.dimensions},
+        "metric": search.metric, "seeds": [seed.partition("=")[2] for seed in search.seeds],
+        "sampler seed": search.seed,
+    }  # fmt: skip
+    settings |= {k: v for k, v in flatten(plain(cfg)).items() if not k.startswith((*NO_FACTOR, "seed"))}
+    settings[CONTENT] = present(cfg, [key for key in PLACES if isinstance(settings.get(key), str)])
+    return first.run_dir.parent, json.loads(json.dumps(settings))
+
+
+def _by_content(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what lies at their paths in place of the paths, where that is known of both sides."""
+    contents = own.get(CONTENT, {})
+    known = contents.keys() & other.get(CONTENT, {}).keys()
+    return {key: value for key, value in own.items() if key != CONTENT} | {
+        key: contents[key] for key in known
+    }
 
 
 def _short(text: str) -> str:
@@ -213,103 +414,3 @@ def _short(text: str) -> str:
         return override(key, float(f"{float(value):.4g}")) if "." in value or "e" in value else text
     except ValueError:
         return text
-
-
-def _varies(search: Search, text: str) -> bool:
-    key = text.partition("=")[0]
-    return any(d.key == key and len(d.values) > 1 for d in search.dimensions)
-
-
-def _score(search: Search, state: State) -> float:
-    found = state.record
-    assert found is not None
-    metric = search.metric or f"val/{found.main_metric}"
-    if metric not in found.metrics:
-        known = [name for name in found.metrics if name.startswith("val/")]
-        raise ConfigError(f"metric={metric}: no run logs it{nearest(metric, known)}")
-    return found.metrics[metric]
-
-
-def _search(study: Study) -> Search:
-    assert study.search is not None
-    return study.search
-
-
-# A search as a sweep of Weights & Biases: the YAML file that ``wandb sweep`` takes.
-#
-# Keys and values: docs.wandb.ai, "Sweep configuration options". The agent writes what was chosen in place
-# of ``${args_no_hyphens}`` as ``key=value`` words, which are Hydra's overrides.
-
-
-METHODS = {"tpe": "bayes", "random": "random", "grid": "grid"}
-DISTRIBUTIONS = {"loguniform": "log_uniform_values", "uniform": "uniform", "integers": "int_uniform"}
-
-
-def write_wandb_sweep(study: Study, path: Path, config_dir: Path | None = None) -> str:
-    """Write the file; returns the commands that start the sweep with it."""
-    content = sweep_of(study, config_dir)
-    head = "# wandb sweep THIS_FILE, then on each machine: wandb agent ENTITY/PROJECT/ID\n"
-    write_text(path, head + yaml.safe_dump(content, sort_keys=False, width=110))
-    return f"wandb sweep {path}\nwandb agent ENTITY/PROJECT/ID      # as wandb sweep prints it; once for each worker"
-
-
-def sweep_of(study: Study, config_dir: Path | None = None) -> dict[str, Any]:
-    """The file's content; raises for what such a sweep cannot do."""
-    search = study.search
-    if search is None:
-        raise ConfigError("--wandb: only a study with search: can be a sweep of W&B")
-    dimensions = _unconditional(search)
-    if len(search.seeds) > 1:
-        raise ConfigError("seeds: a sweep of W&B trains one run for each choice; give one, as seed=0")
-    if search.metric is None:
-        raise ConfigError("metric: W&B must be told its name, such as val/miou")
-    _, _, corners = prepare(study, config_dir)
-    logger = corners[0].config().logger
-    if not logger.wandb:
-        raise ConfigError("logger.wandb=false: a sweep of W&B reads the scores there; leave logger=csv out")
-    fixed = merged(search.common, search.seeds, [f"study={quoted(study.name)}"] if study.name else [])
-    folder = [] if config_dir is None else ["--config-dir", str(config_dir.resolve())]
-    content: dict[str, Any] = {
-        "name": study.name or "search",
-        "program": "hardpix",
-        "project": str(logger.project),
-        "method": METHODS[search.sampler],
-        "metric": {"name": search.metric, "goal": "maximize"},
-        "run_cap": search.trials,
-        "parameters": {d.key: _parameter(d) for d in dimensions},
-        "command": ["${env}", "${program}", "train", *folder, *fixed, "${args_no_hyphens}"],
-    }
-    if logger.entity:
-        content["entity"] = str(logger.entity)
-    if search.pruner == "hyperband":
-        content["early_terminate"] = {
-            "type": "hyperband",
-            "min_iter": 3,
-        }  # validations; the others W&B has not
-    return content
-
-
-def _unconditional(search: Search) -> list[Dimension]:
-    """The dimensions that every trial has; raises where some have them and others not."""
-    possible = {*search.common, *(text for d in search.dimensions for text in d.texts)}
-    sure = {*search.common, *(d.texts[0] for d in search.dimensions if len(d.texts) == 1)}
-    for dimension in search.dimensions:
-        if dimension.condition in possible - sure:
-            raise ConfigError(
-                f"for.{dimension.condition}: a sweep of W&B has no conditions; write a file for each choice, with "
-                f"{dimension.condition} on the command line for this one"
-            )
-    return [d for d in search.dimensions if d.condition in (None, *sure)]
-
-
-def _parameter(dimension: Dimension) -> dict[str, Any]:
-    if dimension.kind != "choice":
-        low, high = dimension.values
-        return {"distribution": DISTRIBUTIONS[dimension.kind], "min": low, "max": high}
-    pairs = zip(dimension.values, dimension.texts, strict=True)
-    return {"values": [_value(value, text.partition("=")[2]) for value, text in pairs]}
-
-
-def _value(value: Any, text: str) -> Any:
-    """A number as such; of all else the text by which Hydra reads it back."""
-    return value if type(value) in (int, float) else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from hardpix.config.command_line import override
 from hardpix.config.compose import nearest
@@ -14,8 +14,9 @@ from hardpix.types import ConfigError
 KINDS = ("loguniform", "uniform", "integers", "choice")
 SETTINGS = ("trials", "sampler", "pruner", "metric", "seed")  # keys of a study that has a search
 
-Sampler = Literal["tpe", "random", "grid"]
-Pruner = Literal["median", "hyperband", "none"]
+# Short words for Optuna's classes; any other public one is called by its own name.
+SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "grid": "BruteForceSampler"}
+PRUNERS = {"median": "MedianPruner", "hyperband": "HyperbandPruner", "none": "NopPruner"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Search:
     common: tuple[str, ...]  # overrides of every trial
     seeds: tuple[str, ...]  # a trial's score is the mean over them; empty: one run
     trials: int = 40
-    sampler: Sampler = "tpe"
-    pruner: Pruner = "median"
+    sampler: str = "tpe"
+    pruner: str = "median"
     metric: str | None = None  # None: the data set's main metric on the validation split
     seed: int = 0  # of the sampler
 
@@ -139,8 +140,8 @@ def read_search(
         common=common,
         seeds=seeds,
         trials=_whole(path, content, "trials", 40, 1),
-        sampler=_one_of(path, content, "sampler", get_args(Sampler)),
-        pruner=_one_of(path, content, "pruner", get_args(Pruner), "median"),
+        sampler=_named(path, content, "sampler", SAMPLERS, "tpe"),
+        pruner=_named(path, content, "pruner", PRUNERS, "median"),
         metric=_metric(path, content.get("metric")),
         seed=_whole(path, content, "seed", 0, 0),
     )
@@ -206,12 +207,13 @@ def _whole(path: Path, content: Mapping[str, Any], key: str, default: int, least
     return value
 
 
-def _one_of(
-    path: Path, content: Mapping[str, Any], key: str, known: tuple[str, ...], default: str = "tpe"
-) -> Any:
-    value = content.get(key, default)
-    if value not in known:
-        raise ConfigError(f"{path}: {key}={value}: must be one of {', '.join(known)}")
+def _named(path: Path, content: Mapping[str, Any], key: str, known: Mapping[str, str], default: str) -> str:
+    """A short word, or the name of a class of Optuna's: ``CmaEsSampler``."""
+    value = str(content.get(key, default))
+    if value not in known and not (value.endswith(key.capitalize()) and value.isidentifier()):
+        raise ConfigError(
+            f"{path}: {key}={value}: must be one of {', '.join(known)}, or a class of optuna.{key}s"
+        )
     return value
 
 

@@ -1,50 +1,107 @@
-"""``hardpix sweep status``: tables of a study's jobs and of a search's trials; imports no torch."""
+"""``hardpix sweep status`` and ``--dry-run``: what is done, what would be, and the time left; imports no torch."""
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hardpix.record import RunRecord
-from hardpix.scores import brief, score_text
-from hardpix.sweep.jobs import ERROR, Job, State, counted, look, scores, steps_done
-from hardpix.sweep.space import Search
-from hardpix.train.rundir import owner_lives
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
+from hardpix import record
+from hardpix.config.compose import composer
+from hardpix.record import RunRecord, flatten
+from hardpix.sweep.jobs import Job, command, jobs_of, stage_jobs
+from hardpix.sweep.stages import used_runs
+from hardpix.sweep.state import ACTION, ERROR, TO_DO, State, counted, look, scores, steps_done
+from hardpix.sweep.study import read_study
+from hardpix.train.rundir import plain
+from hardpix.types import HardpixError
 
 PAUSE = 2.0  # seconds between two looks
+# Runs that differ in none of these take about the same time.
+KIND = ("method._target_", "head._target_", "backbone.name", "data.source._target_", "data.batch_size",
+        "trainer.max_steps", "trainer.max_epochs")  # fmt: skip
 STYLES = {
     "done": "green", "running": "cyan", "failed": "red", "submitted": "blue", "pruned": "yellow", "waiting": "dim",
     "interrupted": "yellow",
 }  # fmt: skip
 
 
-def show(title: str, jobs: Sequence[Job], *, watch: bool = False) -> None:
+def plan(
+    jobs: Sequence[Job], config_dir: Path | None = None, *, take_over: bool = False, every: bool = False,
+    commands: bool = False,
+) -> str:  # fmt: skip
+    """A line for each job, at most a screen of them: what would be done with it and why; and the time that it takes."""
+    states = [look(job.run_dir, take_over=take_over) for job in jobs]
+    counts = Counter(ACTION[state.kind] for state in states)
+    lines = [f"{len(jobs)} jobs: {counted({f'to {action}': counts[action] for action in ACTION.values()})}"]
+    room = len(jobs) if every or commands else max(5, shutil.get_terminal_size((80, 24)).lines - 4)
+    shown = len(jobs) if len(jobs) <= room else room - 1
+    for job, state in list(zip(jobs, states, strict=True))[:shown]:
+        lines.append(f"{job.number:4} {ACTION[state.kind]:<6}  {job.name}: {state.why}")
+        if commands:
+            lines.append(f"      {command(job, state, config_dir)}")
+    if shown < len(jobs):
+        lines.append(f"  ... and {len(jobs) - shown} more (--all)")
+    seconds = estimate(jobs, states)
+    if seconds:
+        lines.append(f"about {duration(seconds)} of training, by finished runs of the same kind")
+    return "\n".join(lines)
+
+
+def estimate(jobs: Sequence[Job], states: Sequence[State]) -> float | None:
+    """Seconds that the jobs to do take one after the other; None where no run of their kind is finished."""
+    known: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for folder in {job.run_dir.parent.parent for job in jobs}:
+        for path in folder.glob("*/*/run.json"):
+            try:
+                found = record.read(path.parent)
+            except HardpixError:
+                continue
+            if found.status == "done" and found.metrics.get("run/seconds", 0.0) > 0:
+                known[_kind(found.factors)].append(found.metrics["run/seconds"])
+    total = 0.0
+    for job, state in zip(jobs, states, strict=True):
+        if ACTION[state.kind] in TO_DO:
+            seconds = known.get(_kind(flatten(plain(job.config()))))
+            if not seconds:
+                return None
+            total += statistics.fmean(seconds)
+    return total
+
+
+def _kind(factors: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(str(factors.get(key)) for key in KIND)
+
+
+def show(
+    words: Sequence[str], config_dir: Path | None, use: Mapping[str, str], *, watch: bool = False
+) -> int:
+    """Print the table of a study, or go on showing it until all is done."""
+    study = read_study(words, config_dir)
+    composed = composer([] if config_dir is None else [config_dir])
+    if study.stages:
+        jobs = stage_jobs(study, used_runs(use, study.stages), composed)
+    else:
+        jobs = jobs_of(study, composed)[0]
+    title = study.name or ", ".join(sorted({str(job.run_dir.parent) for job in jobs}))
     console = Console(highlight=False)
     if not watch:
         console.print(rendered(title, jobs, [look(job.run_dir) for job in jobs]))
-        return
+        return 0
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            states = [look(job.run_dir) for job in jobs]
-            order = sorted(
-                range(len(jobs)), key=lambda i: _rank(states[i])
-            )  # what moves stays on a small screen
-            live.update(rendered(title, [jobs[i] for i in order], [states[i] for i in order]), refresh=True)
-            if all(state.kind == "done" for state in states):
-                return
+            found = sorted(((job, look(job.run_dir)) for job in jobs), key=lambda pair: _rank(pair[1]))
+            live.update(rendered(title, *zip(*found, strict=True)), refresh=True)  # what moves is on top
+            if all(state.kind == "done" for _, state in found):
+                return 0
             time.sleep(PAUSE)
 
 
@@ -64,38 +121,28 @@ def rendered(title: str, jobs: Sequence[Job], states: Sequence[State]) -> Group:
     for column in ("job", "settings", "state", "score", ""):
         table.add_column(column, overflow="fold", justify="right" if column in ("job", "score") else "left")
     for job, state in zip(jobs, states, strict=True):
-        kind = _shown(state)
-        score = _score(state.record) if state.kind == "done" else None
-        table.add_row(
-            str(job.number),
-            escape(job.name),
-            f"[{STYLES[kind]}]{kind}[/]",
-            "" if score is None else f"{100 * score:.2f}",
-            escape(_detail(job, state)),
-        )
+        kind, score = _shown(state), _score(state.record) if state.kind == "done" else None
+        shown = "" if score is None else f"{100 * score:.2f}"
+        table.add_row(str(job.number), escape(job.name), f"[{STYLES[kind]}]{kind}[/]", shown,
+                      escape(_detail(job, state)))  # fmt: skip
     return Group(table, *(escape(line) for line in footer(jobs, states)))
 
 
 def footer(jobs: Sequence[Job], states: Sequence[State]) -> list[str]:
+    pairs = list(zip(jobs, states, strict=True))
     counts = Counter(map(_shown, states))
-    failed = [(job, s.why) for job, s in zip(jobs, states, strict=True) if s.kind == "failed"]
-    lines = [f"job {job.number} {why}" for job, why in failed]
+    lines = [f"job {job.number} {state.why}" for job, state in pairs if state.kind == "failed"]
     kinds = ("done", "running", "failed", "interrupted", "pruned", "submitted", "waiting")
     lines += [counted({kind: counts[kind] for kind in kinds})]
     done = [
-        (job, s.record)
-        for job, s in zip(jobs, states, strict=True)
-        if s.kind == "done" and s.record is not None
+        (_score(s.record), job, s.record) for job, s in pairs if s.kind == "done" and s.record is not None
     ]
-    scored = [(_score(found), job, found) for job, found in done]
-    finite = [(score, job, found) for score, job, found in scored if score is not None and score == score]
+    finite = [(score, job, found) for score, job, found in done if score is not None and score == score]
     if finite:
         _, job, found = max(finite, key=lambda item: item[0])
         lines.append(f"best: {job.name}, {scores(found)}")
     left = seconds_left(jobs, states)
-    if left is not None:
-        lines.append(f"time left: about {duration(left)}")
-    return lines
+    return lines if left is None else [*lines, f"time left: about {duration(left)}"]
 
 
 def _score(found: RunRecord | None) -> float | None:
@@ -141,120 +188,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-# ``hardpix sweep status`` of a search: its trials, the best so far and what it chose; imports no torch.
-
-
-MAIN = "val/miou"  # metric: null is the data set's main one, a fraction like this one
-CALLED = {
-    "COMPLETE": "done",
-    "PRUNED": "pruned",
-    "FAIL": "failed",
-    "RUNNING": "running",
-    "WAITING": "waiting",
-}
-
-
-def show_search(title: str, folder: Path, name: str, search: Search, *, watch: bool = False) -> None:
-    from hardpix.sweep import trials
-
-    console = Console(highlight=False)
-    if not watch:
-        console.print(search_rendered(title, trials.found(folder, name), search))
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            found = trials.found(folder, name)
-            live.update(search_rendered(title, found, search), refresh=True)
-            if len(found) >= search.trials and all(trial.state.is_finished() for trial in found):
-                return
-            time.sleep(PAUSE)
-
-
-def search_rendered(title: str, found: Sequence[FrozenTrial], search: Search) -> Group:
-    table = Table(title=escape(title), title_justify="left")
-    for column in ("trial", "settings", "state", "score", ""):
-        table.add_column(column, overflow="fold", justify="right" if column in ("trial", "score") else "left")
-    metric = search.metric or MAIN
-    for trial in found:
-        kind = state_of(trial)
-        score = "" if trial.value is None or kind != "done" else score_text(metric, trial.value)
-        table.add_row(
-            str(trial.number + 1),
-            escape(" ".join(brief(settings(trial).split(" ")))),
-            f"[{STYLES[kind]}]{kind}[/]",
-            score,
-            escape(_trial_detail(trial)),
-        )
-    return Group(table, *(escape(line) for line in search_footer(found, search)))
-
-
-def search_footer(found: Sequence[FrozenTrial], search: Search, *, over: bool = False) -> list[str]:
-    """The best trial with its settings, how many there are of each kind, and the time left.
-
-    ``over``: this process has ended its work, a trial that it holds waits for the next one.
-    """
-    lines = []
-    done = [(trial.value, trial) for trial in found if state_of(trial) == "done" and trial.value is not None]
-    if done:
-        score, best = max(done, key=lambda item: item[0])
-        seeds = f", mean of {len(search.seeds)} seeds" if len(search.seeds) > 1 else ""
-        lines.append(
-            f"best: trial {best.number + 1}, {search.metric or 'val'} "
-            f"{score_text(search.metric or MAIN, score)}{seeds}: "
-            f"{settings(best)}"
-        )
-    counts = Counter(state_of(trial, over=over) for trial in found)
-    order = {kind: counts[kind] for kind in ("done", "pruned", "running", "failed", "waiting")}
-    lines.append(f"{len(found)} of {search.trials} trials: {counted(order)}")
-    left = search_seconds_left(found, search)
-    return lines if left is None or over else [*lines, f"time left: about {duration(left)}"]
-
-
-def search_seconds_left(found: Sequence[FrozenTrial], search: Search) -> float | None:
-    """From the mean of what finished trials took, pruned ones among them; None before the first, and at the end."""
-    seconds = [
-        trial.duration.total_seconds()
-        for trial in found
-        if trial.duration is not None and state_of(trial) in ("done", "pruned")
-    ]
-    limit = min(search.trials, len(search.grid())) if search.sampler == "grid" else search.trials
-    left = limit - sum(trial.state.is_finished() for trial in found)
-    if not seconds or left <= 0:
-        return None
-    return statistics.fmean(seconds) * left / max(1, sum(state_of(trial) == "running" for trial in found))
-
-
-def state_of(trial: FrozenTrial, *, over: bool = False) -> str:
-    """``waiting``: its process is gone, and the next one goes on with it."""
-    kind = CALLED[trial.state.name]
-    owner = trial.user_attrs.get("owner")
-    if kind == "running" and owner is not None and not _may_live(owner, over):
-        return "waiting"
-    return kind
-
-
-def _may_live(owner: dict[str, str], over: bool) -> bool:
-    import os
-    import platform
-
-    here = owner["hostname"] == platform.node()
-    if here and owner["pid"] == str(os.getpid()):
-        return not over
-    return not here or owner_lives(owner)
-
-
-def settings(trial: FrozenTrial) -> str:
-    return " ".join(trial.user_attrs.get("settings", ()))
-
-
-def _trial_detail(trial: FrozenTrial) -> str:
-    runs = [Path(path) for path in trial.user_attrs.get("runs", ())]
-    if trial.state.name == "PRUNED":
-        return next((state.why for state in map(look, runs) if state.kind == "pruned"), "")
-    if trial.state.name == "FAIL":
-        return str(trial.user_attrs.get("error", ""))
-    if trial.state.name == "RUNNING":
-        return f"step {sum(map(steps_done, runs))}"
-    return "" if trial.duration is None else duration(trial.duration.total_seconds())

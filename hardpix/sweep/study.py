@@ -1,4 +1,4 @@
-"""Studies: a file of ``conf/sweep/`` or the command line as a list of jobs, and where they run."""
+"""Studies: a file of ``conf/studies/`` or the command line as a list of jobs, each a list of overrides."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.config import safe_files
+from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import override, quoted
 from hardpix.config.compose import explain, named_file, nearest
-from hardpix.config.trust import COMMANDS, own_word
+from hardpix.config.published import is_published
+from hardpix.config.rows import rows_of
+from hardpix.config.trust import own_word
 from hardpix.sweep.space import SETTINGS, Search, read_search, replaced
+from hardpix.sweep.stages import Stage, read_stages
 from hardpix.types import ConfigError
 
 KEYS = (
@@ -28,74 +32,65 @@ KEYS = (
     "for",
     "rows",
     "seeds",
+    "stages",
     "on_error",
     "retries",
-    "launcher",
     "search",
     *SETTINGS,
 )
-OWN = ("run", "resume")  # the sweep's own business
+OWN = ("run", "resume")  # set by the sweep
+STAGED = ("study", "overrides", "seeds", "stages", "on_error", "retries")  # keys of a study with stages
 
 OnError = Literal["continue", "retry", "stop"]
 Axes = dict[str, list[str]]  # key -> its overrides: {"method.alpha": ["method.alpha=0.1", ...]}
 
 
-# Launchers: where a study's jobs run.
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """``workers`` processes, dealt out to the devices in turn: 4 on two GPUs are two on each."""
-
-    workers: int | Literal["auto"] = 0  # 0: in this process; auto: one per GPU, without a GPU one per core
-    devices: tuple[str, ...] | Literal["auto"] = "auto"  # CUDA_VISIBLE_DEVICES of each; auto: all GPUs
-    kind: Literal["here", "slurm"] = "here"
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of slurm, as its plugin names them
-
-
-HERE = Launcher()
-
-
 @dataclass(frozen=True)
 class Study:
-    """Jobs in the order in which they run, each a list of overrides without sweeps."""
+    """Jobs in the order in which they run, each a list of overrides without sweeps.
+
+    With ``stages`` each job is what one chain of runs is given; with ``search`` there are none: trials are asked for.
+    """
 
     name: str
     jobs: tuple[tuple[str, ...], ...]
     on_error: OnError = "continue"
     retries: int = 1  # of a job that fails, with on_error=retry
-    launcher: Launcher = HERE
-    search: Search | None = None  # then there are no jobs: trials ask for them
-
-    @property
-    def tries(self) -> int:
-        return 1 + (self.retries if self.on_error == "retry" else 0)
+    search: Search | None = None
+    stages: tuple[Stage, ...] = ()
 
 
 def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
     """``NAME`` and overrides, or overrides alone; commas and ranges in them are axes, as with Hydra's ``-m``.
 
-    ``extra``: a folder of further configuration files, ``sweep/`` among them. A setting on the command line that the
+    ``extra``: a folder of further configuration files, ``studies/`` among them. A setting on the command line that the
     file has as an axis replaces that axis wherever it stands; any other holds for all jobs.
     """
     named = bool(arguments) and "=" not in arguments[0] and arguments[0][:1] not in ("+", "~")
-    content = _content(*_read(arguments[0], extra)) if named else _Content("")
+    if named and is_table(arguments[0]):
+        content = _table(arguments[0])
+    else:
+        content = _content(*_read(arguments[0], extra)) if named else _Content("")
+    words = arguments[1:] if named else arguments
+    if content.stages:
+        jobs = tuple(_chains(content, words))
+        return Study(arguments[0], jobs, content.on_error, content.retries, stages=content.stages)
     given: Axes = {}
-    for text in arguments[1:] if named else arguments:
+    for text in words:
         key, choices = _choices(text)
         if key in OWN:
             raise ConfigError(f"{text}: a sweep names and resumes its runs itself")
         given[key] = choices
     if not named and not given:
         raise ConfigError(
-            "a sweep needs the name of a file of conf/sweep/, or overrides: loss=cross_entropy,ohem"
+            "a sweep needs the name of a file of conf/studies/, or overrides: loss=cross_entropy,ohem"
         )
     name = content.name if "study" not in given else ""
     if name:
         given["study"] = [f"study={quoted(name)}"]
     search = None if content.search is None else replaced(content.search, given)
     jobs = tuple(_expand(content, given)) if search is None else ()
-    return Study(name, jobs, content.on_error, content.retries, content.launcher, search)
+    return Study(name, jobs, content.on_error, content.retries, search)
 
 
 @dataclass(frozen=True)
@@ -108,8 +103,46 @@ class _Content:
     seeds: tuple[str, ...] = ()
     on_error: OnError = "continue"
     retries: int = 1
-    launcher: Launcher = HERE
     search: Search | None = None
+    stages: tuple[Stage, ...] = ()
+
+
+def is_table(name: str) -> bool:
+    """Whether a study is a published table, PAPER/TABLE."""
+    return "/" in name and is_published(name) and not (conf_dir() / "studies" / f"{name}.yaml").is_file()
+
+
+def _table(name: str) -> _Content:
+    """The rows of a published table that one training fills; those that take several commands are left out."""
+    found: list[tuple[str, ...]] = []
+    for row in rows_of(name):
+        if row.trains and not row.chain:
+            axes = [[f"{key}={value}" for value in values] for key, values in row.axes.items()]
+            found += [merged(row.run_overrides, cell) for cell in itertools.product(*axes)]
+    if not found:
+        raise ConfigError(f"{name}: no row of this table is filled by one training; see hardpix table {name}")
+    return _Content(name.replace("/", "-"), rows=tuple(found), seeds=("seed=0",))
+
+
+def _chains(content: _Content, words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What each chain of runs is given: the words of the command line, one value of each, seeds outermost."""
+    given: Axes = {text.partition("=")[0]: _stage_choices(text) for text in words}
+    if content.seeds and "seed" not in given:
+        given["seed"] = list(content.seeds)
+    first = [given["seed"]] if len(given.get("seed", ())) > 1 else []
+    rest = [choices for key, choices in given.items() if not (first and key == "seed")]
+    for cell in itertools.product(*first, *rest):
+        yield tuple(sorted(cell, key=lambda text: list(given).index(text.partition("=")[0])))
+
+
+def _stage_choices(text: str) -> list[str]:
+    """The overrides that ``STAGE:key=1,2`` or ``key=1,2`` stands for; other words as they are."""
+    stage, colon, rest = text.partition(":")
+    if not (colon and stage.isidentifier()):
+        stage, colon, rest = "", "", text
+    if "=" not in rest and rest[:1] != "~":
+        return [text]  # refused with the stages' names
+    return [f"{stage}{colon}{choice}" for choice in _choices(rest)[1]]
 
 
 def _expand(content: _Content, given: Axes) -> Iterator[tuple[str, ...]]:
@@ -172,7 +205,7 @@ def _choices(text: str) -> tuple[str, list[str]]:
 
 
 def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
-    path = named_file("sweep", name, extra, further=["status"])
+    path = named_file("studies", name, extra, further=["status"])
     try:
         content = OmegaConf.to_container(
             OmegaConf.create(safe_files.read_yaml_text(path))
@@ -205,6 +238,11 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
         raise ConfigError(f"{path}: seeds={seeds}: must be a list of whole numbers")
     common = _settings(path, "overrides", content.get("overrides") or [])
     chances = tuple(f"seed={seed}" for seed in seeds)
+    stages: tuple[Stage, ...] = ()
+    if "stages" in content:
+        if wrong := sorted(set(content) - set(STAGED)):
+            raise ConfigError(f"{path}: {wrong[0]}: a study with stages has {', '.join(STAGED)} only")
+        stages = read_stages(path, content["stages"], common)
     search = read_search(path, content, common=common, seeds=chances, check_key=_check_own)
     found = _Content(
         name=str(content.get("study") or name.replace("/", "-")),
@@ -215,8 +253,8 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
         seeds=chances,
         on_error=on_error,
         retries=retries,
-        launcher=read_launcher(content.get("launcher"), f"{path}: ", own_word=False),
         search=search,
+        stages=stages,
     )
     possible = {*found.common, *(text for choices in found.axes.values() for text in choices)}
     for condition in found.own:
@@ -267,49 +305,3 @@ def _check_own(path: Path, where: str, key: str) -> None:
         raise ConfigError(f"{path}: {where}: {key}: {why}")
     if key.lstrip("+~") in (*OWN, "study"):
         raise ConfigError(f"{path}: {where}: {key}: a sweep names and resumes its runs itself")
-
-
-LAUNCHER_KEYS = ("workers", "devices")
-KINDS = ("here", "slurm")
-
-
-def read_launcher(node: Any, where: str, *, own_word: bool = True) -> Launcher:
-    """``{workers: 4, devices: [0, 1]}``, or ``{kind: slurm, partition: gpu, ...}``.
-
-    ``own_word``: whether it is the user's own, of the command line; a file's must not hold commands.
-    Raises ``ConfigError`` that begins with ``where``.
-    """
-    if node is None:
-        return HERE
-    if node in KINDS:
-        node = {"kind": node}
-    if isinstance(node, dict) and "kind" in node:
-        kind, node = node["kind"], {key: value for key, value in node.items() if key != "kind"}
-        if kind not in KINDS:
-            raise ConfigError(f"{where}launcher.kind={kind}: must be {' or '.join(KINDS)}")
-        for key in node if not own_word else ():
-            if key in COMMANDS:
-                raise ConfigError(
-                    f"{where}launcher.{key}: is set by a file; it runs commands, so give it on the command line, "
-                    f"'launcher.{key}=...'"
-                )
-        if kind == "slurm":
-            return Launcher(kind="slurm", settings=node)
-        if not node:
-            return HERE
-    if not isinstance(node, dict) or set(node) - set(LAUNCHER_KEYS):
-        raise ConfigError(
-            f"{where}launcher={node}: must be a mapping with some of {', '.join(LAUNCHER_KEYS)}"
-        )
-    workers, devices = node.get("workers", "auto"), node.get("devices", "auto")
-    if str(workers) != "auto" and not (type(workers) in (int, str) and str(workers).isdecimal()):
-        raise ConfigError(
-            f"{where}workers={workers}: must be a whole number of processes, 0 for none besides this one, or auto"
-        )
-    listed = isinstance(devices, list | tuple) and all(type(d) in (int, str) for d in devices)
-    if devices != "auto" and not listed:
-        raise ConfigError(f"{where}devices={devices}: must be auto or a list of GPUs, such as [0, 1]")
-    return Launcher(
-        "auto" if workers == "auto" else int(workers),
-        "auto" if devices == "auto" else tuple(map(str, devices)),
-    )

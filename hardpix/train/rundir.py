@@ -32,7 +32,13 @@ MAX_NAMED = 5  # settings that an error names
 
 # Keys at the top level that configurations written before they existed lack: a new key of `conf/` belongs here or to
 # those below, so that older runs can be read, resumed, and found by a sweep.
-ADDED: dict[str, Any] = {"parent": None, "parent_weights": "last", "parent_config": None, "freeze": []}
+ADDED: dict[str, Any] = {
+    "parent": None,
+    "parent_weights": "last",
+    "parent_config": None,
+    "freeze": [],
+    "notes": {},
+}
 
 
 class InConf(NamedTuple):
@@ -59,7 +65,7 @@ ADDED_TO: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # Keys (or how they begin) without a bearing on what is trained and scored: no part of a run's identity in a sweep.
-NO_FACTOR = ("resume", "run", "runs_dir", "study", "logger.", "callbacks.", "panels", "data.num_workers",
+NO_FACTOR = ("resume", "run", "runs_dir", "study", "notes", "logger.", "callbacks.", "panels", "data.num_workers",
              "data.pin_memory", "data.accept_change", "trainer.log_every_steps")  # fmt: skip
 
 # Keys that a resumed run may have otherwise than when it started.

@@ -240,6 +240,41 @@ def exit_on_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_asked_to_stop: list[int] = []  # the signals that came while a study runs
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGUSR1 raise ``SystemExit``; in a training, handlers of its own end the run first."""
+    last = -SETTLE
+
+    def handler(number: int, _: object) -> None:
+        nonlocal last
+        if time.monotonic() - last < SETTLE:  # `timeout` and others send it to a process and its group
+            return
+        last = time.monotonic()
+        _asked_to_stop.append(number)
+        if signal.getsignal(number) is handler:
+            check_stopped()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield
+    finally:
+        _asked_to_stop.clear()
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def check_stopped() -> None:
+    """Raise ``SystemExit`` where a signal has asked the study to end."""
+    if _asked_to_stop:
+        raise SystemExit(128 + _asked_to_stop[0])
+
+
 def exit_now(number: int, why: str) -> None:
     """End the process with the status of a signal."""
     if why:

@@ -49,8 +49,8 @@ def test_commands():
         ("train trainer.benchmark=", ["trainer.benchmark=false", "trainer.benchmark=true"]),
         ("train data.pin_memory=t", ["data.pin_memory=true"]),
         ("train --mul", ["--multirun"]),
-        ("chain error_prediction/d", ["error_prediction/deeplabv3plus", "error_prediction/dpc"]),
-        ("chain error_prediction detail:trainer.max_st", ["detail:trainer.max_steps="]),
+        ("sweep error_prediction/d", ["error_prediction/deeplabv3plus", "error_prediction/dpc"]),
+        ("sweep error_prediction detail:trainer.max_st", ["detail:trainer.max_steps="]),
         ("evaluate RUN --weights ", ["best", "last"]),
         ("evaluate RUN --sp", ["--split"]),
         ("evaluate RUN meth", []),
@@ -130,7 +130,7 @@ def test_bash_is_answered_with_what_follows_its_last_break(runs):
     ]
     assert in_bash(runs, "hardpix compare runs/s/a=") == ["1,b"]
     assert in_bash(runs, "hardpix train method=hardness ") != []
-    assert in_bash(runs, "hardpix chain error_prediction detail:data.sou") == ["data.source."]
+    assert in_bash(runs, "hardpix sweep error_prediction detail:data.sou") == ["data.source."]
 
 
 def test_install_says_what_it_wrote_and_is_repeatable(tmp_path, monkeypatch, capsys):
@@ -187,9 +187,9 @@ def nested(node):
 
 
 def test_every_file_has_the_keys_that_a_parser_finds():
-    """All of conf/ but tables, rows, chains and studies, of which no key can be set."""
+    """All of conf/ but tables, rows and studies, of which no key can be set."""
     for group in catalog.groups():
-        if group in ("table", "rows", "chain", "sweep"):
+        if group in ("table", "rows", "studies"):
             continue
         for path in (catalog.conf_dir() / group).rglob("*.yaml"):
             text = path.read_text(encoding="utf-8")

@@ -212,7 +212,7 @@ def test_a_mistyped_table_gets_the_nearest_name(word, meant, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sweep", "s", "--launcher", "slrum"], "did you mean slurm?"),
+        (["sweep", "s", "--on-error", "retrry"], "did you mean retry?"),
         (["figure", "swep"], "did you mean sweep?"),
         (["table", "--per-clsas"], "did you mean --per-class?"),
         (["sweep"], "are required: NAME_OR_OVERRIDE; hardpix sweep --help says more"),

@@ -108,10 +108,10 @@ def test_commands_of_all_kinds():
     assert text.startswith("hardpix train -m ")
     assert "method.alpha=0.01,0.1,1,10,100" in text
     chain = fill("hn/4/hn/epoch_5", [0, 1])
-    assert chain.commands == ("hardpix chain hn/camvid seed=0", "hardpix chain hn/camvid seed=1")
+    assert chain.commands == ("hardpix sweep hn/camvid seed=0", "hardpix sweep hn/camvid seed=1")
     assert "experiment=hn/camvid backbone.pretrained=false" in chain.about
     *trained, scored = fill("error_cascade/6/ours_ms/miou", [0]).commands
-    assert trained == ["hardpix chain error_prediction/ade20k seed=0"]
+    assert trained == ["hardpix sweep error_prediction/ade20k seed=0"]
     assert scored == "hardpix evaluate RUN inference=multiscale 'reproduces=[error_cascade/6/ours_ms/miou]'"
     first, second, compared = fill("hl/ssim/trainval_vs_train/ssim", [0]).commands
     assert ("trainval" in first, "data.train_split=trainval" in second) == (False, True)

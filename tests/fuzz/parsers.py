@@ -231,8 +231,8 @@ def _archive(name):
 PARSERS = {
     "overrides": Parser(lambda path: validate(compose(json.loads(path.read_text()))), _overrides().map(lambda o: json.dumps(o).encode()), tells=False, share=0.1),
     "config.yaml of a run": Parser(_read_config, st.deferred(lambda: as_yaml(_config())), "config.yaml", tells=False, share=0.3),
-    "study file": Parser(lambda path: read_study(["x"], path.parent.parent), as_yaml(STUDY), "sweep/x.yaml", tells=False),
-    "chain file": Parser(lambda path: read_chain("x", path.parent.parent), as_yaml(CHAIN), "chain/x.yaml"),
+    "study file": Parser(lambda path: read_study(["x"], path.parent.parent), as_yaml(STUDY), "studies/x.yaml", tells=False),
+    "chain file": Parser(lambda path: read_chain("x", path.parent.parent), as_yaml(CHAIN), "studies/x.yaml"),
     "checkpoint manifest": Parser(lambda path: (checkpoint.manifest(path.parent), checkpoint.problem(path)),
                                   as_json({"last.ckpt": {"sha256": "a", "bytes": 3, "step": 1}, "manifest.json": {"bytes": 1}}), "manifest.json"),
     "checkpoint": Parser(checkpoint.read_checkpoint, st.deferred(_checkpoints), "last.ckpt"),

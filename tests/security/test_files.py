@@ -21,10 +21,11 @@ import yaml
 from PIL import Image
 
 from hardpix import record
-from hardpix.cli import main, sweep
+from hardpix.cli import main
 from hardpix.config import safe_files
 from hardpix.data.images import read_colour, read_depth, read_index
 from hardpix.page.page import write_page
+from hardpix.sweep import sweeper
 from hardpix.train import checkpoint, rundir
 from hardpix.train.checkpoint import init_from, manifest, read_checkpoint
 from hardpix.train.results import write_panels
@@ -303,7 +304,7 @@ def test_results_are_not_written_through_links(copy, tmp_path, tiny, capsys):
 
 def test_a_study_is_not_written_through_links(tmp_path, capsys, monkeypatch):
     held = elsewhere(tmp_path)
-    monkeypatch.setattr(sweep, "timed", lambda study, jobs, **_: 0)  # trains nothing
+    monkeypatch.setattr(sweeper, "run", lambda request, study, jobs: 0)  # trains nothing
     words = [*TINY, "seed=0,1", "study=s", f"runs_dir={tmp_path}/runs"]
     assert main(["sweep", *words]) == 0
     study = tmp_path / "runs/s"
@@ -314,7 +315,7 @@ def test_a_study_is_not_written_through_links(tmp_path, capsys, monkeypatch):
     assert main(["sweep", *words]) == 2
     assert ".optuna.lock is a link" in capsys.readouterr().err
     (study / ".optuna.lock").unlink()
-    monkeypatch.setattr(sweep, "timed", lambda study, jobs, **_: jobs[1].run_dir.mkdir())
+    monkeypatch.setattr(sweeper, "run", lambda request, study, jobs: jobs[1].run_dir.mkdir())
     main(["sweep", *words])
     job = next(p for p in study.iterdir() if not p.is_symlink())
     (job / "output.log").symlink_to(tmp_path / "precious")

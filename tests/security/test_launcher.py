@@ -1,14 +1,15 @@
 """What a file says of a cluster, and what things are called there, runs no command."""
 
 import os
+import re
 import subprocess
+import sys
 
 import pytest
 import yaml
 
 from hardpix.cli import main
-from hardpix.config.trust import COMMANDS
-from hardpix.sweep import launchers
+from hardpix.config.command_line import written
 from hardpix.sweep.stages import read_chain
 from hardpix.sweep.study import read_study
 from hardpix.types import ConfigError
@@ -23,37 +24,11 @@ from tests.sweep.test_slurm import (
     waited,
 )
 
-BREAKS = (
-    "gpu\ntouch MARK",
-    "gpu\rtouch MARK",
-    "x\x0btouch MARK",
-    "x\x85y",
-    "x\u2028touch MARK",
-    "x\0",
-    "\x1b[2J",
-)
-
 
 def study(folder, content):
-    (folder / "sweep").mkdir(exist_ok=True)
-    (folder / "sweep/evil.yaml").write_text(yaml.safe_dump(content))
-    return folder / "sweep/evil.yaml"
-
-
-@pytest.mark.parametrize("kind", ["slurm", "here", None])
-@pytest.mark.parametrize("setting", COMMANDS)
-def test_a_file_cannot_hold_commands(tmp_path, setting, kind):
-    """Nor where the command line alone says that it is for a cluster."""
-    node = {setting: ["touch MARK"]} | ({"kind": kind} if kind else {})
-    study(tmp_path, {"axes": {"seed": [0, 1]}, "launcher": node})
-    with pytest.raises(ConfigError) as error:
-        read_study(["evil"], tmp_path)
-    assert "\n" not in str(error.value)
-    if kind:
-        assert (
-            f"launcher.{setting}: is set by a file; it runs commands, so give it on the command line"
-            in str(error.value)
-        )
+    (folder / "studies").mkdir(exist_ok=True)
+    (folder / "studies/evil.yaml").write_text(yaml.safe_dump(content))
+    return folder / "studies/evil.yaml"
 
 
 KEYS = ("hydra.launcher.setup", "+hydra.searchpath", "hydra/launcher", "hydra.job.env_set", "~hydra",
@@ -82,35 +57,44 @@ def test_a_study_cannot_change_hydra_nor_trust(tmp_path, key, place):
 @pytest.mark.parametrize("text", ["hydra.searchpath=[pkg://trap]", "+hydra.launcher.setup=[x]", "hydra/launcher=x",
                                   " trusted=[a]", "~hydra"])  # fmt: skip
 def test_a_chain_cannot_change_hydra_nor_trust(tmp_path, text):
-    (tmp_path / "chain").mkdir()
-    (tmp_path / "chain/evil.yaml").write_text(yaml.safe_dump({"stages": {"a": {"overrides": [text]}}}))
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/evil.yaml").write_text(yaml.safe_dump({"stages": {"a": {"overrides": [text]}}}))
     with pytest.raises(ConfigError, match=r"evil\.yaml: stage a: .*a file cannot"):
         read_chain("evil", tmp_path)
 
 
-def test_no_setting_begins_a_line_of_the_script():
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    keys = ("qos", "comment", "constraint", "exclude", "gres", "account", "mem_per_gpu", "name")
-    for key, text in [*(("partition", text) for text in BREAKS), *((key, BREAKS[0]) for key in keys)]:
-        with pytest.raises(ConfigError, match=rf"launcher\.{key}=.*must be of one line"):
-            launchers.parameters_of({key: text}, "s")
-    with pytest.raises(ConfigError, match=r"launcher\.name=.*must be of one line"):
-        launchers.parameters_of({}, BREAKS[0])
-    for value in ({BREAKS[0]: "x"}, {"a": BREAKS[0]}, {"a": ["x", BREAKS[0]]}):
-        with pytest.raises(ConfigError, match="must be of one line"):
-            launchers.parameters_of({"additional_parameters": value}, "s")
-    assert launchers.parameters_of({"setup": ["module load a\nmodule load b"]}, "s")["setup"]
-    assert launchers.parameters_of({"comment": "für $(x) 'y' \"z\" `w`;"}, "s")["comment"]
-
-
-def test_no_secret_goes_into_the_script(monkeypatch):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        *(
+            (f"partition={text!r}", "partition=.*must be of one line")
+            for text in ("gpu\ntouch MARK", "x\x0btouch MARK")
+        ),
+        ("name='a\nb'", "name=.*must be of one line"),
+        ("additional_parameters={a:'gpu\ntouch MARK'}", "must be of one line"),
+        (
+            "setup=['export HF_TOKEN=hf_canaryCANARYcanary']",
+            "setup.*: holds the value of the environment variable",
+        ),
+    ],
+)
+def test_no_setting_begins_a_line_of_the_script_or_holds_a_secret(
+    cluster,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+    setting,
+    said,
+):
     monkeypatch.setenv("HF_TOKEN", "hf_canaryCANARYcanary")
-    with pytest.raises(
-        ConfigError, match=r"launcher\.setup: holds the value of the environment variable HF_TOKEN"
-    ) as e:
-        launchers.parameters_of({"setup": ["export HF_TOKEN=hf_canaryCANARYcanary"]}, "s")
-    assert "canary" not in str(e.value)
+    setting = setting.encode().decode("unicode_escape")
+    words = [*TINY, f"runs_dir={tmp_path}/runs", "hydra/launcher=submitit_slurm", f"hydra.launcher.{setting}"]
+    assert main(["sweep", *words, "seed=0,1"]) == 2
+    err = capsys.readouterr().err
+    assert re.search(said, err)
+    assert "canary" not in err
+    assert not (cluster / "sbatch.log").exists()
 
 
 @pytest.mark.slow
@@ -143,10 +127,7 @@ ODD = "$(touch MARK1);`touch MARK2`&touch MARK3|\"';touch MARK4;# x"
 def test_no_name_and_no_value_is_run_by_the_script(cluster, tmp_path, monkeypatch, capsys):  # noqa: F811
     """The script itself, run by bash with an ``srun`` that does nothing: names leave no marker, ``setup`` does."""
     (cluster / "hold").touch()
-    study(
-        tmp_path,
-        {"study": ODD, "axes": {"seed": [0, 1]}, "launcher": {"kind": "slurm", "comment": ODD, "qos": ODD}},
-    )
+    study(tmp_path, {"study": ODD, "axes": {"seed": [0, 1]}})
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / ("runs" + ODD.replace("/", ""))
     quoted = str(runs).replace("'", "\\'")
@@ -156,9 +137,14 @@ def test_no_name_and_no_value_is_run_by_the_script(cluster, tmp_path, monkeypatc
         str(tmp_path),
         *TINY,
         f"runs_dir='{quoted}'",
-        "launcher.setup=[touch own]",
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.setup=[touch own]",
+        f"hydra.launcher.comment={written(ODD)}",
     ]
-    assert main(["sweep", *words]) == 0, capsys.readouterr().err
+    process = subprocess.Popen([sys.executable, "-m", "hardpix.cli", "sweep", *words], process_group=0)
+    waited(lambda: (cluster / "100.sh").is_file() and (cluster / "sbatch.log").is_file())
+    process.kill()
+    process.wait()
     script = (cluster / "100.sh").read_text()
     assert "#SBATCH --comment=" in script
     (tmp_path / "stub").mkdir()
@@ -181,11 +167,11 @@ def test_a_job_of_the_cluster_that_prints_and_raises_secrets(cluster, leaky, tmp
     pythonpath = os.environ["PYTHONPATH"]
     os.environ["PYTHONPATH"] = f"{tmp_path / 'lib'}:{pythonpath}"
     try:
-        assert main(["sweep", *words, "study=s", "--launcher", "slurm"]) == 0
+        assert main(["sweep", *words, "study=s", "hydra/launcher=submitit_slurm"]) == 1
     finally:
         os.environ["PYTHONPATH"] = pythonpath
     waited(lambda: all((cluster / f"100_{n}.state").read_text() in ("FAILED", "COMPLETED") for n in (0, 1)))
-    logs = "".join(path.read_text() for path in tmp_path.glob("runs/s/.submitit/*_log.*"))
+    logs = "".join(path.read_text() for path in tmp_path.glob("runs/s/.submitit/**/*_log.*"))
     assert all(logs.count(f"{word} ***") >= 2 for word in ("print", "half", "error", "child"))
     assert len(list(tmp_path.glob("runs/s/*/error.txt"))) == 2
     assert leaks(tmp_path / "runs", values) == []

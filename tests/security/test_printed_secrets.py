@@ -197,7 +197,9 @@ def leaky(canaries, tmp_path, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [[], ["--workers", "2"]], ids=["here", "workers"])
+@pytest.mark.parametrize(
+    "launcher", [[], ["hydra/launcher=pool", "hydra.launcher.workers=2"]], ids=["basic", "pool"]
+)
 def test_a_study_that_prints_and_raises_them(leaky, tmp_path, launcher):
     words, values = leaky
     assert main(["sweep", *words, *launcher]) == 1

@@ -198,30 +198,22 @@ def test_by_a_folder_of_further_files(trap, capsys, tmp_path, content, said, mul
     assert not list(tmp_path.glob("runs/**/run.json"))
 
 
-def test_hydra_is_left_as_it_was():
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
-    before = ConfigLoaderImpl.load_configuration
-    assert main(["train", "method=nothing"]) == 2
-    assert ConfigLoaderImpl.load_configuration is before
-
-
 def test_by_a_study_or_a_chain(trap, capsys, tmp_path):
     for folder, content in (
         ("sweep", {"overrides": ["method._target_=trap.go"]}),
         ("sweep", {"axes": {"method._target_": ["trap.go"]}}),
-        ("chain", {"stages": {"a": {"overrides": ["method._target_=trap.go"]}}}),
+        ("sweep", {"stages": {"a": {"overrides": ["method._target_=trap.go"]}}}),
     ):
-        path = tmp_path / folder / "evil.yaml"
+        path = tmp_path / "studies/evil.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(content))
         refused(capsys, folder, "evil", "--config-dir", tmp_path, f"runs_dir={tmp_path}/runs")
     for folder, content in (
         ("sweep", {"overrides": ["trusted=[trap]", "method._target_=trap.go"]}),
         ("sweep", {"axes": {"trusted": [["trap"]]}, "overrides": ["method._target_=trap.go"]}),
-        ("chain", {"stages": {"a": {"overrides": ["trusted=[trap]", "method._target_=trap.go"]}}}),
+        ("sweep", {"stages": {"a": {"overrides": ["trusted=[trap]", "method._target_=trap.go"]}}}),
     ):
-        (tmp_path / folder / "evil.yaml").write_text(yaml.safe_dump(content))
+        (tmp_path / "studies/evil.yaml").write_text(yaml.safe_dump(content))
         refused(capsys, folder, "evil", "--config-dir", tmp_path, said="a file cannot trust code")
 
 
@@ -233,7 +225,7 @@ COMMANDS = {
     "figure": ["figure", "panels", "RUN", "--out", "OUT.png"],
     "figure of errors": ["figure", "errors", "RUN", "--out", "OUT.png"],
     "resume": ["train", "RESUME", "resume=true"],
-    "chain": ["chain", "error_prediction", "--use", "semantic=RUN", "run=b"],
+    "stages": ["sweep", "error_prediction", "--use", "semantic=RUN", "run=b"],
 }  # fmt: skip
 
 

@@ -53,8 +53,8 @@ def test_what_asks_for_too_much_is_refused(tmp_path, kind):
 
 
 READERS = {
-    "chain": ("chain/evil.yaml", lambda folder: read_chain("evil", folder)),
-    "study": ("sweep/evil.yaml", lambda folder: read_study(["evil"], folder)),
+    "chain": ("studies/evil.yaml", lambda folder: read_chain("evil", folder)),
+    "study": ("studies/evil.yaml", lambda folder: read_study(["evil"], folder)),
     "configuration": ("experiment/evil.yaml", lambda folder: compose(["experiment=evil"], config_dir=folder)),
     "run": ("config.yaml", lambda folder: safe_files.load(folder / "config.yaml")),
 }

@@ -92,7 +92,9 @@ def srun(*arguments):
 def squeue(*_):
     for path in sorted(BOOKS.glob("*.state")):
         if path.read_text() in ("PENDING", "RUNNING"):
-            print(f"{path.stem}|{path.read_text()}")
+            script = (BOOKS / f"{path.stem.partition('_')[0]}.sh").read_text()
+            name = re.search(r"#SBATCH --job-name=(.*)", script)[1]
+            print(f"{path.stem}|{path.read_text()}|{name}")
 
 
 def scontrol(word, job):

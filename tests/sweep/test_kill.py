@@ -1,6 +1,5 @@
-"""A study whose process is killed and started again is the study that was never killed, bit for bit."""
+"""Studies that are killed or interrupted at random moments end as undisturbed ones, bit for bit."""
 
-import csv
 import hashlib
 import json
 import os
@@ -17,188 +16,151 @@ import torch
 from hardpix import record
 from hardpix.cli import main
 
-STEPS = 20
-STUDY = (
-    "method=baseline,hardness", "seed=0,1", "data.source.height=32", "data.source.width=48",
-    "data.source.train_frames=8", "data.source.val_frames=2", "data.source.test_frames=2",
-    "data.train_transform.crop=[32,48]", "data.batch_size=2", "data.num_workers=0", "backbone.name=test_resnet",
-    "head.channels=8", "model.aux_channels=8", "trainer.accelerator=cpu", "trainer.devices=1",
-    f"trainer.max_steps={STEPS}", "trainer.val_every_epochs=3", "trainer.log_every_steps=1", "trainer.sanity_steps=0",
-    "callbacks.progress=none", "callbacks.checkpoint_every_steps=3", "logger=csv", "panels=0",
-)  # fmt: skip
+# 40 jobs, of which 3 diverge: conf/studies/survival.yaml with shorter runs.
+SHORT = ("trainer.max_steps=6", "trainer.val_every_epochs=1", "callbacks.checkpoint_every_steps=2",
+         "head.channels=8", "model.aux_channels=8")  # fmt: skip
+ALL = ("survival", *SHORT)
+# 12 of them, for launchers that start a process for each job.
+FEW = (*ALL, "method.alpha=0.1,1.0", "method.c=0.1")
+LAUNCHERS = {
+    "basic": [],
+    "pool": ["hydra/launcher=pool", "hydra.launcher.workers=2"],
+    "submitit_local": ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=3"],
+}
+DIVERGED = "lr=1e+30"
 
 
-def finished(folder):
-    return {p.parent.name: record.read(p.parent) for p in sorted(Path(folder).rglob("run.json"))}
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder for all studies, the current one in the module's tests."""
+    folder = tmp_path_factory.mktemp("studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")  # sums of floats depend on it
+        patch.setenv("PYTHONPATH", os.pathsep.join(path or os.getcwd() for path in sys.path))
+        yield folder
 
 
-def weights(folder, name):
-    return torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+def start(*words, **options):
+    command = [sys.executable, "-m", "hardpix.cli", "sweep", *words]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
 
 
-@pytest.mark.slow
-def test_a_killed_study_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    begin = [sys.executable, "-m", "hardpix.cli", "sweep", *STUDY, "study=killed"]
-    process = subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        limit = time.monotonic() + 300
-        while len(list(Path("runs/killed").glob("*/checkpoints/last.ckpt"))) < 2:
-            assert process.poll() is None
-            assert time.monotonic() < limit
-            time.sleep(0.005)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    before = finished("runs/killed")
-    assert sorted(r.status for r in before.values()) == ["done", "running"]
-    assert main(["sweep", "status", *STUDY, "study=killed"]) == 0
-    assert "1 done, 3 waiting" in capfd.readouterr().out
-    assert main(["sweep", *STUDY, "study=killed"]) == 0
-    assert "goes on from its last checkpoint" in capfd.readouterr().out
-    assert main(["sweep", *STUDY, "study=whole"]) == 0
-    killed, whole = finished("runs/killed"), finished("runs/whole")
-    assert len(killed) == 4
-    assert killed.keys() == whole.keys()
-    for name, found in killed.items():
-        scores = {k: v for k, v in found.metrics.items() if k.startswith(("val/", "test/"))}
-        assert scores == {k: v for k, v in whole[name].metrics.items() if k.startswith(("val/", "test/"))}
-        assert any(v == v and v > 0 for v in scores.values())
-        assert found.metrics["run/steps"] == STEPS
-        if name in before:
-            assert found.run_id == before[name].run_id
-        ours, theirs = (weights(Path("runs", study), name) for study in ("killed", "whole"))
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
-        steps = [
-            int(row["step"]) for row in csv.DictReader((Path("runs/killed") / name / "metrics.csv").open())
-        ]
-        assert steps == sorted(set(steps))
-        assert set(range(STEPS)) <= set(steps)
+def run(*words):
+    """The exit status and output of a study that nobody disturbs."""
+    process = start(*words)
+    said = process.communicate(timeout=900)[0]
+    return process.returncode, said
 
 
-# -- the study of conf/sweep/survival.yaml, shortened: 12 jobs, three of which diverge ------------------------------
+@pytest.fixture(scope="module")
+def undisturbed(place):
+    """What the study of 40 jobs leaves when nobody disturbs it."""
+    status, said = run(*ALL, "study=undisturbed")
+    assert (status, "40 jobs: 37 done, 3 failed" in said) == (1, True), said[-3000:]
+    return left("undisturbed")
 
-SURVIVAL = ("survival", "method.alpha=0.1,1.0", "method.c=0.1", "trainer.max_steps=12", "head.channels=8",
-            "trainer.val_every_epochs=2", "callbacks.checkpoint_every_steps=3")  # fmt: skip
-STARTS = (("2", 4, 8), ("0", 9, 11))  # workers, and between which numbers of begun runs the kill is drawn
+
+def records(study):
+    return {p.parent: record.read(p.parent) for p in sorted(Path("runs", study).glob("*/run.json"))}
+
+
+def weights(run_dir):
+    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
 def left(study):
     """What each run of a study has left, but for the time that it took: scores, losses, weights, tables."""
     found = {}
-    for path in sorted(Path("runs", study).rglob("run.json")):
-        run = record.read(path.parent)
+    for path, one in records(study).items():
         clock = ("cost/", "run/seconds", "run/step_spread")
-        scores = {k: v for k, v in run.metrics.items() if not k.startswith(clock)}
+        scores = {k: v for k, v in one.metrics.items() if not k.startswith(clock)}
         digest = hashlib.sha256()
-        if (path.parent / "checkpoints/last.ckpt").is_file():
-            for name, tensor in sorted(weights(path.parent.parent, path.parent.name).items()):
+        if (path / "checkpoints/last.ckpt").is_file():
+            for name, tensor in sorted(weights(path).items()):
                 digest.update(name.encode() + tensor.numpy().tobytes())
-        files = [path.parent / name for name in ("metrics.csv", "per_class.csv", "confusion.npy")]
-        content = [file.read_bytes() if file.is_file() else None for file in files]
-        assert path.parent.name not in found
-        error = run.error and run.error.replace(f"runs/{study}/", "")
-        found[path.parent.name] = (
-            run.status,
-            error,
-            repr(sorted(scores.items())),
-            digest.hexdigest(),
-            content,
-        )
+        files = [path / name for name in ("metrics.csv", "per_class.csv", "per_image.csv", "confusion.npy")]
+        content = [hashlib.sha256(f.read_bytes()).hexdigest() if f.is_file() else None for f in files]
+        error = one.error and one.error.replace(f"runs/{study}/", "")
+        found[path.name] = (one.status, error, repr(sorted(scores.items())), digest.hexdigest(), content)
     return found
 
 
-@pytest.mark.slow
-def test_a_study_that_is_killed_twice_is_the_one_that_nobody_disturbed(tmp_path, monkeypatch, capfd):
-    """By a pool, then in a process, and at last in this one: what has begun a run does not matter."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums of floats depend on it
+def begun(study):
+    return len(list(Path("runs", study).glob("*/run.json")))
+
+
+def alive(group):
     try:
-        assert main(["sweep", *SURVIVAL, "study=whole"]) == 1
-        _kill_twice([*SURVIVAL, "study=killed"], random.Random(8))
-        capfd.readouterr()
-        assert main(["sweep", *SURVIVAL, "study=killed"]) == 1
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def disturb(words, study, number, draw, target):
+    """Start the study and send it a signal once ``target`` of its runs have begun, or soon after."""
+    process, pause, limit = start(*words), draw.uniform(0, 0.5), time.monotonic() + 600
+    try:
+        while begun(study) < target and process.poll() is None:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        time.sleep(pause)
     finally:
-        torch.set_num_threads(threads)
-    assert "12 jobs: 9 done" in capfd.readouterr().out
-    expected, found = left("whole"), left("killed")
-    assert len(found) == 12
-    assert {name: values[0] for name, values in found.items()} == {
-        name: "failed" if "lr=1e+30" in name else "done" for name in expected
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+        said = process.communicate(timeout=120)[0]
+    while alive(process.pid):  # jobs of a queue outlive the command
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    return process.returncode, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_study_that_is_killed_again_and_again_is_the_undisturbed_one(undisturbed, launcher):
+    """By SIGKILL and Ctrl-C in turn; what is done is not touched again. HARDPIX_ALL_JOBS=1: 40 jobs in any case."""
+    draw, study = random.Random(launcher), f"killed-{launcher}"
+    chosen = ALL if launcher == "basic" or os.environ.get("HARDPIX_ALL_JOBS") else FEW
+    words = [*chosen, *LAUNCHERS[launcher], f"study={study}"]
+    total = 40 if chosen is ALL else 12
+    for turn, target in enumerate(sorted(draw.uniform(0.05, 0.95) * total for _ in range(4))):
+        number = (signal.SIGKILL, signal.SIGINT)[turn % 2]
+        status, said = disturb(words, study, number, draw, target)
+        expected = {-signal.SIGKILL} if number == signal.SIGKILL else {130}
+        assert status in {*expected, 1}, said[-3000:]  # 1: it was over before
+    expected = dict(undisturbed)
+    for _ in range(2):
+        status, said = run(*words)
+        assert status == 1, said[-3000:]
+    found = left(study)
+    if chosen is FEW:
+        expected = {name: expected[name] for name in expected if name in found}
+    assert len(found) == total
+    assert {name: one[0] for name, one in found.items()} == {
+        name: "failed" if DIVERGED in name else "done" for name in expected
     }
     assert found == expected
-    assert (
-        main(["table", "runs/killed", "--rows", "method,method.alpha,optimizer.lr,seed", "--format", "json"])
-        == 0
-    )
-    rows = json.loads(capfd.readouterr().out)["rows"]
-    assert len(rows) == 12
-    assert [row["runs"][0]["status"] for row in rows if row["labels"]["lr"] == "1e+30"] == ["failed"] * 3
-    assert sum(bool(row["lacking"]) for row in rows) == 3
-
-
-def _kill_twice(words, draw):
-    for workers, least, most in STARTS:
-        number, pause = draw.randint(least, most), draw.uniform(0, 0.8)
-        begin = [sys.executable, "-m", "hardpix.cli", "sweep", *words, "--workers", workers]
-        process = subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            limit = time.monotonic() + 200
-            while len(finished("runs/killed")) < number:
-                assert process.poll() is None
-                assert time.monotonic() < limit
-                time.sleep(0.01)
-            time.sleep(pause)
-        finally:
-            process.kill()
-            process.wait()
-
-
-SEARCH = """
-search: {optimizer.lr: {loguniform: [0.001, 1]}, method: {choice: [baseline, hardness]}}
-trials: 4
-sampler: random
-pruner: none
-"""
 
 
 @pytest.mark.slow
-def test_a_killed_search_that_two_processes_end_is_the_search_of_one(tmp_path, monkeypatch):
-    trials = pytest.importorskip("hardpix.sweep.trials")
-    monkeypatch.chdir(tmp_path)
-    Path("conf/sweep").mkdir(parents=True)
-    Path("conf/sweep/s.yaml").write_text(SEARCH)
-    fixed = [word for word in STUDY if not word.startswith(("method=", "seed="))]
-    words = ["sweep", "s", "--config-dir", "conf", *fixed]
-
-    def start():
-        begin = [sys.executable, "-m", "hardpix.cli", *words, "study=killed"]
-        return subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    process = start()
-    try:
-        limit = time.monotonic() + 300
-        while len(list(Path("runs/killed").glob("*/checkpoints/last.ckpt"))) < 2:
-            assert process.poll() is None
-            assert time.monotonic() < limit
-            time.sleep(0.005)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert [t.state.name for t in trials.found(Path("runs/killed"), "killed")] == ["COMPLETE", "RUNNING"]
-    pair = [start(), start()]
-    assert [one.wait(300) for one in pair] == [0, 0]
-    assert main([*words, "study=whole"]) == 0
-    killed, whole = (trials.found(Path("runs") / study, study) for study in ("killed", "whole"))
-    assert [(t.number, t.state.name) for t in killed] == [(n, "COMPLETE") for n in range(4)]
-    assert len({t.user_attrs["owner"]["pid"] for t in killed}) == 3
-    for ours, theirs in zip(killed, whole, strict=True):
-        assert (ours.params, ours.value) == (theirs.params, theirs.value)
-        assert ours.intermediate_values == theirs.intermediate_values
-    names = {Path(path).name for t in killed for path in t.user_attrs["runs"]}
-    assert len(names) == len(finished("runs/killed")) == 4
-    for name in names:
-        one, other = (weights(Path("runs", study), name) for study in ("killed", "whole"))
-        assert all(torch.equal(one[key], other[key]) for key in one | other)
+def test_what_is_done_is_not_touched_again(undisturbed, capfd):
+    done = {path: one for path, one in records("undisturbed").items() if one.status == "done"}
+    before = {p: p.stat().st_mtime_ns for path in done for p in path.rglob("*")}
+    assert main(["sweep", *ALL, "study=undisturbed"]) == 1
+    assert "40 jobs: 37 done (37 before), 3 failed" in capfd.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for path in done for p in path.rglob("*")}
+    assert left("undisturbed") == undisturbed
+    rows = ["--rows", "method,method.alpha,method.c,optimizer.lr,seed", "--format", "json"]
+    assert main(["table", "runs/undisturbed", *rows]) == 0
+    found = json.loads(capfd.readouterr().out)["rows"]
+    assert len(found) == 40
+    assert [row["runs"][0]["status"] for row in found if row["labels"]["lr"] == "1e+30"] == ["failed"] * 3
+    assert sum(bool(row["lacking"]) for row in found) == 3

@@ -1,4 +1,4 @@
-"""``hardpix chain``: runs that follow from each other, from the first command to the repeated one."""
+"""Studies with stages: runs that start from each other, from the first command to the repeated one."""
 
 import shutil
 from dataclasses import replace
@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hardpix import record
+from hardpix.cli import main
 from hardpix.methods import Method
-from hardpix.sweep import stages
-from hardpix.sweep.stages import Stage, overrides_of, read_chain
+from hardpix.sweep.stages import Stage, overrides_of
+from hardpix.sweep.study import read_study
 from hardpix.train import rundir
 from hardpix.types import ConfigError
 
@@ -18,11 +19,11 @@ STAGES = ["semantic", "error_prediction", "detail"]
 
 @pytest.fixture
 def files(tmp_path):
-    """``files(text)``: a folder with ``chain/x.yaml``."""
+    """``files(text)``: a folder with ``studies/x.yaml``."""
 
     def write(text):
-        (tmp_path / "conf/chain").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "conf/chain/x.yaml").write_text(text)
+        (tmp_path / "conf/studies").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf/studies/x.yaml").write_text(text)
         return tmp_path / "conf"
 
     return write
@@ -35,7 +36,7 @@ def trained(monkeypatch):
 
     calls = []
 
-    def train(cfg, overrides):
+    def train(cfg, overrides, callbacks=()):
         run_dir = rundir.choose(cfg, overrides)
         calls.append((run_dir.name, cfg))
         before = record.read(run_dir) if (run_dir / record.FILE_NAME).is_file() else None
@@ -51,31 +52,13 @@ def trained(monkeypatch):
         return made
 
     monkeypatch.setattr(hardpix.train.train, "train", train)
+    for name in ("freeze_imports", "clean_up"):
+        monkeypatch.setattr(f"hardpix.sweep.work.{name}", lambda: None)
     return calls
 
 
-@pytest.fixture(autouse=True)
-def _composed_once(monkeypatch):
-    """Composing is most of what a chain costs that trains nothing."""
-    made, compose = {}, stages.compose
-
-    def once(overrides, **given):
-        own = ("run=", "parent=", "init_from=", "resume=")
-        key = tuple(o for o in overrides if not o.startswith(own)), str(given)
-        if key not in made:
-            made[key] = compose(key[0], **given)
-        cfg = made[key].copy()
-        for override in overrides:
-            if override.startswith(own):
-                name, _, value = override.partition("=")
-                cfg[name] = {"true": True, "false": False}.get(value, value.strip("'"))
-        return cfg
-
-    monkeypatch.setattr(stages, "compose", once)
-
-
 def chain(tmp_path, *arguments, name="error_prediction"):
-    return stages.main([name, f"runs_dir={tmp_path}/runs", *arguments])
+    return main(["sweep", name, f"runs_dir={tmp_path}/runs", *arguments])
 
 
 def folder(tmp_path, stage, prefix="a"):
@@ -102,10 +85,12 @@ def test_three_stages_are_trained_and_then_nothing(tiny, tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(Method, "training_step", dies)
-        with pytest.raises(RuntimeError, match="power cut"):
-            chain(tmp_path, *line)
+        assert chain(tmp_path, *line) == 1
     first = {s: record.read(folder(tmp_path, s)) for s in STAGES}
     assert [r.status for r in first.values()] == ["done", "done", "failed"]
+    record.write(
+        replace(first["detail"], status="interrupted", error="interrupted"), folder(tmp_path, "detail")
+    )
     files = {
         p: p.stat().st_mtime_ns for s in STAGES[:2] for p in folder(tmp_path, s).rglob("*") if p.is_file()
     }
@@ -129,8 +114,10 @@ def test_three_stages_are_trained_and_then_nothing(tiny, tmp_path, monkeypatch, 
     weights = [torch.load(folder(tmp_path, s) / rundir.LAST, weights_only=True)["state_dict"] for s in STAGES]
     assert all(torch.equal(v, weights[2][k]) for k, v in weights[1].items())
     out = capsys.readouterr().out
-    assert "stage 3 of 3: detail" in out
-    assert out.count("is done: nothing to resume") == 5  # two the second time, three the third
+    assert "job 3 of 3: detail (resume: interrupted at step" in out
+    assert "3 jobs: 3 done (3 before)" in out
+    assert main(["sweep", "status", "error_prediction", f"runs_dir={tmp_path}/runs", *line]) == 0
+    assert "3 done" in capsys.readouterr().out
 
 
 def test_settings_reach_the_stages_that_they_concern(tmp_path, trained):
@@ -157,58 +144,54 @@ def test_the_same_command_finds_its_runs_and_another_does_not(tmp_path, trained)
     for _ in range(2):
         chain(tmp_path, "seed=1")
     chain(tmp_path, "seed=2")
+    chain(tmp_path, "seed=1,2,3")
     names = [name for name, _ in trained]
-    assert names[:3] == names[3:6]
-    assert not set(names[:3]) & set(names[6:])
-    assert [cfg.resume for _, cfg in trained] == [False] * 3 + [True] * 3 + [False] * 3
+    assert len(names) == len(set(names)) == 9
 
 
-@pytest.mark.slow
-def test_a_stage_that_failed_before_its_first_checkpoint_starts_over(tmp_path, trained):
-    chain(tmp_path, "run=a")
-    run = folder(tmp_path, "error_prediction")
-    found = record.read(run)
-    for has_checkpoint in (False, True):
-        record.write(replace(found, status="failed"), run)
-        if has_checkpoint:
-            (run / "checkpoints").mkdir()
-            (run / rundir.LAST).write_bytes(b"")
-        trained.clear()
-        if not has_checkpoint:  # the run is another one, and the next stage stands on the former
-            with pytest.raises(ConfigError, match="stands on run"):
-                chain(tmp_path, "run=a")
-            assert [(n, c.resume) for n, c in trained] == [
-                ("a-semantic", True),
-                ("a-error_prediction", False),
-            ]
-            shutil.rmtree(folder(tmp_path, "detail"))
-        else:
-            assert chain(tmp_path, "run=a") == 0
-            assert [c.resume for _, c in trained] == [True, True, False]
+def test_a_stage_waits_for_the_one_that_it_starts_from(tmp_path, trained, monkeypatch, capsys):
+    import hardpix.train.train
+
+    whole = hardpix.train.train.train
+
+    def fails(cfg, overrides, callbacks=()):
+        if cfg.run.endswith("error_prediction") and cfg.seed == 2:
+            raise ValueError("no luck")
+        return whole(cfg, overrides, callbacks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hardpix.train.train, "train", fails)
+        assert chain(tmp_path, "seed=1,2") == 1
+    assert "6 jobs: 4 done, 1 failed, 1 waiting" in capsys.readouterr().out
+    assert [name.rpartition("-")[2] for name, _ in trained] == [
+        "semantic",
+        "semantic",
+        "error_prediction",
+        "detail",
+    ]
+    assert chain(tmp_path, "seed=1,2") == 0
+    assert len(trained) == 6
 
 
-@pytest.mark.slow
-def test_a_stage_that_was_trained_anew_is_noticed(tmp_path, trained):
+def test_a_stage_that_began_with_another_run_is_refused(tmp_path, trained, capsys):
     chain(tmp_path, "run=a")
     shutil.rmtree(folder(tmp_path, "semantic"))
     trained.clear()
-    with pytest.raises(
-        ConfigError, match=r"a-error_prediction stands on run \w+, but .*a-semantic is run \w+: give"
-    ):
-        chain(tmp_path, "run=a")
+    assert chain(tmp_path, "run=a") == 2
+    said = capsys.readouterr().err
+    assert "a-error_prediction was trained on run " in said
+    assert "give the study another run=NAME" in said
     assert [name for name, _ in trained] == ["a-semantic"]
 
 
-def test_a_failed_stage_with_a_checkpoint_on_a_former_parent_is_noticed_too(tmp_path, trained):
-    """It would be continued on another segmenter than the one that it began on."""
-    chain(tmp_path, "run=a")
-    run = folder(tmp_path, "error_prediction")
-    record.write(replace(record.read(run), status="failed"), run)
-    (run / "checkpoints").mkdir()
-    (run / rundir.LAST).write_bytes(b"")
-    shutil.rmtree(folder(tmp_path, "semantic"))
-    with pytest.raises(ConfigError, match="a-error_prediction stands on run"):
-        chain(tmp_path, "run=a")
+def test_a_dry_run_lists_the_stages(tmp_path, trained, capsys):
+    assert chain(tmp_path, "seed=1,2", "detail:method.t=0.6", "--commands") == 0
+    said = capsys.readouterr().out
+    assert "6 jobs: 6 to run" in said
+    assert said.count("hardpix train ") == 6
+    assert said.count("method.t=0.6") == 2
+    assert trained == []
+    assert chain(tmp_path, "seed=1,2", "run=a") == 2
 
 
 def test_a_finished_run_can_take_a_stages_place(tmp_path, trained, cascade):
@@ -219,12 +202,13 @@ def test_a_finished_run_can_take_a_stages_place(tmp_path, trained, cascade):
     trained.clear()
     other = shutil.copytree(run, tmp_path / "other")
     record.write(replace(record.read(other), run_id="another"), other)
-    with pytest.raises(ConfigError, match="stands on run"):
-        chain(tmp_path, "run=a", "--use", f"semantic={other}")
+    assert chain(tmp_path, "run=a", "--use", f"semantic={other}") == 2
     assert trained == []
 
 
-def test_what_cannot_take_a_stages_place_is_refused_before_anything_is_trained(tmp_path, trained, cascade):
+def test_what_cannot_take_a_stages_place_is_refused_before_anything_is_trained(
+    tmp_path, trained, cascade, capsys
+):
     semantic, branch = cascade("semantic"), cascade("error_prediction")
     failed = shutil.copytree(semantic, tmp_path / "failed")
     record.write(replace(record.read(failed), status="failed"), failed)
@@ -239,36 +223,26 @@ def test_what_cannot_take_a_stages_place_is_refused_before_anything_is_trained(t
         (f"semantic={branch}", "stage error_prediction: ErrorPrediction needs the run of a segmenter"),
         (f"error_prediction={semantic}", "stage detail: Detail needs a run of method=error_prediction"),
     ):
-        assert chain_status(tmp_path, "run=a", "--use", given) == said_in(said)
+        assert said in chain_status(tmp_path, capsys, "run=a", "--use", given)
     assert trained == []
     assert not (tmp_path / "runs").exists()
 
 
-def chain_status(tmp_path, *arguments, **kinds):
+def chain_status(tmp_path, capsys, *arguments, **kinds):
     """The sentence that the command ends with."""
-    with pytest.raises(Exception) as error:  # noqa: PT011
-        stages.main([kinds.get("name", "error_prediction"), f"runs_dir={tmp_path}/runs", *arguments])
-    return str(error.value)
-
-
-class said_in(str):
-    """Equal to every text that it is a part of."""
-
-    __hash__ = str.__hash__
-
-    def __eq__(self, other):
-        return str(self) in str(other)
+    assert chain(tmp_path, *arguments, **kinds) == 2
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["semantik:seed=1"], "semantik:seed=1: must be KEY=VALUE or STAGE:KEY=VALUE, with one of the stages semantic"),
-        (["seed 1"], "must be KEY=VALUE"),
-        (["detail:run=b"], "detail:run=b: a chain links and resumes its runs itself; run=NAME names them all"),
-        (["resume=true"], "resume=true: a chain links and resumes"),
-        (["parent=x"], "parent=x: a chain links"),
-        (["init_from=x"], "init_from=x: a chain links"),
+        (["seed-1"], "must be KEY=VALUE"),
+        (["detail:run=b"], "detail:run=b: stages are linked and resumed by the study; run=NAME names all runs"),
+        (["resume=true"], "resume=true: stages are linked"),
+        (["parent=x"], "parent=x: stages are linked"),
+        (["init_from=x"], "init_from=x: stages are linked"),
         (["detail:method.tt=1"], "stage detail: method.tt: no such key"),
         (["optimizer.lrr=1"], "stage semantic: optimizer.lrr: no such key"),
         (["semantic:method=detail"], "stage semantic: Detail needs a run of method=error_prediction"),
@@ -277,23 +251,22 @@ class said_in(str):
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_get_one_sentence_before_anything_is_trained(
-    tmp_path, trained, arguments, said
+    tmp_path, trained, capsys, arguments, said
 ):
-    assert said in chain_status(tmp_path, *arguments)
+    assert said in chain_status(tmp_path, capsys, *arguments)
     assert trained == []
     assert not (tmp_path / "runs").exists()
 
 
-def test_names_and_files_that_cannot_be(tmp_path, files):
-    assert "chain errorprediction: no such file" in chain_status(tmp_path, name="errorprediction")
-    assert "did you mean 'error_prediction'?" in chain_status(tmp_path, name="errorprediction")
-    with pytest.raises(ConfigError, match=r"chain \.\./error_prediction: no such file"):
-        read_chain("../error_prediction")
-    for text, said in (
+def test_names_and_files_that_cannot_be(tmp_path, files, capsys):
+    said = chain_status(tmp_path, capsys, name="errorprediction")
+    assert "errorprediction: no such file in " in said
+    assert "did you mean 'error_prediction'?" in said
+    for text, wrong in (
         ("stages: [a, b", "is no YAML"),
-        ("- a\n", "needs the one key stages"),
+        ("- a\n", "must hold a mapping"),
         ("stages: [a]\n", "a mapping of names"),
-        ("stages: {a: {}}\nmore: 1\n", "needs the one key stages"),
+        ("stages: {a: {}}\naxes: {}\n", "a study with stages has study, overrides"),
         ("stages: {}\n", "at least one stage"),
         ("stages: {a: {overide: []}}\n", "stage a must be a mapping with init_from, overrides, parent"),
         ("stages: {a: {parent: b}, b: {}}\n", r"stage a: .* to a stage before it \(\[\]\)"),
@@ -301,8 +274,8 @@ def test_names_and_files_that_cannot_be(tmp_path, files):
         ("stages: {a: {overrides: seed=1}}\n", "stage a: overrides must be a list"),
         ("stages: {a-b: {}}\n", "stage a-b: .*letters, digits and _"),
     ):
-        with pytest.raises(ConfigError, match=said):
-            read_chain("x", files(text))
+        with pytest.raises(ConfigError, match=wrong):
+            read_study(["x"], files(text))
 
 
 def test_a_file_of_ones_own(tmp_path, files, trained):
@@ -329,14 +302,3 @@ def test_overrides_of_a_stage_come_after_its_own():
     assert overrides_of(stages[2], given, stages) == [
         "seed=2", "backbone=resnet50", "+model.x=1", "head@x=y", "seed=5"
     ]  # fmt: skip
-
-
-def test_help_names_what_can_be_given(capsys):
-    with pytest.raises(SystemExit) as left:
-        stages.main(["--help"])
-    assert left.value.code == 0
-    out = capsys.readouterr().out
-    assert all(text in out for text in ("conf/chain/", "--use STAGE=RUN", "detail:trainer.max_steps=500"))
-    with pytest.raises(SystemExit) as left:
-        stages.main([])
-    assert left.value.code != 0

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from hardpix import record
 from hardpix.cli import main
-from hardpix.config.compose import compose, validate
-from hardpix.sweep.execute import command
-from hardpix.sweep.jobs import _own, composer, fingerprint, jobs_of, look, steps_done
+from hardpix.config.compose import compose, composer, validate
+from hardpix.sweep.jobs import _own, command, fingerprint, jobs_of
+from hardpix.sweep.state import look, steps_done
 from hardpix.sweep.status import _detail, duration, footer, rendered
 from hardpix.sweep.study import read_study
-from hardpix.train import rundir
+from hardpix.train import machine, rundir
 from hardpix.train.parent import with_parent
 from hardpix.train.rundir import LAST, is_running, process_began
 from hardpix.types import ConfigError, DataError
@@ -30,11 +30,11 @@ from hardpix.types import ConfigError, DataError
 
 @pytest.fixture
 def written(tmp_path):
-    """``written(text)``: a study's file ``sweep/s.yaml``; returns the folder for ``--config-dir``."""
+    """``written(text)``: a study's file ``studies/s.yaml``; returns the folder for ``--config-dir``."""
 
     def write(text):
-        (tmp_path / "conf/sweep").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "conf/sweep/s.yaml").write_text(text)
+        (tmp_path / "conf/studies").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf/studies/s.yaml").write_text(text)
         return tmp_path / "conf"
 
     return write
@@ -220,7 +220,7 @@ class Stub:
             (run_dir / LAST).parent.mkdir(exist_ok=True)
             (run_dir / LAST).write_text("")
         if error is not None:
-            told = "interrupted" if isinstance(error, SystemExit) else str(error)
+            told = machine.one_line(error) if isinstance(error, Exception) else "interrupted"
             record.write(replace(started, status="failed", error=told), run_dir)
             raise error
         score = cfg.method.alpha / 10
@@ -232,16 +232,20 @@ class Stub:
 
 
 @functools.cache
-def composed_once(overrides, config_dir):
-    return compose(overrides, config_dir=config_dir)
+def composed(overrides):
+    return compose(list(overrides))
+
+
+def composed_once(overrides, **named):
+    return compose(overrides, **named) if named else composed(tuple(overrides)).copy()
 
 
 @pytest.fixture
 def trained(monkeypatch):
     stub = Stub()
     monkeypatch.setattr("hardpix.train.train.train", stub)
-    for name in ("freeze_imports", "_clean_up"):  # the collector looks at all modules for a third of a second
-        monkeypatch.setattr(f"hardpix.sweep.execute.{name}", lambda: None)
+    for name in ("freeze_imports", "clean_up"):  # the collector looks at all modules for a third of a second
+        monkeypatch.setattr(f"hardpix.sweep.work.{name}", lambda: None)
     return stub
 
 
@@ -250,7 +254,7 @@ def sweep(tmp_path, monkeypatch, trained):
     """``sweep()``: three jobs, alpha 1, 2, 3; returns the exit status."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hardpix.train.train.code_versions", dict)
-    monkeypatch.setattr("hardpix.sweep.jobs.compose", composed_once)
+    monkeypatch.setattr("hardpix.config.compose.compose", composed_once)
 
     def run(*words, alphas="1,2,3"):
         return main(["sweep", "method=hardness", f"method.alpha={alphas}", *words])
@@ -389,7 +393,7 @@ def test_what_a_failed_run_had_saved_is_kept_at_every_retry(sweep, trained, writ
     assert main(["sweep", "s", "--config-dir", str(folder)]) == 1
     path = next(Path("runs/s").glob("*"))
     capsys.readouterr()
-    assert main(["sweep", "s", "--config-dir", str(folder), "--dry-run"]) == 0
+    assert main(["sweep", "s", "--config-dir", str(folder), "--commands"]) == 0
     shown = capsys.readouterr().out
     assert f"mkdir -p {path}/failed/3; mv " in shown
     assert " rm " not in shown
@@ -421,7 +425,7 @@ def test_a_run_whose_continuation_is_refused_has_failed(sweep, trained):
 
 
 @pytest.mark.parametrize(
-    ("on_error", "calls"), [("continue", [1, 2, 3]), ("stop", [1]), ("retry", [1, 1, 1, 2, 3])]
+    ("on_error", "calls"), [("continue", [1, 2, 3]), ("stop", [1]), ("retry", [1, 2, 3, 1, 1])]
 )
 def test_what_an_error_does_to_the_others(sweep, trained, written, capsys, on_error, calls):
     trained.fail(1, *[ValueError("no")] * 3)
@@ -524,7 +528,7 @@ def test_sigterm_outside_training_ends_the_sweep_in_order(sweep, trained, monkey
     )
     assert sweep() == 143
     assert len(trained.calls) == 1
-    assert "1 interrupted, 2 waiting" in capsys.readouterr().out
+    assert "3 waiting" in capsys.readouterr().out  # it had not come as far as a record
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -553,7 +557,7 @@ def test_a_dry_run_says_what_and_why_with_commands_that_train_the_same(sweep, tr
     assert sweep("--dry-run", alphas="1,2,3,4") == 0
     said = capsys.readouterr().out
     for line in ("4 jobs: 1 to skip, 1 to resume, 1 to retry, 1 to run", "1 skip    alpha=1: done",
-                 "2 retry   alpha=2: failed: no", "3 resume  alpha=3: interrupted at step 0, goes on",
+                 "2 retry   alpha=2: failed: ValueError: no", "3 resume  alpha=3: interrupted at step 0, goes on",
                  "4 run     alpha=4: not started"):  # fmt: skip
         assert line in said
     assert trained.calls == calls
@@ -582,7 +586,7 @@ def test_the_status_shows_where_a_study_stands(sweep, trained):
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(rendered("s", jobs, states))
     text = console.export_text()
-    for line in ("alpha=1", "10.00", "step 50 of 200", "job 2 failed: no [luck]",
+    for line in ("alpha=1", "10.00", "step 50 of 200", "job 2 failed: ValueError: no [luck]",
                  "2 done, 1 running, 1 failed, 1 waiting", "best: alpha=3, val/miou 30.00 %, test 15.00 %",
                  "time left: about 52 s"):  # fmt: skip
         assert line in text

@@ -9,8 +9,8 @@ import yaml
 
 from hardpix.cli import main
 from hardpix.config.compose import compose, validate
-from hardpix.sweep.search import sweep_of
 from hardpix.sweep.study import read_study
+from hardpix.sweep.wandb_file import sweep_of
 from hardpix.types import ConfigError
 
 FILE = """
@@ -32,8 +32,8 @@ trials: 7
 @pytest.fixture
 def study(tmp_path):
     def read(text=FILE, *words):
-        (tmp_path / "sweep").mkdir(exist_ok=True)
-        (tmp_path / "sweep/s.yaml").write_text(text)
+        (tmp_path / "studies").mkdir(exist_ok=True)
+        (tmp_path / "studies/s.yaml").write_text(text)
         return read_study(["s", *words], tmp_path)
 
     return read
