@@ -14,13 +14,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from hardpix.config import published
-from hardpix.config.catalog import conf_dir
+from hardpix.config.catalog import conf_dir, split_sizes
 from hardpix.config.compose import compose, compose_group, validate
 from hardpix.config.published import layout
 from hardpix.evaluate import override
 from hardpix.record import SCHEMA, RunRecord, flatten, with_batch, write
 from hardpix.tables.compare import collect
-from hardpix.tables.protocol_check import FRAMES, Experiment
+from hardpix.tables.protocol_check import Experiment
 from hardpix.tables.reproduction import comparison
 from hardpix.train.rundir import plain
 
@@ -187,7 +187,7 @@ def record(name, score, tmp_path, seed=0, fewer=0):
     own = factors(name) | {"seed": seed, "run": name}
     dataset = own["data.source._target_"].rpartition(".")[2].lower()
     split = own["data.test_split"]
-    frames = dict(FRAMES.get(dataset, {}))
+    frames = dict(split_sizes().get(dataset, {}))
     frames["test"] = frames.get(split, 10)
     if isinstance(own["data.labeled"], float):
         share = int(frames["train"] * own["data.labeled"] + 0.5)
