@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardpix import record
+from hardpix.cli.completion import defaults
 from hardpix.config import catalog
 from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import Parser
@@ -302,14 +303,23 @@ def choice(group: str, factors: Mapping[str, Any]) -> str:
     wanted = {factors.get(f"{group}._target_"), factors.get(f"{group}.source._target_")} - {None}
     best: tuple[int, str] | None = None
     for entry in catalog.entries(group) if group in catalog.groups() else ():
-        content = entry.path.read_text(encoding="utf-8")
+        content = _with_defaults(entry.path)
         targets = {target for _, target in TARGET.findall(content)}
-        main = next((target for indent, target in TARGET.findall(content) if not indent), None)
+        main = next((target for indent, target in reversed(TARGET.findall(content)) if not indent), None)
         if not targets & wanted or (main is not None and main not in wanted):
             continue
-        own = [(key, value) for key, value in SETTING.findall(content) if f"{group}.{key}" in factors]
+        own = {key: value for key, value in SETTING.findall(content) if f"{group}.{key}" in factors}
         wrong = sum(
-            text(factors[f"{group}.{key}"]) != value.strip("'\"") for key, value in own if key != "_target_"
+            text(factors[f"{group}.{key}"]) != value.strip("'\"")
+            for key, value in own.items()
+            if key != "_target_"
         )
         best = min(filter(None, (best, (wrong, entry.name))))
     return best[1] if best else ""
+
+
+def _with_defaults(path: Path) -> str:
+    """The text of a file after those of the files of its own group that it takes its defaults from."""
+    content = path.read_text(encoding="utf-8")
+    below = (path.with_name(f"{name}.yaml") for group, name in defaults(content) if not group)
+    return "".join(map(_with_defaults, below)) + content

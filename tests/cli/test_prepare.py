@@ -535,7 +535,7 @@ def test_faults_are_shown_logged_and_mended(toy, capsys, monkeypatch):
     assert err.count("it is bad; mend it") == 20
     assert "... and 3 more" in err
     assert "23 files could not be used (all in out/prepare.log)" in out
-    assert "give the same command" in out
+    assert "rerun the same command" in out
     assert Path("out/prepare.log").read_text().count("it is bad; mend it\n") == 23
     assert (journal()["status"], journal()["faults"]) == ("faulty", 23)
     assert Path("out/0.txt").exists()
@@ -599,7 +599,7 @@ def test_a_full_disk_gets_its_sentence(toy, capsys, monkeypatch):
     assert prepare(toy) == 2
     err = capsys.readouterr().err
     assert "No space left on device" in err
-    assert "the same command goes on" in err
+    assert "rerun the same command to continue" in err
 
 
 def test_two_at_once_are_refused(toy, capsys):

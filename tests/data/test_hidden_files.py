@@ -37,6 +37,7 @@ OTHERS = {
         "synthetic",
     ),  # no folder is searched: a list has the names
     *("coco", "folder"),  # in test_listing.py
+    "nyuv2_424x560",  # as nyuv2
     *("nyuv2_raw", "sunrgbd"),  # camera frames as the recipe has written them
 }
 

@@ -181,7 +181,7 @@ def test_a_missing_or_broken_companion_is_named(root, name):
     with pytest.raises(DataError, match=rf"{name}: variable \w+ is missing"):
         source(root).frames("train", BOTH)
     (root / name).unlink()
-    with pytest.raises(DataError, match=rf"{name}: no such file; beside {LABELED} must lie"):
+    with pytest.raises(DataError, match=rf"{name}: no such file; next to {LABELED} must lie"):
         source(root).frames("train", BOTH)
 
 

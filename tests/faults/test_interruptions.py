@@ -241,7 +241,7 @@ PLACES = {
     "validation": ("hardpix.methods.Method.validation_step", 3),
     "between epochs": ("hardpix.train.resume.LastCheckpoint.on_train_epoch_start", 2),
     "saving": ("torch.save", 2),
-    "the last validation": ("hardpix.train.train.settle_best", 1),
+    "the last validation": ("hardpix.train.train.update_best", 1),
     "test": ("hardpix.methods.Method.test_step", 2),
     "panels": ("hardpix.train.train.write_panels", 1),
 }

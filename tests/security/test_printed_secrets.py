@@ -122,7 +122,7 @@ elif how == "lingering":
     child.communicate(b"go\\n")
 else:
     with console.masked_output():
-        [one.send_signal(signal.SIGUSR1) for one in console._begun if how == "signal"]
+        [one.send_signal(signal.SIGUSR1) for one in console._started_filters if how == "signal"]
         speak()
     print("after")
 """

@@ -85,7 +85,7 @@ def test_one_that_comes_twice_at_once_is_one(begun):
 
 
 def test_while_something_is_saved_it_waits(begun):
-    process = begun(f"with held():\n    {WAIT}\n    print('saved', flush=True)\nprint('no')")
+    process = begun(f"with signals_deferred():\n    {WAIT}\n    print('saved', flush=True)\nprint('no')")
     process.send_signal(signal.SIGINT)
     assert (process.communicate(timeout=LIMIT)[0], process.returncode) == ("saved\n", 130)
 
