@@ -4,7 +4,7 @@ A row is a list of what ``hardpix train`` is given, or a mapping for a row that 
 
     pspnet_r101: [experiment=hl/cityscapes, backbone=resnet101c_d8, head=psp]
     fig7_alpha: [experiment=lwm/nyuv2, "method.alpha=0.01,0.1,1"]           # a run for each value
-    detail: {chain: error_prediction/dpc, overrides: [...]}            # a stage of conf/studies/error_prediction/dpc
+    detail: {chain: error_prediction/dpc, overrides: [...]}       # a stage of conf/studies/error_prediction/dpc.yaml
     detail_ms: {evaluate: detail, overrides: [inference=multiscale]}        # the run of another row, scored otherwise
     alike: {ssim: [pspnet_r101_hl, pspnet_r50_hl]}                          # hardness maps of two rows' runs, compared
 

@@ -184,11 +184,11 @@ def _numbers(value: Any) -> Any:
 
 
 def _varied(jobs: Sequence[Sequence[str]]) -> set[str]:
-    """Keys that not all jobs have, or not with the same value."""
+    """Keys that not all jobs have, or not with the same value; not which published cells they fill."""
     counts: dict[str, int] = {}
     for text in (text for job in jobs for text in set(job)):
         counts[text] = counts.get(text, 0) + 1
-    return {key_of(text) for text, count in counts.items() if count < len(jobs)}
+    return {key_of(text) for text, count in counts.items() if count < len(jobs)} - {"reproduces"}
 
 
 def _placed(jobs: Sequence[Job]) -> list[Job]:

@@ -19,7 +19,7 @@ from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import override, quoted
 from hardpix.config.compose import explain, named_file, nearest
 from hardpix.config.published import is_published
-from hardpix.config.rows import rows_of
+from hardpix.config.rows import rows, rows_of
 from hardpix.config.trust import own_word
 from hardpix.sweep.space import SETTINGS, Search, read_search, replaced
 from hardpix.sweep.stages import Stage, read_stages
@@ -113,15 +113,18 @@ def is_table(name: str) -> bool:
 
 
 def _table(name: str) -> _Content:
-    """The rows of a published table that one training fills; those that take several commands are left out."""
-    found: list[tuple[str, ...]] = []
+    """The trainings behind a published table's rows, also of those that score or compare the runs of other rows."""
+    found: dict[str, list[tuple[str, ...]]] = {}
     for row in rows_of(name):
-        if row.trains and not row.chain:
-            axes = [[f"{key}={value}" for value in values] for key, values in row.axes.items()]
-            found += [merged(row.run_overrides, cell) for cell in itertools.product(*axes)]
+        needed = [rows(row.paper)[other] for other in filter(None, (row.evaluate, *row.ssim))] or [row]
+        for one in needed:
+            if one.trains and not one.chain:
+                axes = [[f"{key}={value}" for value in values] for key, values in one.axes.items()]
+                found[one.name] = [merged(one.run_overrides, cell) for cell in itertools.product(*axes)]
     if not found:
         raise ConfigError(f"{name}: no row of this table is filled by one training; see hardpix table {name}")
-    return _Content(name.replace("/", "-"), rows=tuple(found), seeds=("seed=0",))
+    cells = tuple(itertools.chain.from_iterable(found.values()))
+    return _Content(name.replace("/", "-"), rows=cells, seeds=("seed=0",))
 
 
 def _chains(content: _Content, words: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -222,9 +225,9 @@ def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
 
 def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
     """A study's file, its values as overrides; raises for whatever is not of its form."""
-    rows = content.get("rows") or []
+    lists = content.get("rows") or []
     own = content.get("for") or {}
-    if not isinstance(rows, list) or not isinstance(own, dict):
+    if not isinstance(lists, list) or not isinstance(own, dict):
         raise ConfigError(
             f"{path}: rows must be a list of lists of settings, and for a mapping of choices to axes"
         )
@@ -249,7 +252,7 @@ def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:
         common=common,
         axes=_axes(path, "axes", content.get("axes") or {}),
         own={str(k): _axes(path, f"for.{k}", axes) for k, axes in own.items()} if search is None else {},
-        rows=tuple(_settings(path, f"rows.{index}", row) for index, row in enumerate(rows)),
+        rows=tuple(_settings(path, f"rows.{index}", row) for index, row in enumerate(lists)),
         seeds=chances,
         on_error=on_error,
         retries=retries,

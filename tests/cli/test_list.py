@@ -62,7 +62,7 @@ def test_the_overview_counts(capsys):
     assert counts["heads"] == [str(heads), "hardpix train head=NAME"]
     assert counts["tables"][1] == "hardpix table NAME RUNS..."
     assert counts["rows"] == [str(len(catalog.row_names())), "hardpix table PAPER/TABLE"]
-    assert {"losses", "datasets", "callbacks", "chains"} <= set(counts)
+    assert {"losses", "datasets", "callbacks", "studies"} <= set(counts)
 
 
 def test_json(capsys):

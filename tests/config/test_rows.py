@@ -234,16 +234,12 @@ def test_the_list_of_rows(capsys):
     ]
 
 
-def test_a_published_table_is_listed_as_a_study(capsys):
-    assert main(["sweep", "hl/11", "seed=0,1", "--dry-run"]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "hl/11: 4 commands; RUN: the run of a command before it"
-    assert lines[0] == "hardpix train -m experiment=hl/gtav seed=0,1"
-    assert len(set(lines)) == len(lines) == 4
-    assert main(["sweep", "hl/11"]) == 2
-    assert "hardpix sweep hl/11 --dry-run" in capsys.readouterr().err
-    assert main(["sweep", "hl/11", "head=fpn", "--dry-run"]) == 2
-    assert "of a published table only seeds can be chosen" in capsys.readouterr().err
+def test_a_published_table_is_a_study_of_its_rows(capsys):
+    assert main(["sweep", "hl/11", "seed=0,1", "--dry-run", "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "4 jobs: 4 to run" in said  # two rows, whose runs are scored on another data set
+    assert said.count("hardpix evaluate RUN data=cityscapes") == 2
+    assert main(["sweep", "hl/6", "method=baseline", "--dry-run"]) == 0
 
 
 def test_a_table_of_a_folder_without_runs_has_the_commands(tmp_path, capsys):

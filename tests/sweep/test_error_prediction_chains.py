@@ -15,12 +15,11 @@ from hardpix.config import published
 from hardpix.config.catalog import conf_dir
 from hardpix.config.published import layout
 from hardpix.config.rows import Row, row
-from hardpix.sweep import stages
-from hardpix.sweep.stages import read_chain
+from hardpix.sweep.stages import check_chain, read_chain
 
 pytestmark = pytest.mark.slow  # trains runs
 
-TABLES, CHAINS = conf_dir() / "table", conf_dir() / "chain"
+TABLES, CHAINS = conf_dir() / "table", conf_dir() / "studies"
 STAGE = "parent_config."  # before a key of the run that a run stands on
 
 
@@ -36,8 +35,7 @@ def _composed_once():
         return cache[key].copy()
 
     with pytest.MonkeyPatch.context() as patch:
-        for place in (published_rows, stages):
-            patch.setattr(place, "compose", compose)
+        patch.setattr(published_rows, "compose", compose)
         yield
 
 
@@ -46,7 +44,7 @@ def test_every_chain_fits_together():
     names = [name for name in names if name.startswith("error_prediction")]
     assert len(names) == 6
     for name in names:
-        stages._check([(stage, list(stage.overrides)) for stage in read_chain(name)], {}, None)
+        check_chain(read_chain(name), [], {}, published_rows.compose)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +115,7 @@ SMALL = (
 def test_a_chain_runs_and_its_runs_stand_for_cells(tmp_path, capsys):
     runs = tmp_path / "runs/default"
     line = ["error_prediction/deeplabv3plus", *SMALL, f"runs_dir='{tmp_path}/runs'", "run=x", "seed=3"]
-    assert main(["chain", *line]) == 0
+    assert main(["sweep", *line]) == 0
     shown = [*(f"x-{stage}" for stage in ("semantic", "error_prediction", "detail"))]
     for name in shown:  # as if the rooms were streets
         path = runs / name / "run.json"

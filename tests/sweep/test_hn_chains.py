@@ -17,7 +17,7 @@ from hardpix.config.compose import validate
 from hardpix.config.published import layout
 from hardpix.config.rows import rows
 from hardpix.record import SCHEMA, RunRecord, write
-from hardpix.sweep import stages as chain_command
+from hardpix.sweep.stages import _check_data, check_chain, read_chain
 from hardpix.tables.compare import Run
 from hardpix.tables.protocol_check import Use, departure
 from hardpix.train import rundir
@@ -42,8 +42,7 @@ def compose(overrides, config_dir=None):
 @pytest.fixture(scope="module", autouse=True)
 def _composed_once():
     with pytest.MonkeyPatch.context() as patch:
-        for place in (published_rows, chain_command):
-            patch.setattr(place, "compose", compose)
+        patch.setattr(published_rows, "compose", compose)
         yield
 
 
@@ -169,11 +168,14 @@ def test_runs_that_start_from_a_run_are_compared_with_its_settings(tmp_path, kno
 def test_a_data_set_for_a_whole_chain_is_refused_where_stages_have_their_own():
     for given in ("data=camvid", "data.source.root=/d", "+data.source.x=1"):
         with pytest.raises(ConfigError, match=r"\(pretrain HN, finetune NYUv2\).* as finetune:"):
-            chain_command.run_chain("hn/segnet", chain_command.read_chain("hn/segnet"), [given], {})
-    stages = chain_command.read_chain("hn/segnet")
-    chain_command._check_data(stages, ["finetune:data=camvid", "data.batch_size=2", "dataset=1"], {}, None)
-    chain_command._check_data(stages, ["data=camvid"], {"pretrain": None}, None)  # it is trained already
-    chain_command._check_data(chain_command.read_chain("error_prediction/pspnet"), ["data=camvid"], {}, None)
+            check_chain(read_chain("hn/segnet"), [given], {}, compose)
+    _check_data(
+        read_chain("hn/segnet"), ["finetune:data=camvid", "data.batch_size=2", "dataset=1"], {}, compose
+    )
+    _check_data(
+        read_chain("hn/segnet"), ["data=camvid"], {"pretrain": None}, compose
+    )  # it is trained already
+    _check_data(read_chain("error_prediction/pspnet"), ["data=camvid"], {}, compose)
 
 
 ROOMS = (
@@ -197,7 +199,7 @@ def test_a_chain_pre_trains_on_labels_and_fine_tunes(tmp_path, capsys):
     assert main(["data", "hn-labels", "data=synthetic", *ROOMS, "--out", str(labels), "--workers", "1"]) == 0
     line = ["hn", *SMALL, f"pretrain:data.source.root={labels}", f"runs_dir='{runs}'", "run=x"]
     line += ["finetune:reproduces=[hn/2/height10_normals/*]"]
-    assert main(["chain", *line]) == 0
+    assert main(["sweep", *line]) == 0
     first, second = (record.read(runs / "default" / f"x-{stage}") for stage in ("pretrain", "finetune"))
     assert (first.dataset, second.dataset) == ("hn", "synthetic")
     assert (second.parent, second.factors["init_from"]) == (first.run_id, "RUN")
@@ -213,7 +215,7 @@ def test_a_chain_pre_trains_on_labels_and_fine_tunes(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "hn: test is val" in said
     assert "as initialised: model.head" in said
-    assert main(["chain", *line]) == 0  # done: nothing is trained again
+    assert main(["sweep", *line]) == 0  # done: nothing is trained again
     assert record.read(runs / "default/x-finetune").run_id == second.run_id
 
     path = runs / "default/x-finetune/run.json"  # as if the rooms were NYUv2
