@@ -313,7 +313,7 @@ def check_output(option: str, path: Path, *, folder: bool = False) -> None:
 IGNORED = (
     *("seed", "data.seed"),  # what a table averages over
     *("run", "study", "runs_dir", "resume", "parent", "trusted", "reproduces"),  # names and places
-    *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # displays
+    *("logger", "callbacks", "panels", "trainer.log_every_steps", "trainer.sanity_steps"),  # what watches
     *("trainer.val_every_steps", "trainer.val_every_epochs"),  # see `ignored`
     *("data.num_workers", "data.pin_memory", "data.source.cache_dir"),  # how frames arrive, not which
     *(

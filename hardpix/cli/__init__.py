@@ -17,7 +17,7 @@ usage: hardpix COMMAND [ARGUMENTS]
   train      train one run, or a sweep:  hardpix train method=hardness seed=1
                                          hardpix train -m loss=cross_entropy,ohem seed=0,1
   sweep      a study that survives:      hardpix sweep NAME_OR_OVERRIDES, hardpix sweep status NAME_OR_OVERRIDES
-  chain      runs that build on each other:  hardpix chain error_prediction data=camvid seed=1
+  chain      runs that stand on each other:  hardpix chain error_prediction data=camvid seed=1
   evaluate   score a run:                hardpix evaluate RUN --split test inference=slide
   predict    label images with a run:    hardpix predict RUN IMAGES... --out DIR
   export     a run as an ONNX file:      hardpix export RUN --onnx FILE

@@ -299,7 +299,7 @@ KINDS: dict[str, Kind] = {
     "hn-heights": (add_heights, heights,
                    "heights of classes above the floor: of a data set with labels, depth and camera"),
     "hn-labels": (add_labels, labels,
-                  "labels of height and normal next to their frames: of a data set with depth, or of data=hn"),
+                  "labels of height and normal beside their frames: of a data set with depth, or of data=hn"),
     "stitch": (add_stitch, stitch,
                "cross-stitch factors over training: of a run with model=cross_stitch"),
     "panels": (_add_panels, panels, "predictions of several runs side by side: with the truth and the errors"),

@@ -70,19 +70,19 @@ def view_rows(
     for place in places:
         if isinstance(source, HN):
             sample = frames.load(place)
-            image, label, summary, facts = sample["image"], sample["label"].numpy(), "label", (None,) * 5
+            image, label, told, facts = sample["image"], sample["label"].numpy(), "label", (None,) * 5
         else:
             picture = read_picture(frames, place)
             made = label_of(picture, camera_of(source, frames, place, settings), settings)
             image, label, height = picture.image, made.label, -made.floor
-            summary = f"camera {height:.2f} m above the floor"
+            told = f"camera {height:.2f} m above the floor"
             if made.rejected is not None:
-                summary = f"rejected: {made.rejected.partition(':')[0]}"
+                told = f"rejected: {made.rejected.partition(':')[0]}"
             facts = (made.rejected, height, *made.up)
         counts = np.bincount(label[label != VOID].astype(np.int64), minlength=info.num_classes)
         shown = colorize(label, info.palette, VOID)
         views.append(
-            ColumnGroup("", [Tile(_pixels(image), frames.name(place), smooth=True), Tile(shown, summary)])
+            ColumnGroup("", [Tile(_pixels(image), frames.name(place), smooth=True), Tile(shown, told)])
         )
         numbers.append((frames.name(place), *facts, float((label != VOID).mean()), *counts.tolist()))
     blank = Tile(np.full((1, 1, 3), PAPER, np.uint8))

@@ -15,16 +15,17 @@ from typing import Any
 
 from hardpix.config.catalog import split_sizes
 from hardpix.config.published import THRESHOLD, Layout, LayoutColumn, LayoutRow, matches
-from hardpix.record import EFFECTIVE_BATCH, FRAMES, TRAINED_ON, covers
+from hardpix.record import EFFECTIVE_BATCH, TRAINED_ON, covers
+from hardpix.record import FRAMES as PLACES
 from hardpix.scores import PER_CLASS
 from hardpix.tables.compare import ABSENT, WARNED, Run, folded, ignored, may_be_unknown, silenced, text
 from hardpix.types import HardpixError
 
 # Never a departure, in addition to what no table compares: where the data lies, and what follows from other keys.
-SILENT = (*WARNED, *FRAMES, EFFECTIVE_BATCH)
+SILENT = (*WARNED, *PLACES, EFFECTIVE_BATCH)
 # What must be equal between runs that no experiment file describes.
 EFFORT = ("trainer", "data.batch_size", "data.train_transform")
-# What a run has from its parent. An experiment file that is no stage of a chain knows none of it.
+# What a run that stands on another has from it. An experiment file that no chain sets upon another knows none of it.
 BELOW = "parent_config"
 FROM_PARENT = (BELOW, "backbone", "head", "model", "init_from")
 
@@ -206,7 +207,7 @@ def _by(
 def _reading(use: Use) -> dict[str, Any]:
     """How a run's data set is read, apart from where it lies."""
     own = use.factors
-    return {k: own[k] for k in sorted(own) if covers(["data.source"], k) and not covers(FRAMES, k)}
+    return {k: own[k] for k in sorted(own) if covers(["data.source"], k) and not covers(PLACES, k)}
 
 
 def _value(use: Use, departed: Departure, key: str) -> tuple[Any] | None:

@@ -30,7 +30,7 @@ from hardpix.record import SPREAD
 from hardpix.train.rundir import process_began
 
 NAN = float("nan")
-MIN_BLOCKS = 4  # blocks that have a spread
+FEWEST = 4  # blocks that have a spread
 
 
 class Count:
@@ -177,7 +177,7 @@ class Cost(Callback):
         measured = {"step_seconds": seconds, "peak_memory_mb": memory, "parameters_train": self.trained}
         measured["parameters_inference"] = self.counts["inference"].parameters
         measured |= {f"gflops_{name}": count.gflops for name, count in self.counts.items()}
-        spread = {SPREAD: (high - low) / seconds} if len(settled) >= MIN_BLOCKS else {}
+        spread = {SPREAD: (high - low) / seconds} if len(settled) >= FEWEST else {}
         return {f"cost/{name}": value for name, value in measured.items()} | spread
 
     @property
