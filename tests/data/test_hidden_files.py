@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardpix.config.compose import compose_group
 from hardpix.data import ADE20K, GTAV, ISAID, CamVid, Cityscapes, NYUv2, RGBDFolder, TotalText
 from hardpix.data.prepare import find_recipe
 from hardpix.data.prepare.recipe import Work
@@ -37,13 +38,15 @@ OTHERS = {
         "synthetic",
     ),  # no folder is searched: a list has the names
     *("coco", "folder"),  # in test_listing.py
-    "nyuv2_424x560",  # as nyuv2
     *("nyuv2_raw", "sunrgbd"),  # camera frames as the recipe has written them
 }
 
 
 def test_every_data_set_is_here():
-    assert set(LAYOUTS) == set(listed("data", without=OTHERS))
+    def readers(names):
+        return {compose_group("data", name).data.source["_target_"] for name in names}
+
+    assert readers(LAYOUTS) == readers(listed("data", without=OTHERS))
 
 
 def litter(root):

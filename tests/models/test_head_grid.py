@@ -7,9 +7,8 @@ from functools import cache, partial
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import compose_group
 from hardpix.models import (
     ANNHead,
     Backbone,
@@ -129,7 +128,7 @@ SMALL = {
 # Of other networks: of SegNet's pooling indices, of LWM, of an optional package.
 OTHER_NETWORKS = {"segnet", "refinenet_cascades", "smp"}
 HEADS = {
-    name: SMALL.get(name) or instantiate(OmegaConf.load(conf_dir() / f"head/{name}.yaml"))
+    name: SMALL.get(name) or instantiate(compose_group("head", name).head)
     for name in listed("head", without=OTHER_NETWORKS)
 }
 WHOLE = {"lraspp", "uper", "refinenet", "fpn", "unet", "segformer"}  # of levels of their own choice

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hardpix import models
-from hardpix.config.catalog import conf_dir
+from hardpix.config.compose import compose_group
 from hardpix.models import PSPHead, Segmenter, TimmBackbone
 from hardpix.types import ConfigError, FeatureSpec
 from tests.listed import listed
@@ -24,7 +24,7 @@ BACKBONE = partial(TimmBackbone, "test_resnet", pretrained=False, options={})
 
 
 def node_of(group: str, name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+    return OmegaConf.to_container(compose_group(group, name)[group])
 
 
 def build(outputs: dict[str, int] | None = None, **given) -> Segmenter:
