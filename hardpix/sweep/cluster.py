@@ -15,10 +15,9 @@ from hardpix import record, secrets
 from hardpix.config.trust import check_one_line
 from hardpix.sweep import state as states
 from hardpix.sweep.jobs import Job
-from hardpix.sweep.state import ERROR, look
 from hardpix.train import machine, rundir
 from hardpix.train.signals import terminable
-from hardpix.types import ConfigError, HardpixError
+from hardpix.types import ConfigError
 
 TURNS = 50  # how often a job of a cluster that ran out of time goes on
 
@@ -101,8 +100,6 @@ def on_cluster(run_dir: Path) -> Iterator[None]:
         if machine.rank() == 0 and stop.code in by and (warned or stop.code != 143 or _makes_room()):
             again(number, None)
         raise
-    if look(run_dir).kind == "failed" and machine.rank() == 0:
-        raise HardpixError(f"{run_dir} failed: see {ERROR} there")  # as the queue's own books should have it
 
 
 def _makes_room() -> bool:

@@ -62,7 +62,7 @@ def sweep(settings: Mapping[str, Any], context: HydraContext, config: DictConfig
     storage = settings.get("storage")
     task = Trials(study, request.folders, limit, storage=storage, alone=bool(settings.get("alone")))
     found = task.opened(request.composed)
-    before = _counts(found)
+    before = _failures(found)
     _retry_dead(found)
     words = list(merged(study.search.common, study.search.seeds[:1]))
     left = 1 if task.alone else max(0, limit - _taken(found))
@@ -73,14 +73,14 @@ def sweep(settings: Mapping[str, Any], context: HydraContext, config: DictConfig
                 if "submitit" in request.launcher:
                     prepare_queue(config, folder, first)
                 request.launch(task, [words] * min(size, left - start), start)
-                if study.on_error == "stop" and _counts(found)["fail"] > before["fail"]:
+                if study.on_error == "stop" and _failures(found) > before:
                     break
         except (KeyboardInterrupt, SystemExit) as error:
             code = error.code if isinstance(error, SystemExit) else 130
             status = code if isinstance(code, int) and code else 130
     print("\n" + "\n".join(footer(found.trials, study.search, limit)), end="")
     print(f"; {time.perf_counter() - begin:.0f} s", flush=True)
-    raise SystemExit(status or (1 if _counts(found)["fail"] > before["fail"] else 0))
+    raise SystemExit(status or (1 if _failures(found) > before else 0))
 
 
 class Trials:
@@ -288,8 +288,9 @@ def _limit(search: Search) -> int:
     return min(search.trials, len(search.grid())) if search.sampler == "grid" else search.trials
 
 
-def _counts(found: Any) -> Counter[str]:
-    return Counter(t.state.name.lower() for t in found.get_trials(deepcopy=False) if SETTINGS in t.user_attrs)
+def _failures(found: Any) -> int:
+    """Trials with a failed run; those that were cut short are none."""
+    return sum("error" in t.user_attrs and t.state.name == "FAIL" for t in found.get_trials(deepcopy=False))
 
 
 def _taken(found: Any) -> int:

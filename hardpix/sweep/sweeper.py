@@ -87,7 +87,8 @@ class Request:
         """Hand jobs, each its overrides, to the launcher."""
         context: Any = HydraContext(self.loader, self.context.callbacks)  # type: ignore[arg-type]
         launcher = Plugins.instance().instantiate_launcher(context, task, self.config)
-        launcher.launch(jobs, initial_job_idx=first)
+        for done in launcher.launch(jobs, initial_job_idx=first):
+            _ = done.return_value  # raises what the job raised, which is never a failed training
 
 
 class Loader:

@@ -190,7 +190,7 @@ def test_a_job_that_makes_room_ends_as_if_it_had_not(cluster, submitted, capfd):
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "1 jobs: 1 done" in said
-    assert (cluster / "100.state").read_text() == "COMPLETED"
+    waited(lambda: (cluster / "100.state").read_text() == "COMPLETED")
     found = record.read(run)
     assert (found.status, found.run_id, found.metrics["run/steps"]) == ("done", before, STEPS)
     log = next(Path("runs/s/.submitit").rglob("100_0_log.out")).read_text()
