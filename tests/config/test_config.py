@@ -75,7 +75,7 @@ def test_mistakes_are_named_by_path(override, said):
         ("data.train_transform.crop=32", "data.train_transform.crop=32: must be a list of 2 ints"),
         ("data.train_transform.crop=[a,b]", "data.train_transform.crop=['a', 'b']: must be a list of 2 ints"),
         ("trainer.max_steps=1e4", "trainer.max_steps=10000.0: must be an int or null"),
-        ("data.seed=${study}", "data.seed=default: must be an int"),
+        ("data.seed=${study}", "data.seed=default: must be an int (from ${study})"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_by_path(override, said):

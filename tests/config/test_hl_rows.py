@@ -9,12 +9,13 @@ import pytest
 
 from hardpix.cli.published_rows import experiments
 from hardpix.config import published
+from hardpix.config.catalog import split_sizes
 from hardpix.config.compose import compose
 from hardpix.config.rows import layouts, rows
 from hardpix.evaluate import trained_on
 from hardpix.record import SCHEMA, RunRecord, flatten, write
 from hardpix.tables.compare import Run, collect
-from hardpix.tables.protocol_check import FRAMES, Use, departure
+from hardpix.tables.protocol_check import Use, departure
 from hardpix.tables.reproduction import comparison
 from hardpix.train.rundir import plain
 
@@ -109,7 +110,7 @@ def record(one, own, cells, score, tmp_path, seed=0, fewer=0):
             **{f"trained.{k}": v for k, v in own.items() if k.startswith("data.")},
         }
     split = "val" if one.evaluate else own["data.test_split"]
-    frames = dict(FRAMES.get(dataset, {}))
+    frames = dict(split_sizes().get(dataset, {}))
     frames["test"] = frames.get(split, 10)
     if isinstance(own["data.labeled"], float):
         share = int(frames["train"] * own["data.labeled"] + 0.5)
