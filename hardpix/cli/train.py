@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import Parser
-from hardpix.config.compose import SCALARS, check_given, compose, explain, searchpath, validate
+from hardpix.config.compose import SCALARS, check_command_line_trust, compose, explain, searchpath, validate
 from hardpix.config.trust import check_hydra, files_judged
 from hardpix.sweep.sweeper import command_line
 from hardpix.sweep.work import clean_up, outside_hydra
@@ -145,7 +145,7 @@ def _check_extras(words: Sequence[str]) -> None:
 
 def _train(cfg: DictConfig) -> float | None:
     overrides = list(HydraConfig.get().overrides.task)
-    check_given(cfg, overrides)
+    check_command_line_trust(cfg, overrides)
     validate(cfg)
     check_parent(cfg)  # this and the next before torch is imported
     check_writable(Path(cfg.runs_dir))

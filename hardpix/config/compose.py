@@ -117,11 +117,11 @@ def compose(
         raise ConfigError(explain(error, overrides)) from error
     finally:
         running.hydra = current
-    check_given(cfg, overrides)
+    check_command_line_trust(cfg, overrides)
     return cfg
 
 
-def check_given(cfg: DictConfig, overrides: Sequence[str]) -> None:
+def check_command_line_trust(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """A file cannot make itself trusted: the command line has to say so."""
     check_trust(cfg, named_trust(overrides), "a file of the configuration")
 

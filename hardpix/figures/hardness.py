@@ -29,7 +29,7 @@ from hardpix.train.results import (
     interval_edges,
     labelled,
     maps_of,
-    seen,
+    predict_batch,
     unnormalize,
 )
 
@@ -291,7 +291,7 @@ def ranking(
     for batch in frames(data, split, limit, device):
         valid = labelled(batch["label"], data)
         for run, method in methods.items():
-            found = seen(method, batch, maps[run], valid, run)
+            found = predict_batch(method, batch, maps[run], valid, run)
             for name, values in found.maps.items():
                 truth: Any = None if name == "true" else batch.get("hardness")
                 counts[run, name].update(values, found.wrong, truth)
@@ -361,7 +361,7 @@ def evolution(
     name, steps = next(iter(maps)), []
     for epoch in epochs:
         kept = load_file(method, rundir.snapshot(run.directory, epoch))
-        found = seen(method, batch, maps, valid, f"{run.label}, epoch {epoch}")
+        found = predict_batch(method, batch, maps, valid, f"{run.label}, epoch {epoch}")
         values, loss = found.maps[name][0], found.maps["loss"][0]
         both = torch.isfinite(values) & torch.isfinite(loss)
         rho = rank_correlation(values[both], loss[both]) if both.any() else math.nan

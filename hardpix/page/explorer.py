@@ -173,7 +173,7 @@ def _explored(
 
 def _view(data: DataModule, who: str, method: Method, maps: dict[str, HardMap], batch: Batch) -> View:
     moved: Any = {k: v.to(method.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    seen = results.seen(method, moved, maps, results.labelled(moved["label"], data), who)
+    seen = results.predict_batch(method, moved, maps, results.labelled(moved["label"], data), who)
     label, prediction = batch["label"][0].numpy(), seen.pred[0].cpu().numpy()
     shown = {name: values[0].float().cpu().numpy() for name, values in seen.maps.items()}
     return View(prediction, shown, *score(label, prediction, data.info.ignore_index, data.info.num_classes))

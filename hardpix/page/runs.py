@@ -138,7 +138,7 @@ def automatic_rows(runs: Sequence[Run]) -> list[str]:
     keys = varied(runs)
     classes = [key.removesuffix("._target_") for key in keys if key.endswith("._target_")]
     outer = [one for one in classes if not record.covers([c for c in classes if c != one], one)]
-    if "method" in outer:  # a method that stands on other runs brings theirs along
+    if "method" in outer:  # a method with a parent run has its settings too
         keys = [key for key in keys if not record.covers(["parent_config"], key)]
         outer = [one for one in outer if not record.covers(["parent_config"], one)]
     single = [key for key in keys if not record.covers(outer, key)]

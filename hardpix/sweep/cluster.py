@@ -38,7 +38,7 @@ def shapes(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def prepare_queue(config: DictConfig, folder: Path, first: Job, batch: Sequence[Job] = ()) -> None:
-    """Fill in what the queue is told, and write down what each job will be found by in it."""
+    """Complete the parameters of the queue, and write down by what each job will be found in it."""
     conf = config.hydra.launcher
     check_one_line(str(folder), "the study's folder")
     given = {str(o).partition("=")[0].lstrip("+") for o in config.hydra.overrides.hydra}

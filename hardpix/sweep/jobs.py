@@ -23,11 +23,11 @@ from hardpix.sweep.stages import chain_name, check_chain, overrides_of
 from hardpix.sweep.state import State, look
 from hardpix.sweep.study import Study, key_of
 from hardpix.train import rundir
-from hardpix.train.parent import INHERITED, present, recorded, same_content
+from hardpix.train.parent import INHERITED, current_content, recorded_content, same_content
 from hardpix.train.rundir import (
     NO_FACTOR,
     PLACES,
-    choose,
+    choose_run_dir,
     moved_paths,
     plain,
     read_config,
@@ -71,7 +71,9 @@ def single(words: Sequence[str], composed: Composer) -> Job:
     """The job that :attr:`Job.words` are of."""
     cfg = composed(words)
     validate(cfg)
-    return Job(1, str(cfg.run), tuple(words), "", choose(cfg, words), pickle.dumps(with_absolute_paths(cfg)))
+    return Job(
+        1, str(cfg.run), tuple(words), "", choose_run_dir(cfg, words), pickle.dumps(with_absolute_paths(cfg))
+    )
 
 
 def stage_jobs(study: Study, used: Mapping[str, Path], composed: Composer) -> list[Job]:
@@ -121,7 +123,7 @@ def jobs_of(
             validate(cfg)
             cfg = with_absolute_paths(cfg)
             cfg.run = "run"  # a name that is right, for the check of the others
-            folder = choose(cfg, overrides).parent
+            folder = choose_run_dir(cfg, overrides).parent
         except ConfigError as error:
             problems.setdefault(str(error), []).append(f"job {number} ({name})")
             continue
@@ -164,14 +166,14 @@ def marked_by_content(mark: str, cfg: DictConfig) -> str:
     paths = {
         key: value for key, value in flatten(plain(cfg)).items() if key in PLACES and isinstance(value, str)
     }
-    text = json.dumps([mark, paths | present(cfg, paths)], sort_keys=True)
+    text = json.dumps([mark, paths | current_content(cfg, paths)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _alike(one: DictConfig, other: DictConfig) -> bool:
     """Whether the paths of two jobs lead to the same files; what lies there is read where they differ."""
     keys = moved_paths(flatten(plain(one)), flatten(plain(other)))
-    return not keys or same_content(present(one, keys), present(other, keys), keys)
+    return not keys or same_content(current_content(one, keys), current_content(other, keys), keys)
 
 
 def _numbers(value: Any) -> Any:
@@ -227,7 +229,7 @@ def _belongs(job: Job, run_dir: Path) -> bool:
     except (HardpixError, OmegaConfBaseException):
         return True  # it cannot be read, which is reported when it is resumed
     keys = moved_paths(flatten(plain(stored)), flatten(plain(cfg)))
-    return not keys or same_content(recorded(before, keys), present(cfg, keys), keys)
+    return not keys or same_content(recorded_content(before, keys), current_content(cfg, keys), keys)
 
 
 def _present(folder: Path) -> dict[str, str]:
@@ -272,5 +274,5 @@ def command(job: Job, state: State, config_dir: Path | None = None) -> str:
     folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
     line = shlex.join(["hardpix", "train", *folder, *job.words, *(["resume=true"] if state.resume else [])])
     if state.kind == "failed" and not state.resume:  # `train` keeps what a failed run has left
-        return f"{rundir.command(job.run_dir)} && {line}"
+        return f"{rundir.set_aside_command(job.run_dir)} && {line}"
     return line

@@ -23,7 +23,7 @@ from hardpix import record
 from hardpix.sweep.state import INTERRUPTED, LOST, look
 from hardpix.sweep.work import OUTPUT, directory, leave_traces
 from hardpix.train import machine
-from hardpix.train.rundir import held
+from hardpix.train.rundir import locked_run_dir
 from hardpix.types import ConfigError
 
 PAUSE = 0.05  # seconds between two looks at the processes
@@ -139,7 +139,7 @@ def lost(cfg: DictConfig, why: str) -> None:
     ``why`` is ``interrupted`` or begins with ``LOST``: such a run goes on from its last checkpoint.
     """
     run_dir = directory(cfg)
-    with held(run_dir) as free:
+    with locked_run_dir(run_dir) as free:
         state = look(run_dir)
         if not free or state.kind in ("running", "done") or (state.kind == "failed" and not state.resume):
             return
@@ -148,7 +148,7 @@ def lost(cfg: DictConfig, why: str) -> None:
                 record.write(replace(state.record, status="interrupted", error=why), run_dir)
             return
         path = run_dir / OUTPUT
-        machine.settled(path)
+        machine.wait_for_output(path)
         tail = path.read_bytes()[-TAIL:].decode(errors="replace") if path.is_file() else ""
         leave_traces(cfg, why, f"{why}\nThe end of {path}:\n{tail}", again=True)
 

@@ -30,8 +30,17 @@ from hardpix.sweep.study import Study, merged
 from hardpix.sweep.sweeper import Request, check_folders
 from hardpix.sweep.work import OUTPUT, attempt, gc_unfrozen, outside_hydra
 from hardpix.train import machine
-from hardpix.train.parent import present
-from hardpix.train.rundir import NO_FACTOR, PLACES, claim, held, owner_lives, plain, process_began, short_name
+from hardpix.train.parent import current_content
+from hardpix.train.rundir import (
+    NO_FACTOR,
+    PLACES,
+    locked_run_dir,
+    make_run_dir,
+    owner_is_alive,
+    plain,
+    process_began,
+    short_name,
+)
 from hardpix.train.signals import check_stopped, terminable
 from hardpix.types import ConfigError
 
@@ -108,7 +117,7 @@ class Trials:
 
         search = _search(self.study)
         folder, settings = _identity(self.study, composed)
-        claim(folder)
+        make_run_dir(folder)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         found = optuna.create_study(
             storage=_storage(folder, self.storage),
@@ -179,7 +188,7 @@ class Trials:
         search = _search(self.study)
         tries = 1 + (self.study.retries if self.study.on_error == "retry" else 0)
         while True:
-            with held(job.run_dir) as free:
+            with locked_run_dir(job.run_dir) as free:
                 state = look(job.run_dir)
                 if state.kind in ("done", "pruned"):  # another trial chose the same
                     return state.kind
@@ -187,7 +196,7 @@ class Trials:
                     for _ in range(tries):
                         watch = ReportToTrial(_reporter(trial), metric=search.metric, earlier=index,
                                               prunes=search.pruner != "none")  # fmt: skip
-                        with machine.written_to(job.run_dir / OUTPUT) if self.alone else nullcontext():
+                        with machine.output_to_file(job.run_dir / OUTPUT) if self.alone else nullcontext():
                             kind = attempt(job.config(), job.words, look(job.run_dir), [watch])
                         if watch.refusal:
                             raise ConfigError(watch.refusal)
@@ -305,7 +314,7 @@ def _retry_dead(found: Any) -> None:
     for trial in found.get_trials(deepcopy=False):
         owner = trial.user_attrs.get(OWNER)
         here = owner is not None and owner["hostname"] == platform.node()
-        if trial.state.name == "RUNNING" and here and not owner_lives(owner):
+        if trial.state.name == "RUNNING" and here and not owner_is_alive(owner):
             _again(found, trial.number)
 
 
@@ -345,7 +354,7 @@ def _storage(folder: Path, url: str | None) -> Any:
 
 
 def _sampler(search: Search) -> Any:
-    """Optuna's sampler, seeded anew for every trial: seeded once it would repeat its draws in every process."""
+    """Optuna's sampler, with another seed for every trial: with one seed it would repeat its draws in every process."""
     kind = _of_optuna("samplers", search.sampler, SAMPLERS)
 
     class PerTrial(kind):  # type: ignore[misc, valid-type]
@@ -395,7 +404,7 @@ def _identity(study: Study, composed: Composer) -> tuple[Path, dict[str, Any]]:
         "sampler seed": search.seed,
     }  # fmt: skip
     settings |= {k: v for k, v in flatten(plain(cfg)).items() if not k.startswith((*NO_FACTOR, "seed"))}
-    settings[CONTENT] = present(cfg, [key for key in PLACES if isinstance(settings.get(key), str)])
+    settings[CONTENT] = current_content(cfg, [key for key in PLACES if isinstance(settings.get(key), str)])
     return first.run_dir.parent, json.loads(json.dumps(settings))
 
 

@@ -133,7 +133,7 @@ class Place(NamedTuple):
 
 
 def record_submission(run_dir: Path, job: str) -> None:
-    rundir.claim(run_dir)
+    rundir.make_run_dir(run_dir)
     rundir.write_text(run_dir / FILE, json.dumps({"job": job}) + "\n")
 
 

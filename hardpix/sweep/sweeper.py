@@ -28,7 +28,7 @@ from hardpix.sweep.status import plan
 from hardpix.sweep.study import Study, merged, read_study
 from hardpix.sweep.work import Work, gc_unfrozen
 from hardpix.train import machine, rundir
-from hardpix.train.rundir import held
+from hardpix.train.rundir import locked_run_dir
 from hardpix.train.signals import terminable
 from hardpix.types import ConfigError, HardpixError
 
@@ -117,7 +117,7 @@ def sweep(settings: Mapping[str, Any], context: HydraContext, config: DictConfig
     if settings.get("alone"):
         job = single(request.words, request.composed)
         raise SystemExit(run(request, Study("", ()), [job], to_file=True))
-    if machine.size() > 1:
+    if machine.world_size() > 1:
         raise ConfigError(
             "a study is not started by torchrun or srun; start its jobs with them: hydra/launcher=pool "
             "hydra.launcher.python='torchrun --nproc_per_node=4'"
@@ -210,7 +210,7 @@ def _ready(job: Job) -> bool:
 def _launch(request: Request, batch: Sequence[Job], task: Work, first: int) -> None:
     in_process = "submitit" not in request.launcher and "pool" not in request.launcher
     several = next((job for job in batch if processes(job) != (1, 1)), None)
-    if in_process and several is not None and machine.size() == 1 and not request.settings.get("alone"):
+    if in_process and several is not None and machine.world_size() == 1 and not request.settings.get("alone"):
         raise ConfigError(
             f"job {several.number} ({several.name}): trainer.devices={several.config().trainer.devices} needs a "
             "process of its own for each run: add hydra/launcher=pool"
@@ -218,7 +218,7 @@ def _launch(request: Request, batch: Sequence[Job], task: Work, first: int) -> N
     with ExitStack() as stack:
         if "submitit" in request.launcher:
             folder = batch[0].run_dir.parent
-            if not stack.enter_context(held(folder)):
+            if not stack.enter_context(locked_run_dir(folder)):
                 raise ConfigError(f"{folder}: another sweep is submitting this study; wait for it")
             prepare_queue(request.config, folder, batch[0], batch)
         try:

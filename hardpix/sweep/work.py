@@ -21,7 +21,7 @@ from hardpix.sweep import state as states
 from hardpix.sweep.cluster import on_cluster
 from hardpix.sweep.state import ACTION, ERROR, TO_DO, State, look, scores
 from hardpix.train import machine, rundir
-from hardpix.train.rundir import held
+from hardpix.train.rundir import locked_run_dir
 from hardpix.train.signals import check_stopped
 from hardpix.types import HardpixError, Pruned
 
@@ -57,14 +57,14 @@ class Work:
         run_dir = directory(cfg)
         if look(run_dir).kind == "done":  # without a trace: also where one may only read
             return
-        with held(run_dir) as free:
+        with locked_run_dir(run_dir) as free:
             state = look(run_dir, take_over=self.take_over)
             if not free and state.kind != "done":
                 state = State("running", "running: another sweep on this machine has it")
             self.tell(run_dir.name, state)
             if ACTION[state.kind] not in TO_DO:
                 return
-            with machine.written_to(run_dir / OUTPUT) if self.to_file else nullcontext():
+            with machine.output_to_file(run_dir / OUTPUT) if self.to_file else nullcontext():
                 kind = attempt(cfg, overrides, state)
                 found = record.read(run_dir)
             number, name = self.names[run_dir.name]
@@ -121,7 +121,7 @@ def leave_traces(cfg: DictConfig, line: str, text: str, *, again: bool = False) 
     ``again``: also where a record says that the run had failed before.
     """
     run_dir = directory(cfg)
-    rundir.claim(run_dir)
+    rundir.make_run_dir(run_dir)
     rundir.write_text(run_dir / ERROR, masked(text))
     state = look(run_dir, take_over=True)
     if state.kind == "failed" and state.record is not None and not again:

@@ -35,7 +35,7 @@ _started_filters: list[subprocess.Popen] = []  # filters that may still run
 
 
 @contextmanager
-def written_to(path: Path) -> Iterator[None]:
+def output_to_file(path: Path) -> Iterator[None]:
     """What this process, its children and libraries print goes to the end of a file, until the block ends."""
     with open(path, "ab") as file:
         _lock(file.fileno(), wait=False)
@@ -53,8 +53,8 @@ def masked_output() -> Iterator[None]:
         yield
 
 
-def settled(path: Path, seconds: float = PATIENCE) -> None:
-    """Wait until what a process that is gone had printed :func:`written_to` ``path`` is there."""
+def wait_for_output(path: Path, seconds: float = PATIENCE) -> None:
+    """Wait until what a process that is gone had printed :func:`output_to_file` ``path`` is there."""
     if path.is_file():
         with open(path, "ab") as file:
             _lock(file.fileno(), wait=True, seconds=seconds)
@@ -285,7 +285,7 @@ def rank() -> int:
     return int(os.environ.get("RANK") or (os.environ["SLURM_PROCID"] if _by_srun() else 0))
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes were started alike."""
     if "RANK" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))

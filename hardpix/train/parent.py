@@ -166,7 +166,7 @@ def short_choice(group: DictConfig) -> str:
 
 def file_digests(cfg: DictConfig) -> dict[str, str]:
     """What identifies the content of the files that settings name, by key; files that do not exist are left out."""
-    return {key: value for key, value in present(cfg, FILES).items() if not _of_run(cfg, key)}
+    return {key: value for key, value in current_content(cfg, FILES).items() if not _of_run(cfg, key)}
 
 
 def equivalent_paths(before: record.RunRecord, stored: DictConfig, cfg: DictConfig) -> set[str]:
@@ -179,12 +179,14 @@ def equivalent_paths(before: record.RunRecord, stored: DictConfig, cfg: DictConf
     for key in moved_paths(old, new):
         if key in FRAMES and own_data(before):
             continue
-        if key in FRAMES or not same_content(recorded(before, [key]), present(cfg, [key]), [key]):
+        if key in FRAMES or not same_content(
+            recorded_content(before, [key]), current_content(cfg, [key]), [key]
+        ):
             found.discard(key)
     return found
 
 
-def recorded(before: record.RunRecord, keys: Iterable[str]) -> dict[str, Any]:
+def recorded_content(before: record.RunRecord, keys: Iterable[str]) -> dict[str, Any]:
     """What lay at the paths of ``keys`` when a run began; without what its record does not know."""
     found: dict[str, Any] = {}
     for key in keys:
@@ -198,8 +200,8 @@ def recorded(before: record.RunRecord, keys: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value or _free(key)}
 
 
-def present(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
-    """What lies at the paths of ``keys`` now, as :func:`recorded`; data are opened only where a key asks for them."""
+def current_content(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
+    """Content at the paths of ``keys`` now, as :func:`recorded_content`; data are opened only where a key needs them."""
     found: dict[str, Any] = {}
     for key in keys:
         if _free(key):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hardpix.metrics.hardness import Group
 
 
-class Seen(NamedTuple):
+class BatchPrediction(NamedTuple):
     """What a run says of a batch, ``[B, H, W]`` each."""
 
     maps: dict[str, Tensor]  # float32, NaN where there is no label or the map means nothing
@@ -102,11 +102,15 @@ def maps_of(
 
 
 @torch.inference_mode()
-def seen(method: Method, batch: Batch, maps: Mapping[str, HardMap], valid: Tensor, who: str) -> Seen:
+def predict_batch(
+    method: Method, batch: Batch, maps: Mapping[str, HardMap], valid: Tensor, who: str
+) -> BatchPrediction:
     """:func:`maps_of` and the decisions."""
     logits = method.decide(dense(method, batch))
     pred = logits.argmax(1)
-    return Seen(maps_of(method, batch, maps, valid, who, logits), pred, valid & (pred != batch["label"]))
+    return BatchPrediction(
+        maps_of(method, batch, maps, valid, who, logits), pred, valid & (pred != batch["label"])
+    )
 
 
 # Scores of the tenths of a split's pixels by hardness, for dashboards: of a few frames, at the end of a
@@ -312,7 +316,7 @@ def deciles(
     for batch in frames(data, split, limit, device):
         valid = labelled(batch["label"], data)
         found = {
-            run: seen(method, batch, {name: rankings[run]} if run in rankings else {}, valid, run)
+            run: predict_batch(method, batch, {name: rankings[run]} if run in rankings else {}, valid, run)
             for run, method in methods.items()
         }
         for (run, by), count in counts.items():

@@ -110,7 +110,7 @@ def _random_suffix() -> str:
     return uuid.uuid4().hex[:6]
 
 
-def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+def choose_run_dir(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """The run's directory: ``runs_dir/study/run``; without ``run`` a name from time and overrides, not yet taken."""
     name = cfg.run
     if name is None:
@@ -118,7 +118,7 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
             raise ConfigError(
                 "resume=true: say which run to continue, run=NAME (with its study=... if not default)"
             )
-        if machine.size() > 1:
+        if machine.world_size() > 1:
             raise ConfigError(
                 "run: under torchrun or srun every process must know the directory, give run=NAME"
             )
@@ -128,7 +128,7 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         if not str(value).strip() or str(value) in (".", "..") or "/" in str(value) or os.sep in str(value):
             raise ConfigError(f"{key}={value}: must be the name of a folder, without slashes")
     run_dir = Path(cfg.runs_dir) / str(cfg.study) / str(name)
-    return choose(cfg, overrides) if cfg.run is None and run_dir.exists() else run_dir
+    return choose_run_dir(cfg, overrides) if cfg.run is None and run_dir.exists() else run_dir
 
 
 def check_writable(folder: Path) -> None:
@@ -138,10 +138,10 @@ def check_writable(folder: Path) -> None:
 
 def is_running(before: record.RunRecord) -> bool:
     """Whether another process trains the run of a record, as far as this machine can tell."""
-    return owner_lives(before.host)
+    return owner_is_alive(before.host)
 
 
-def owner_lives(host: Mapping[str, str]) -> bool:
+def owner_is_alive(host: Mapping[str, str]) -> bool:
     """Whether a process other than this one is the ``pid`` on ``hostname`` that began at ``pid_began``."""
     pid = int(host.get("pid", "0"))
     if host.get("hostname") != platform.node() or pid in (0, os.getpid()):
@@ -174,7 +174,7 @@ def process_began(pid: int) -> str:
     return "ended" if fields[0] == "Z" else f"{fields[19]} {boot}"
 
 
-def claim(run_dir: Path, *, new: bool = False) -> bool:
+def make_run_dir(run_dir: Path, *, new: bool = False) -> bool:
     """Make the directory; False if it must be ``new`` and is there already."""
     try:
         run_dir.mkdir(parents=True, exist_ok=not new)
@@ -288,7 +288,7 @@ _held: set[Path] = set()  # by this process: a sweep holds a directory, and its 
 
 
 @contextmanager
-def held(run_dir: Path) -> Iterator[bool]:
+def locked_run_dir(run_dir: Path) -> Iterator[bool]:
     """Whether this process alone may write to a run's directory until the block ends, or the process.
 
     The lock is the operating system's, and so never stale; the file says whose it is. On a file system without
@@ -299,7 +299,7 @@ def held(run_dir: Path) -> Iterator[bool]:
     if key in _held:
         yield True
         return
-    claim(run_dir)
+    make_run_dir(run_dir)
     handle = safe_files.open_lock(run_dir / FILE_NAME)
     try:
         if not _lock(handle, run_dir):
@@ -318,17 +318,17 @@ def held(run_dir: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def writing(run_dir: Path) -> Iterator[None]:
+def writing_run_dir(run_dir: Path) -> Iterator[None]:
     """Hold a run's directory, or raise ``ConfigError`` with the name of the process that does."""
-    with held(run_dir) as free:
+    with locked_run_dir(run_dir) as free:
         if not free:
             raise ConfigError(
-                f"{run_dir}: {holder(run_dir)} is writing here; wait for it or stop it, or give another run="
+                f"{run_dir}: {lock_owner(run_dir)} is writing here; wait for it or stop it, or give another run="
             )
         yield
 
 
-def holder(run_dir: Path) -> str:
+def lock_owner(run_dir: Path) -> str:
     """``process 123 on host``."""
     try:
         pid, host = (run_dir / FILE_NAME).read_text().split()
@@ -386,7 +386,7 @@ def set_aside(run_dir: Path) -> Path | None:
     return target
 
 
-def command(run_dir: Path) -> str:
+def set_aside_command(run_dir: Path) -> str:
     """:func:`set_aside` for a shell; its status is that of the record's move, which fails where there is no folder."""
     target, moves = _planned_moves(run_dir)
     lines = [["mkdir", "-p", str(target)], *(["mv", str(path), str(place)] for path, place in moves)]

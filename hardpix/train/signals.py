@@ -20,7 +20,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-SETTLE = 0.3  # seconds in which a signal counts as the same: `timeout` and others send it to a process and its group
+REPEAT_SECONDS = (
+    0.3  # within which a signal counts as the same: `timeout` sends it to a process and its group
+)
 GRACE = 30.0  # seconds that the main thread may spend in one and the same call after a signal
 EXIT_TIMEOUT = 5.0  # seconds for writing the record of a process that is ended at once
 PAUSE = 0.5  # seconds between two looks at the main thread
@@ -105,14 +107,14 @@ class Signals:
             os.kill(os.getpid(), number)
             return
         if self.received:
-            if time.monotonic() - self.since >= SETTLE:
+            if time.monotonic() - self.since >= REPEAT_SECONDS:
                 self._tell(SECOND_SIGNAL)
                 time.sleep(2 * EXIT_TIMEOUT)  # the watcher ends the process meanwhile
             return
         self.since, self.received = time.monotonic(), number
         self._raise()
         if self.stepping:
-            time.sleep(SETTLE)
+            time.sleep(REPEAT_SECONDS)
             _print(1, f"{signal.Signals(number).name}: saving after this step (once more: stop at once)\n")
 
     def _tell(self, word: int) -> None:
@@ -132,7 +134,9 @@ class Signals:
             for number in said:
                 if number == WATCHER_STOP:
                     return
-                if number == SECOND_SIGNAL or (first and number in STOPPING and now - since >= SETTLE):
+                if number == SECOND_SIGNAL or (
+                    first and number in STOPPING and now - since >= REPEAT_SECONDS
+                ):
                     self._end(self.received if number == SECOND_SIGNAL else number)
                 if number in STOPPING and not first:
                     first, since = number, now
@@ -246,11 +250,13 @@ _asked_to_stop: list[int] = []  # the signals that came while a study runs
 @contextmanager
 def terminable() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGUSR1 raise ``SystemExit``; in a training, handlers of its own end the run first."""
-    last = -SETTLE
+    last = -REPEAT_SECONDS
 
     def handler(number: int, _: object) -> None:
         nonlocal last
-        if time.monotonic() - last < SETTLE:  # `timeout` and others send it to a process and its group
+        if (
+            time.monotonic() - last < REPEAT_SECONDS
+        ):  # `timeout` and others send it to a process and its group
             return
         last = time.monotonic()
         _asked_to_stop.append(number)

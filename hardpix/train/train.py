@@ -50,7 +50,7 @@ from hardpix.train.rundir import (
     is_running,
     read_config,
     resumable,
-    writing,
+    writing_run_dir,
 )
 from hardpix.train.signals import EXIT_TIMEOUT, GRACE, Signals, Stopped, status_of
 from hardpix.types import ConfigError
@@ -85,7 +85,7 @@ def train(
     """
     validate(cfg)
     given, cfg = cfg, inherit(rundir.with_absolute_paths(cfg), overrides)
-    run_dir = rundir.choose(cfg, overrides)
+    run_dir = rundir.choose_run_dir(cfg, overrides)
     # torchrun and srun start all processes alike: the first one writes
     further = machine.rank() > 0
     before = None if further else inspect(run_dir, cfg)
@@ -107,9 +107,9 @@ def train(
     if before is not None and job.resume_path is not None:
         resume.check_processes(before, job.trainer.world_size)
         provenance.check_unchanged(before, used, job.data)
-    if cfg.run is None and not rundir.claim(run_dir, new=True):
+    if cfg.run is None and not rundir.make_run_dir(run_dir, new=True):
         return train(given, overrides, callbacks)  # another one has taken this very name at the same moment
-    with writing(run_dir), Signals() as signals:
+    with writing_run_dir(run_dir), Signals() as signals:
         if inspect(run_dir, cfg) != before:
             raise ConfigError(
                 f"{run_dir}: another process has begun this run in the meantime; see what it does"

@@ -164,8 +164,8 @@ def test_twenty_starts_in_one_second_are_twenty_directories(tiny, monkeypatch):
 
     def start():
         ready.wait()
-        run_dir = rundir.choose(cfg, ["seed=1"])
-        with rundir.writing(run_dir):
+        run_dir = rundir.choose_run_dir(cfg, ["seed=1"])
+        with rundir.writing_run_dir(run_dir):
             found.append(run_dir)
 
     threads = [threading.Thread(target=start) for _ in range(20)]
@@ -187,12 +187,12 @@ def digits(monkeypatch, *given):
 
 def test_a_name_that_is_taken_is_not_chosen(tiny, monkeypatch):
     left, cfg = digits(monkeypatch, "0000", "0000", "0000", "1111"), tiny()
-    first = rundir.choose(cfg, ["seed=1"])
-    assert rundir.claim(first, new=True)
-    assert not rundir.claim(first, new=True)
-    second = rundir.choose(cfg, ["seed=1"])
+    first = rundir.choose_run_dir(cfg, ["seed=1"])
+    assert rundir.make_run_dir(first, new=True)
+    assert not rundir.make_run_dir(first, new=True)
+    second = rundir.choose_run_dir(cfg, ["seed=1"])
     assert (first.name[-4:], second.name[-4:], left) == ("0000", "1111", [])
-    assert rundir.claim(first)
+    assert rundir.make_run_dir(first)
 
 
 @pytest.mark.slow

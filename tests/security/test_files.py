@@ -29,7 +29,7 @@ from hardpix.sweep import sweeper
 from hardpix.train import checkpoint, rundir
 from hardpix.train.checkpoint import init_from, manifest, read_checkpoint
 from hardpix.train.results import write_panels
-from hardpix.train.rundir import held as held_by
+from hardpix.train.rundir import locked_run_dir as held_by
 from hardpix.train.train import inspect, train
 from hardpix.types import ConfigError, DataError, HardpixError
 from tests.conftest import TINY

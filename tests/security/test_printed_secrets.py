@@ -136,7 +136,7 @@ def printed(tmp_path, how):
     ) + PRINTS
     done = subprocess.run([sys.executable, "-c", code, str(path), how], capture_output=True, text=True,
                           env=os.environ | {"HF_TOKEN": TOKEN}, start_new_session=True)  # fmt: skip
-    machine.settled(path)
+    machine.wait_for_output(path)
     return done, path.read_text() if path.exists() else ""
 
 

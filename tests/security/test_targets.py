@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from hardpix.cli import main
 from hardpix.config.catalog import conf_dir
-from hardpix.config.compose import check_given, compose, validate
+from hardpix.config.compose import check_command_line_trust, compose, validate
 from hardpix.config.trust import check_hydra, find_target, named_trust
 from hardpix.train import rundir
 from hardpix.types import ConfigError
@@ -181,7 +181,7 @@ def test_by_what_a_file_brings_along(trap, composed, content, said):
 def judge(cfg):
     check_hydra(cfg, [])
     cfg.pop("hydra")
-    check_given(cfg, [])
+    check_command_line_trust(cfg, [])
     validate(cfg)
 
 

@@ -15,7 +15,7 @@ from hardpix.sweep.jobs import jobs_of
 from hardpix.sweep.pool import environments, gpus
 from hardpix.sweep.state import look
 from hardpix.sweep.study import read_study
-from hardpix.train.rundir import held
+from hardpix.train.rundir import locked_run_dir
 from hardpix.types import ConfigError
 from tests.conftest import TINY
 
@@ -159,7 +159,7 @@ def test_what_an_error_does_to_the_others(stubbed, capfd, on_error, status, expe
 @pytest.mark.slow
 def test_a_job_that_another_sweep_has_is_left_to_it(stubbed, capfd):
     jobs, _ = jobs_of(read_study(["method=hardness", "method.alpha=1,2,3"]))
-    with held(jobs[1].run_dir):
+    with locked_run_dir(jobs[1].run_dir):
         assert sweep() == 0
     assert statuses() == {1: "done", 3: "done"}
     assert "2 done, 1 waiting" in capfd.readouterr().out

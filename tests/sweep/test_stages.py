@@ -37,10 +37,10 @@ def trained(monkeypatch):
     calls = []
 
     def train(cfg, overrides, callbacks=()):
-        run_dir = rundir.choose(cfg, overrides)
+        run_dir = rundir.choose_run_dir(cfg, overrides)
         calls.append((run_dir.name, cfg))
         before = record.read(run_dir) if (run_dir / record.FILE_NAME).is_file() else None
-        rundir.claim(run_dir)
+        rundir.make_run_dir(run_dir)
         rundir.write_config(run_dir, cfg)
         source = cfg.parent or cfg.init_from
         made = record.RunRecord(

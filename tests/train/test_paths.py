@@ -123,7 +123,7 @@ def test_a_run_goes_on_with_its_data_wherever_they_lie(tiny, root, capsys):
     first = train(folder(tiny, "mydata", *fixed, "trainer.max_steps=2"))
     assert first.factors["data.source.root"] == str(root)
     assert {"folder/train", "folder/train content", "folder/test"} <= first.data.keys()
-    run_dir = rundir.choose(folder(tiny, root, "run=a"), [])
+    run_dir = rundir.choose_run_dir(folder(tiny, root, "run=a"), [])
     moved = copy(root, "elsewhere")
     shutil.rmtree(root)
     assert loaded(run_dir, "last", [])  # the network alone needs no data
@@ -153,7 +153,7 @@ def begun(cfg, run_dir, **changes):
     """A run's directory as far as a sweep or a resume reads it."""
     run_dir.mkdir(parents=True)
     rundir.write_config(run_dir, cfg)
-    data = parent.present(cfg, ["data.source.root"]).get("data.source.root", {})
+    data = parent.current_content(cfg, ["data.source.root"]).get("data.source.root", {})
     made = new_record(cfg, run_dir, [], None)
     found = record.RunRecord(
         **{**vars(made), "status": "done", "dataset": "folder", "data": made.data | data, **changes}
@@ -164,7 +164,7 @@ def begun(cfg, run_dir, **changes):
 
 def test_what_is_not_known_of_a_run_is_compared_by_its_paths(tiny, root):
     cfg = rundir.with_absolute_paths(folder(tiny, "mydata", "run=a"))
-    run_dir = rundir.choose(cfg, [])
+    run_dir = rundir.choose_run_dir(cfg, [])
     begun(cfg, run_dir)
     elsewhere = rundir.with_absolute_paths(folder(tiny, copy(root, "copy"), "run=a"))
     assert inspect(run_dir, elsewhere) == record.read(run_dir)  # whoever opens the data compares them
@@ -181,7 +181,7 @@ def test_files_and_runs_below_are_known_by_content_on_resume(tiny, root, tmp_pat
     below = begun(folder(tiny, root, "run=b"), tmp_path / "runs/default/b", parent=None)
     given = ("run=a", "init_from=runs/default/b", "data.source.classes=c.txt")
     cfg = rundir.with_absolute_paths(folder(tiny, root, *given))
-    run_dir = rundir.choose(cfg, [])
+    run_dir = rundir.choose_run_dir(cfg, [])
     begun(cfg, run_dir)
     assert record.read(run_dir).parent == below.run_id
     shutil.copytree(tmp_path / "runs", tmp_path / "moved")

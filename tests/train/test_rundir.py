@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hardpix.train import rundir
-from hardpix.train.rundir import held, holder, writing
+from hardpix.train.rundir import lock_owner, locked_run_dir, writing_run_dir
 from hardpix.train.train import train
 from hardpix.types import ConfigError
 
@@ -33,12 +33,12 @@ def test_a_second_process_is_told_whose_it_is_and_a_dead_one_counts_no_more(tiny
     other = start(run_dir, 60)
     try:
         assert other.stdout.readline() == "True\n"
-        with held(run_dir) as free:
+        with locked_run_dir(run_dir) as free:
             assert not free
         begin = time.monotonic()
         with (
             pytest.raises(ConfigError, match=rf"process {other.pid} on \S+ is writing here"),
-            writing(run_dir),
+            writing_run_dir(run_dir),
         ):
             pytest.fail("two writers")
         assert time.monotonic() - begin < 1
@@ -48,9 +48,9 @@ def test_a_second_process_is_told_whose_it_is_and_a_dead_one_counts_no_more(tiny
     finally:
         other.kill()
         other.communicate()
-    with held(run_dir) as free:
+    with locked_run_dir(run_dir) as free:
         assert free
-        assert holder(run_dir).startswith(f"process {os.getpid()} on ")
+        assert lock_owner(run_dir).startswith(f"process {os.getpid()} on ")
 
 
 def test_of_many_at_once_one_has_it(tmp_path):
@@ -63,7 +63,7 @@ def test_of_many_at_once_one_has_it(tmp_path):
 
 
 def test_the_process_that_has_it_may_ask_again(tmp_path):
-    with held(tmp_path) as free, held(tmp_path) as again:
+    with locked_run_dir(tmp_path) as free, locked_run_dir(tmp_path) as again:
         assert (free, again) == (True, True)
     assert not rundir._held
     other = start(tmp_path, 0)
@@ -82,7 +82,7 @@ def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
         ("", True),
     ):
         (tmp_path / ".lock").write_text(content)
-        with held(tmp_path) as free:
+        with locked_run_dir(tmp_path) as free:
             assert free == expected, content
 
 
