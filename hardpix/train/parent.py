@@ -201,7 +201,7 @@ def recorded_content(before: record.RunRecord, keys: Iterable[str]) -> dict[str,
 
 
 def current_content(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
-    """Content at the paths of ``keys`` now, as :func:`recorded_content`; data are opened only where a key needs them."""
+    """Content at the paths of ``keys`` now, as :func:`recorded_content`; opens data only where a key needs them."""
     found: dict[str, Any] = {}
     for key in keys:
         if _free(key):

@@ -217,8 +217,8 @@ def test_of_two_that_take_one_name_at_once_the_second_chooses_another(tiny, monk
 
 def test_of_twenty_processes_with_one_name_one_has_it(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from hardpix.train.rundir import held\n"
-        "with held(Path(sys.argv[1])) as free:\n"
+        "import sys, time; from pathlib import Path; from hardpix.train.rundir import locked_run_dir\n"
+        "with locked_run_dir(Path(sys.argv[1])) as free:\n"
         "    print('first' if free else 'refused', flush=True)\n"
         "    sys.stdin.read()\n"
     )

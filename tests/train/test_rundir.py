@@ -16,8 +16,8 @@ from hardpix.types import ConfigError
 HOLD = """
 import sys, time
 from pathlib import Path
-from hardpix.train.rundir import held
-with held(Path(sys.argv[1])) as free:
+from hardpix.train.rundir import locked_run_dir
+with locked_run_dir(Path(sys.argv[1])) as free:
     print(free, flush=True)
     time.sleep(float(sys.argv[2]) * free)
 """
