@@ -48,8 +48,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     own = [word for word in given.words if not word.startswith(("hydra.", "hydra/"))]
     study = read_study(own, given.config_dir)
-    if is_table(own[0]):
-        _list_others(own)
+    _list_others(own)
     if given.wandb:
         from hardpix.sweep.wandb_file import write_wandb_sweep
 
@@ -62,6 +61,8 @@ def _list_others(words: list[str]) -> None:
     """Print the commands of a published table's rows that take more than one training."""
     from hardpix.cli.published_rows import table_commands
 
+    if not is_table(words[0]):
+        return
     seed = next((word.partition("=")[2] for word in words if word.startswith("seed=")), "0")
     seeds = [int(part) for part in seed.split(",") if part.isdecimal()]
     others = [line for line in table_commands(words[0], seeds or [0]) if not line.startswith("hardpix train")]
