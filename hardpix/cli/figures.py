@@ -243,7 +243,9 @@ def add_cloud(parser: argparse.ArgumentParser) -> None:
     _add_data(parser, "train")
     _add_normals(parser, 1)
     parser.add_argument(
-        "--image", default="0", metavar="NAME", help="a frame, or its index from 0 (default: 0)"
+        "--image",
+        metavar="NAME",
+        help="a frame, or its index from 0 (default: the first that is not rejected)",
     )
     parser.add_argument("--color", default="labels", choices=("labels", "image"),
                         help="of the points in the PLY file (default: labels)")  # fmt: skip
@@ -258,11 +260,14 @@ def cloud(given: argparse.Namespace, paths: list[Path]) -> None:
     source, settings = _source(given, normals=given.normals)
 
     from hardpix.draw import pictures
-    from hardpix.figures.hn import HEADER, label_entries, label_info, labelled_cloud, wanted_keys
+    from hardpix.figures.hn import HEADER, first_cloud, label_entries, label_info, wanted_keys
 
     frames = source.frames(given.split, wanted_keys(source, labels=False, depth=True))
-    place = figure_runs.place_in(frames, _about(source, given), given.image)
-    found, info = labelled_cloud(source, frames, place, settings), label_info(source, settings)
+    image = given.image
+    tried = (
+        range(len(frames)) if image is None else [figure_runs.place_in(frames, _about(source, given), image)]
+    )
+    found, info = first_cloud(source, frames, tried, settings), label_info(source, settings)
     view = {"width": 2 * given.tile, "turn": given.turn, "tilt": given.tilt}
     tiles = [
         pictures.Tile(

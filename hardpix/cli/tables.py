@@ -35,10 +35,8 @@ def start(args: argparse.Namespace) -> int:
     """A table of runs, or a published one where its name is the first word."""
     if args.out:
         record.check_output("--out", Path(args.out))
-    from hardpix.config import published
-
     first = args.runs[0] if args.runs and not args.published else ""
-    if first and published.is_published(first):
+    if first and _is_published(first):
         if Path(first).exists():
             print(
                 f"note: {first} is a path here and a published table, too: taken as the path; --published {first} "
@@ -50,6 +48,14 @@ def start(args: argparse.Namespace) -> int:
     elif first and not Path(first).exists() and (close := _nearest(first)):
         raise HardpixError(f"{first} is no run, and no published table; did you mean {close}?")
     return published_tables(args) if args.published else table_of_runs(args, choice)
+
+
+def _is_published(word: str) -> bool:
+    if not (conf_dir() / "table" / f"{word.partition('/')[0]}.yaml").is_file():
+        return False  # a path, most likely: a table of runs needs no YAML
+    from hardpix.config import published
+
+    return published.is_published(word)
 
 
 def _nearest(word: str) -> str:

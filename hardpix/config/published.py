@@ -194,6 +194,10 @@ def _layout(table: Table, content: dict[str, Any]) -> Layout:
         },
         content.get("steps"),
     )
+    if made.steps is not None and (type(made.steps) is not int or made.steps < 1):
+        raise ConfigError(
+            f"conf/table/{made.table.name}.yaml: steps: {made.steps}: must be a positive number of steps"
+        )
     _check_references(made)
     _check_fills(made)
     return made

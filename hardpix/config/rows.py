@@ -241,8 +241,11 @@ def commands(one: Row, seeds: Sequence[int], cell: str = "") -> Fill:
         return Fill((*base.commands, scored), "; ".join(filter(None, (base.about, PLACEHOLDER))))
     if one.ssim:
         trained = [text for name in one.ssim for text in commands(rows(one.paper)[name], seeds[:1]).commands]
-        compared = f"hardpix figure ssim RUN RUN --out {one.name} --record {one.name} --reproduces"
-        return Fill((*trained, _line(compared, ",".join(one.cells))), PLACEHOLDER)
+        runs = " ".join(f"RUN_OF_{name}" for name in one.ssim)
+        compared = f"hardpix figure ssim {runs} --out {one.name} --record {one.name} --reproduces"
+        return Fill(
+            (*trained, _line(compared, ",".join(one.cells))), "RUN_OF_ROW: the run of that row's command"
+        )
     words, many = _training(one, cell), len(seeds) > 1
     many = many or any(SEVERAL.fullmatch(word) for word in words)
     return Fill((_line(f"hardpix train{' -m' * many}", *words, f"seed={','.join(map(str, seeds))}"),))
@@ -254,13 +257,23 @@ def _training(one: Row, cell: str) -> list[str]:
     words = [word for word in one.overrides if word.partition("=")[0] not in given]
     words += [f"{key}={value}" for key, value in given.items()]
     cells = [REFERENCE.sub(lambda match: given.get(match[1], match[0]), own) for own in one.cells]
-    table = "/".join(cell.split("/")[:2])
-    steps = layouts(table)[0].steps if cell else None
-    if steps is not None:
-        words = [word for word in words if not word.startswith("trainer.max_steps=")]
-        words.append(f"trainer.max_steps={steps}")
-        cells = [own for own in cells if own.startswith(f"{table}/")]
+    words, cells = _within(words, cells, "/".join(cell.split("/")[:2]))
     return [*words, f"reproduces=[{','.join(cells)}]"] if cells else words
+
+
+def in_table(one: Row, table: str) -> list[str]:
+    """What the runs of a row are composed from in ``PAPER/TABLE``: with the table's ``steps``, for its cells alone."""
+    words, cells = _within(list(one.overrides), list(one.cells), table)
+    return [*words, f"reproduces=[{','.join(cells)}]"] if cells else words
+
+
+def _within(words: list[str], cells: list[str], table: str) -> tuple[list[str], list[str]]:
+    """In a table of ``steps``, so many steps instead of the row's, and the cells of that table alone."""
+    steps = layouts(table)[0].steps if table else None
+    if steps is None:
+        return words, cells
+    words = [word for word in words if not word.startswith("trainer.max_steps=")]
+    return [*words, f"trainer.max_steps={steps}"], [own for own in cells if own.startswith(f"{table}/")]
 
 
 def _values(one: Row, cell: str) -> Mapping[str, str]:

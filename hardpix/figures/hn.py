@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -108,6 +109,14 @@ class LabelledCloud(NamedTuple):
     colors: dict[str, NDArray[np.uint8]]  # "image" and "labels"
     tile: Tile  # the frame
     numbers: tuple[Any, ...]  # HEADER, then the pixels of each class
+
+
+def first_cloud(source: Source, frames: Frames, places: Sequence[int], settings: HNSettings) -> LabelledCloud:
+    """The first of ``places`` that is not rejected, in space; raises where all of them are."""
+    for place in places[:-1]:
+        with contextlib.suppress(ConfigError):
+            return labelled_cloud(source, frames, place, settings)
+    return labelled_cloud(source, frames, places[-1], settings)
 
 
 def labelled_cloud(source: Source, frames: Frames, place: int, settings: HNSettings) -> LabelledCloud:

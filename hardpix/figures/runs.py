@@ -161,7 +161,7 @@ def place_of(data: DataModule, split: str, image: str) -> int:
 def place_in(frames: Frames, where: str, image: str) -> int:
     """The same of any frames; ``where`` says in an error what these are."""
     known = any(frames.name(i) == image for i in range(len(frames)))
-    if known or not image.isdecimal():
+    if known or not image.isdecimal() or (image[0] == "0" and len(image) > 1):  # 0007 is a name
         return choose(frames, where, [image], 1, "--image")[0]
     if int(image) >= len(frames):
         raise ConfigError(f"--image {image}: {where} has {len(frames)} frames, 0 to {len(frames) - 1}")

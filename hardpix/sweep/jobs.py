@@ -259,7 +259,7 @@ def _read(run_dirs: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def _own(cfg: DictConfig) -> str:
-    """The fingerprint without what a run takes over from the one that it stands on or starts from."""
+    """The fingerprint without what a run takes over from its parent, or from the run that it starts from."""
     networks = () if cfg.parent is None else tuple(f"{group}." for group in INHERITED)
     return fingerprint(cfg, ("parent_config", *networks))
 

@@ -18,8 +18,8 @@ from hardpix.config import safe_files
 from hardpix.config.catalog import conf_dir
 from hardpix.config.command_line import override, quoted
 from hardpix.config.compose import explain, named_file, nearest
-from hardpix.config.published import is_published
-from hardpix.config.rows import rows, rows_of
+from hardpix.config.published import is_published, papers, tables
+from hardpix.config.rows import in_table, rows, rows_of
 from hardpix.config.trust import own_word
 from hardpix.sweep.space import SETTINGS, Search, read_search, replaced
 from hardpix.sweep.stages import Stage, read_stages
@@ -80,6 +80,10 @@ def read_study(arguments: Sequence[str], extra: Path | None = None) -> Study:
         key, choices = _choices(text)
         if key in OWN:
             raise ConfigError(f"{text}: a sweep names and resumes its runs itself")
+        if key in content.fixed:
+            raise ConfigError(
+                f"{text}: the rows of {arguments[0]} set {key}; type the command of one row, with this"
+            )
         given[key] = choices
     if not named and not given:
         raise ConfigError(
@@ -105,6 +109,7 @@ class _Content:
     retries: int = 1
     search: Search | None = None
     stages: tuple[Stage, ...] = ()
+    fixed: frozenset[str] = frozenset()  # keys that make the rows of a published table what they are
 
 
 def is_table(name: str) -> bool:
@@ -120,11 +125,15 @@ def _table(name: str) -> _Content:
         for one in needed:
             if one.trains and not one.chain:
                 axes = [[f"{key}={value}" for value in values] for key, values in one.axes.items()]
-                found[one.name] = [merged(one.run_overrides, cell) for cell in itertools.product(*axes)]
+                words = in_table(one, name) if one in rows_of(name) else [*one.fixed, one.reproduces]
+                fixed = [word for word in words if word and key_of(word) not in one.axes]
+                found[one.name] = [merged(fixed, cell) for cell in itertools.product(*axes)]
     if not found:
         raise ConfigError(f"{name}: no row of this table is filled by one training; see hardpix table {name}")
     cells = tuple(itertools.chain.from_iterable(found.values()))
-    return _Content(name.replace("/", "-"), rows=cells, seeds=("seed=0",))
+    keys = {key_of(text) for cell in cells for text in cell}
+    of_rows = frozenset(key for key in keys if key.partition(".")[0] not in ("trainer", "data"))
+    return _Content(name.replace("/", "-"), rows=cells, seeds=("seed=0",), fixed=of_rows)
 
 
 def _chains(content: _Content, words: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -208,7 +217,11 @@ def _choices(text: str) -> tuple[str, list[str]]:
 
 
 def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
-    path = named_file("studies", name, extra, further=["status"])
+    try:
+        path = named_file("studies", name, extra, further=["status"])
+    except ConfigError:
+        _hint_at_published(name)
+        raise
     try:
         content = OmegaConf.to_container(
             OmegaConf.create(safe_files.read_yaml_text(path))
@@ -221,6 +234,20 @@ def _read(name: str, extra: Path | None) -> tuple[Path, str, dict[str, Any]]:
         if key not in KEYS:
             raise ConfigError(f"{path}: {key}: no such key{nearest(key, KEYS)}")
     return path, name, content  # type: ignore[return-value]
+
+
+def _hint_at_published(name: str) -> None:
+    """Raise with what ``name`` is, or is nearly, among the published papers, tables and rows, if it is of a paper."""
+    paper, _, rest = name.partition("/")
+    if paper in papers():
+        if rest in rows(paper):
+            raise ConfigError(
+                f"{name}: a published row, one run; hardpix list rows {name} shows what to train it with"
+            )
+        tables(name)  # raises with the nearest
+        raise ConfigError(
+            f"{name}: a paper, not a study; name one of its tables: {', '.join(papers()[paper].tables)}"
+        )
 
 
 def _content(path: Path, name: str, content: dict[str, Any]) -> _Content:

@@ -40,7 +40,7 @@ def sweep_of(study: Study, config_dir: Path | None = None) -> dict[str, Any]:
     if len(search.seeds) > 1:
         raise ConfigError("seeds: a sweep of W&B trains one run for each choice; give one, as seed=0")
     if search.metric is None:
-        raise ConfigError("metric: W&B must be told its name, such as val/miou")
+        raise ConfigError("metric: W&B needs its name, such as val/miou")
     corner = corners(study, composer([] if config_dir is None else [config_dir]))[0]
     logger = corner.config().logger
     if not logger.wandb:

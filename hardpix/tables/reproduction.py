@@ -207,12 +207,13 @@ class _Lines:
         value = layout.published(row, column)
         printed = tuple(self.printed.mark(text) for text in remarks(row, column, value))
         own = tuple(self.ours.mark(text) for text in self._told(row, column))
-        if column.factor:
-            return Entry(value, None, word=cells.setting(row, column), published_marks=printed, marks=own)
-        cell = cells.cell(row, column)
-        words, commands = ("", ()) if row.cited else self._commands(row, column)
+        word = cells.setting(row, column) if column.factor else ""
+        words, commands = ("", ()) if row.cited or word else self._commands(row, column)
         if commands:
             own = (*own, self.fill.setdefault((words, commands), f"c{len(self.fill) + 1}"))
+        if column.factor:
+            return Entry(value, None, word=word, published_marks=printed, marks=own, commands=commands)
+        cell = cells.cell(row, column)
         apart = cells.apart(row, column, self._base(row, column), self.asked.against is not None)
         absent = CITED if row.cited else NOT_RUN
         return Entry(

@@ -106,7 +106,7 @@ class WandbRun(Logger):
         super().__init__()
         self.run_dir, self.started, self.online, self.earlier = run_dir, started, online, earlier
         self.run: Any = None  # also after W&B has failed
-        self.errands: BackgroundCalls | None = None  # between start and close
+        self.background: BackgroundCalls | None = None  # between start and close
         self.folder = run_dir / "wandb"  # later that of the run itself
         self.faults: list[str] = []  # not printed yet: the thread prints nothing
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent of a sweep waits for a run of its own name
@@ -123,9 +123,9 @@ class WandbRun(Logger):
     @rank_zero_only
     def start(self) -> None:
         """Open the run, on the server or offline, and tell it the rows that an interrupted leg has left."""
-        self.errands = BackgroundCalls(PATIENCE)
-        self.errands.give(self._open)
-        self.errands.wait(
+        self.background = BackgroundCalls(PATIENCE)
+        self.background.give(self._open)
+        self.background.wait(
             START
         )  # mostly enough: data workers are forked from a process where little else goes on
         self._tell()
@@ -223,18 +223,18 @@ class WandbRun(Logger):
                 return
             self.faults.append(f"{_server()} did not take everything within {FINISH} s")
 
-        if self.errands is None:
+        if self.background is None:
             return
         self._give(finish)
-        if not self.errands.end():
+        if not self.background.end():
             self.faults.append("wandb does not answer; not all of this run is logged there")
             _wait_no_more()
-        self.run = self.errands = None
+        self.run = self.background = None
         self._tell()
 
     def _give(self, call: Callable[[], None]) -> None:
-        if self.errands is not None:
-            self.errands.give(lambda: self._safely(call) if self.run is not None else None)
+        if self.background is not None:
+            self.background.give(lambda: self._safely(call) if self.run is not None else None)
         self._tell()
 
     def _safely(self, call: Callable[[], None]) -> None:

@@ -116,7 +116,7 @@ def test_commands_of_all_kinds():
     assert scored == "hardpix evaluate RUN inference=multiscale 'reproduces=[error_cascade/6/ours_ms/miou]'"
     first, second, compared = fill("hl/ssim/trainval_vs_train/ssim", [0]).commands
     assert ("trainval" in first, "data.train_split=trainval" in second) == (False, True)
-    assert compared.startswith("hardpix figure ssim RUN RUN ")
+    assert compared.startswith("hardpix figure ssim RUN_OF_")
     assert compared.endswith(" --reproduces hl/ssim/trainval_vs_train/ssim")
 
 
@@ -239,7 +239,22 @@ def test_a_published_table_is_a_study_of_its_rows(capsys):
     said = capsys.readouterr().out
     assert "4 jobs: 4 to run" in said  # two rows, whose runs are scored on another data set
     assert said.count("hardpix evaluate RUN data=cityscapes") == 2
-    assert main(["sweep", "hl/6", "method=baseline", "--dry-run"]) == 0
+
+
+def test_a_sweep_of_a_table_keeps_what_its_rows_are(capsys):
+    assert main(["sweep", "hl/9", "--dry-run", "--commands"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "hardpix train" in line]
+    assert len(lines) == 14
+    assert all(line.count("trainer.max_steps=50 'reproduces=[hl/9/") == 1 for line in lines)
+    assert not any(re.search("hl/[^9]", line.partition("reproduces=")[2].partition("]")[0]) for line in lines)
+    for words, said in [
+        (["hl/6", "backbone=resnet50"], "backbone=resnet50: the rows of hl/6 set backbone"),
+        (["hl/66"], "did you mean 6?"),
+        (["hl/pspnet_r101_hl"], "hardpix list rows hl/pspnet_r101_hl"),
+        (["hl"], "name one of its tables: 1, 2"),
+    ]:
+        assert main(["sweep", *words, "--dry-run"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_table_of_a_folder_without_runs_has_the_commands(tmp_path, capsys):

@@ -14,11 +14,11 @@ from hardpix.sweep.stages import read_chain
 from hardpix.sweep.study import read_study
 from hardpix.types import ConfigError
 from tests.conftest import TINY
-from tests.security.test_printed_secrets import leaky  # noqa: F401
 from tests.security.test_secrets import (
     canaries,  # noqa: F401
     leaks,
 )
+from tests.security.test_secrets_in_output import leaky  # noqa: F401
 from tests.sweep.test_slurm import (
     cluster,  # noqa: F401
     waited,

@@ -107,15 +107,15 @@ def speak():
     subprocess.run(["sh", "-c", "echo child $HF_TOKEN"])
     print("no end", token, end="", flush=True)
 if how == "file":
-    with console.written_to(path):
+    with console.output_to_file(path):
         speak()
     print("after")
 elif how == "killed":
-    with console.written_to(path):
+    with console.output_to_file(path):
         speak()
         os.kill(os.getpid(), signal.SIGKILL)
 elif how == "lingering":
-    with console.written_to(path):
+    with console.output_to_file(path):
         child = subprocess.Popen(["sh", "-c", "read x; echo late $HF_TOKEN"], stdin=subprocess.PIPE)
         speak()
     assert "no end" in path.read_text()
