@@ -131,7 +131,7 @@ def test_a_sweep_in_one_process_survives_a_failing_job_and_makes_a_table(tmp_pat
     ]
     arguments[arguments.index("loss=cross_entropy,ohem")] = "loss=cross_entropy"
     assert main(arguments) == 1
-    assert "diverged" in capfd.readouterr().err
+    assert "diverged" in capfd.readouterr().out
     runs = [record.read(p.parent) for p in (tmp_path / "runs/s").rglob("run.json")]
     assert sorted(r.status for r in runs) == ["done", "failed"]
     assert len({r.run_id for r in runs}) == 2
