@@ -169,8 +169,12 @@ def test_a_data_set_for_a_whole_chain_is_refused_where_stages_have_their_own():
     for given in ("data=camvid", "data.source.root=/d", "+data.source.x=1"):
         with pytest.raises(ConfigError, match=r"\(pretrain HN, finetune NYUv2\).* as finetune:"):
             check_chain(read_chain("hn/segnet"), [given], {}, compose)
-    _check_data(read_chain("hn/segnet"), ["finetune:data=camvid", "data.batch_size=2", "dataset=1"], {}, compose)
-    _check_data(read_chain("hn/segnet"), ["data=camvid"], {"pretrain": None}, compose)  # it is trained already
+    _check_data(
+        read_chain("hn/segnet"), ["finetune:data=camvid", "data.batch_size=2", "dataset=1"], {}, compose
+    )
+    _check_data(
+        read_chain("hn/segnet"), ["data=camvid"], {"pretrain": None}, compose
+    )  # it is trained already
     _check_data(read_chain("error_prediction/pspnet"), ["data=camvid"], {}, compose)
 
 
