@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from hardpix.cli.train import launch
-from hardpix.config.command_line import Parser, override
+from hardpix.config.command_line import Parser, override, quoted
 from hardpix.config.compose import composer
 from hardpix.sweep.study import OnError, is_table, read_study
 from hardpix.types import ConfigError
@@ -80,10 +80,10 @@ def _as_hydra(given: argparse.Namespace, sweeper: str) -> list[str]:
         "dry_run": given.dry_run or given.commands or given.all,
         "every": given.all,
         "commands": given.commands,
-        "use": _used(given.use),
     }
     words = [f"hydra/sweeper={sweeper}"]
     words += [override(f"hydra.sweeper.{key}", value) for key, value in settings.items() if value]
+    words += [f"+hydra.sweeper.use.{name}={quoted(path)}" for name, path in _used(given.use).items()]
     folder = [] if given.config_dir is None else ["--config-dir", str(given.config_dir)]
     return [*folder, *words, *given.words[len(named) :]]
 
@@ -92,7 +92,7 @@ def _used(given: list[str]) -> dict[str, str]:
     for text in given:
         if "=" not in text:
             raise ConfigError(f"--use {text}: must be STAGE=RUN")
-    return {name: str(Path(path).absolute()) for name, _, path in (text.partition("=") for text in given)}
+    return {name: path for name, _, path in (text.partition("=") for text in given)}
 
 
 def _status(arguments: list[str]) -> int:

@@ -72,7 +72,7 @@ def test_a_chain_cannot_change_hydra_nor_trust(tmp_path, text):
             for text in ("gpu\ntouch MARK", "x\x0btouch MARK")
         ),
         ("name='a\nb'", "name=.*must be of one line"),
-        ("additional_parameters={a:'gpu\ntouch MARK'}", "must be of one line"),
+        ("additional_parameters.a='gpu\ntouch MARK'", "must be of one line"),
         (
             "setup=['export HF_TOKEN=hf_canaryCANARYcanary']",
             "setup.*: holds the value of the environment variable",
@@ -89,7 +89,7 @@ def test_no_setting_begins_a_line_of_the_script_or_holds_a_secret(
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_canaryCANARYcanary")
     setting = setting.encode().decode("unicode_escape")
-    words = [*TINY, f"runs_dir={tmp_path}/runs", "hydra/launcher=submitit_slurm", f"hydra.launcher.{setting}"]
+    words = [*TINY, f"runs_dir={tmp_path}/runs", "hydra/launcher=submitit_slurm", f"++hydra.launcher.{setting}"]
     assert main(["sweep", *words, "seed=0,1"]) == 2
     err = capsys.readouterr().err
     assert re.search(said, err)
