@@ -110,7 +110,8 @@ def record(one, own, cells, score, tmp_path, seed=0, fewer=0):
             **{f"trained.{k}": v for k, v in own.items() if k.startswith("data.")},
         }
     split = "val" if one.evaluate else own["data.test_split"]
-    frames = dict(split_sizes().get(dataset, {}))
+    sizes = {name.replace("_", ""): splits for name, splits in split_sizes().items()}
+    frames = dict(sizes.get(dataset, {}))
     frames["test"] = frames.get(split, 10)
     if isinstance(own["data.labeled"], float):
         share = int(frames["train"] * own["data.labeled"] + 0.5)

@@ -150,7 +150,7 @@ def test_two_views_show_one_room():
 @pytest.mark.slow
 def test_frames_depend_on_the_arguments_alone(tmp_path):
     script = (
-        "import sys, pickle; from hardpix.data.synthetic.rooms.rooms import render;"
+        "import sys, pickle; from hardpix.data.synthetic.rooms import render;"
         "f = [render(0, 'train', i, height=96, width=128, difficulty=0.5, kinect=True) for i in (7, 2)];"
         "pickle.dump([list(x) for x in f], open(sys.argv[1], 'wb'))"
     )

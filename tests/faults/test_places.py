@@ -57,7 +57,7 @@ def commands(run, out):
         "predict": ["predict", run, f"{run}/picture.png", "--out", f"{out}/labels"],
         "export": ["export", run, "--onnx", f"{out}/a.onnx"],
         "table": ["table", run, "--rows", "method", "--out", f"{out}/a.md"],
-        "report": ["report", run, "-o", f"{out}/a.html"],
+        "page": ["page", run, "-o", f"{out}/a.html"],
         "figure": ["figure", "thresholds", run, "--out", f"{out}/a.png"],
         "pack": ["data", "pack", "data=synthetic", "--out", f"{out}/packed"],
         "prepare": ["data", "prepare", "camvid", "--from", run, "--to", f"{out}/camvid"],
@@ -270,7 +270,7 @@ def test_a_run_lives_in_any_folder(tiny, tmp_path, capsys, name):
     run = place / "runs/default/a"
     assert main(["evaluate", str(run), "--split", "val"]) == 0
     assert main(["table", str(place / "runs"), "--rows", "method", "--out", str(place / "t.md")]) == 0
-    assert main(["report", str(place / "runs"), "-o", str(place / "r.html"), "--no-explorer"]) == 0
+    assert main(["page", str(place / "runs"), "-o", str(place / "r.html"), "--no-explorer"]) == 0
     assert (place / "t.md").stat().st_size > 0
     assert (place / "r.html").stat().st_size > 0
     assert record.read(run).status == "done"

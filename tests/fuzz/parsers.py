@@ -26,7 +26,7 @@ from hardpix.data.sets import hn, rgbd
 from hardpix.data.sets.cifar100 import read_array_pickle
 from hardpix.draw import charts
 from hardpix.evaluate import override
-from hardpix.page import content
+from hardpix.page import runs as page_runs
 from hardpix.sweep.stages import read_chain
 from hardpix.sweep.study import read_study
 from hardpix.tables.columns import read_classes as read_per_class
@@ -256,7 +256,7 @@ PARSERS = {
     "height listing": Parser(hn.read_listing, as_json({"name": "a", "image": "a.png", "rejected": None}), "list.jsonl"),
     "packed data": Parser(lambda path: Packed(str(path.parent)), as_json(PACKED), "manifest.json", tells=False),
     "journal of prepare": Parser(lambda path: recipe.read_journal(path.parent), as_json({"recipe": "a", "options": {}, "hardpix": "0"}), recipe.JOURNAL),
-    "metrics.csv, curves": Parser(lambda path: content.curves(_run(path.parent)), damaged([METRICS]), "metrics.csv"),
+    "metrics.csv, curves": Parser(lambda path: page_runs.curves(_run(path.parent)), damaged([METRICS]), "metrics.csv"),
     "metrics.csv, factors": Parser(lambda path: charts.read_factors(path.parent), damaged([METRICS]), "metrics.csv", tells=False),
     "metrics.csv, resumed": Parser(loggers._read_rows, damaged([METRICS]), "metrics.csv"),
     "per_image.csv": Parser(lambda path: scores.read_per_image(path.parent), damaged([_text("name,pixels,pixel_acc,miou,counts", "a,9,0.5,0.5,0:1/2/3")]), scores.PER_IMAGE),

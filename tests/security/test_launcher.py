@@ -89,7 +89,12 @@ def test_no_setting_begins_a_line_of_the_script_or_holds_a_secret(
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_canaryCANARYcanary")
     setting = setting.encode().decode("unicode_escape")
-    words = [*TINY, f"runs_dir={tmp_path}/runs", "hydra/launcher=submitit_slurm", f"++hydra.launcher.{setting}"]
+    words = [
+        *TINY,
+        f"runs_dir={tmp_path}/runs",
+        "hydra/launcher=submitit_slurm",
+        f"++hydra.launcher.{setting}",
+    ]
     assert main(["sweep", *words, "seed=0,1"]) == 2
     err = capsys.readouterr().err
     assert re.search(said, err)

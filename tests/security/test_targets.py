@@ -185,9 +185,16 @@ def judge(cfg):
     validate(cfg)
 
 
+# What a file may not trust is found before what Hydra would call.
+TRUSTED = "a file of the configuration executes code of trap"
 WHOLE = [
-    pytest.param(*one, id=str(n), marks=[] if n in (1, 2) else pytest.mark.slow)
-    for n, one in enumerate(FILES)
+    pytest.param(
+        content,
+        TRUSTED if "trusted" in content else said,
+        id=str(n),
+        marks=[] if n in (1, 2) else pytest.mark.slow,
+    )
+    for n, (content, said) in enumerate(FILES)
 ]
 
 
