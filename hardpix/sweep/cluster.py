@@ -99,7 +99,9 @@ def on_cluster(run_dir: Path) -> Iterator[None]:
         by = (143, 128 + number) if number is not None else ()
         if machine.rank() == 0 and stop.code in by and (warned or stop.code != 143 or _makes_room()):
             again(number, None)
-        raise
+        if stop.code not in (130, 138, 143):
+            raise
+        # Interrupted, as the run's record says: the launcher waits for a result, which an exit would not leave.
 
 
 def _makes_room() -> bool:

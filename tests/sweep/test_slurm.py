@@ -234,9 +234,9 @@ def test_hydras_launchers_of_this_machine(launcher, tmp_path, monkeypatch, capfd
     monkeypatch.chdir(tmp_path)
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", f"{root}:{os.environ.get('PYTHONPATH', '')}")
-    given = [o for o in STUDY if not o.startswith("trainer.max_steps")] + ["trainer.max_steps=1", "study=s"]
+    given = [o for o in STUDY if not o.startswith("trainer.max_steps")] + ["trainer.max_steps=6", "study=s"]
     assert main(["train", "-m", *given, f"hydra/launcher={launcher}", "optimizer.lr=0.1,1e30"]) == 1
     assert sorted(record.read(path).status for path in folders("s")) == ["done", "failed"]
     said = capfd.readouterr().out
     assert "2 jobs: 1 done, 1 failed" in said
-    assert "failed       lr=1e30: Diverged: " in said
+    assert "failed       lr=1e+30: Diverged: " in said
