@@ -95,7 +95,7 @@ def test_wandbs_own_scheduler_reads_the_parameters(study):
     [
         ("axes: {seed: [1]}", [], "only a study with search"),
         (FILE.replace("seeds: [3]", "seeds: [3, 4]"), [], "seeds: "),
-        (FILE.replace("metric: val/miou", ""), [], "metric: W&B must be told"),
+        (FILE.replace("metric: val/miou", ""), [], "metric: W&B needs its name"),
         (FILE, ["logger=csv", "~logger.project"], "logger"),
         ("search: {method: {choice: [baseline, hardness]}}\nfor: {method=hardness: {method.c: {uniform: [0, 1]}}}",
          [], "has no conditions"),

@@ -79,7 +79,7 @@ def test_a_method_on_a_frozen_segmenter_costs_what_its_first_step_does(stacked, 
 
 
 def test_what_needs_a_run_is_refused_without_one():
-    with pytest.raises(ConfigError, match="stands on a trained segmenter"):
+    with pytest.raises(ConfigError, match="needs a trained segmenter"):
         estimate(compose(["data=camvid", "method=error_prediction", "data.source.root=nowhere"]), {})
 
 
