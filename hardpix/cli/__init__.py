@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hardpix {hardpix.__version__}")
         return 0
     name, rest = FORMER.get(arguments[0], arguments[0]), arguments[1:]
-    if name == "report":  # its name in earlier versions
-        return _reported(_report, rest)
+    if name != arguments[0]:
+        print(f"note: hardpix {arguments[0]} is now hardpix {name}", file=sys.stderr)
     if name not in COMMANDS:
         import difflib
 
@@ -182,11 +182,6 @@ def _page(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def _report(arguments: list[str]) -> int:
-    print("note: hardpix report is now hardpix page", file=sys.stderr)
-    return _page(arguments)
-
-
 def _dashboard(arguments: list[str]) -> int:
     from hardpix.cli.reports import dashboard
 
@@ -234,7 +229,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
 }
 
-FORMER = {"chain": "sweep"}  # earlier names of commands
+FORMER = {"chain": "sweep", "report": "page"}  # earlier names of commands
 TRAINING = (_train, _sweep, _join)  # a signal ends them with its status, from the first moment on
 
 if __name__ == "__main__":

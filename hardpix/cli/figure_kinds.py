@@ -420,7 +420,7 @@ def thresholds(given: argparse.Namespace, paths: list[Path]) -> None:
 # The SSIM of two runs' hardness maps as a record for tables.
 
 
-OTHER = "other"  # the second run's factors lie below it
+OTHER = "other"  # prefix of the second run's factors
 
 
 def check_similarity_record(folder: Path) -> None:

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     for name, (add, _, text) in KINDS.items():
         one = commands.add_parser(name, help=text.split(":")[0], description=text)
         one.add_argument("--out", type=Path, required=True, metavar="FILE_OR_FOLDER",
-                         help="a file that ends in .png or .pdf, or a folder for both; a .csv lies beside")  # fmt: skip
+                         help="a file that ends in .png or .pdf, or a folder for both; and a .csv")  # fmt: skip
         one.add_argument("--ignore", type=figure_kinds.names, default=[], metavar="KEYS",
                          help="settings that may differ between the runs, separated by commas")  # fmt: skip
         one.set_defaults(kind=name)
@@ -354,7 +354,7 @@ KINDS: dict[str, Kind] = {
     "ssim": (figure_kinds.add_ssim, figure_kinds.ssim,
              "similarity of two runs' hardness maps: SSIM, averaged over the frames of a split"),
     "evolution": (figure_kinds.add_evolution, figure_kinds.evolution,
-                  "a hardness map over training: beside loss and prediction on one frame, at the epochs that are kept"),
+                  "a hardness map over training, with loss and prediction on one frame, at the epochs that are kept"),
     "hn-heights": (add_heights, heights,
                    "heights of classes above the floor: of a data set with labels, depth and camera"),
     "hn-labels": (add_labels, labels,

@@ -268,7 +268,7 @@ def add_hn_labels(commands: Any) -> None:
         type=float,
         nargs="+",
         metavar="M",
-        help="where each height bin begins, in metres from 0",
+        help="start of each height bin, in metres from 0",
     )
     parser.add_argument(
         "--normals",

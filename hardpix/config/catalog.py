@@ -182,5 +182,5 @@ def missing_choice(text: str, conf: Path) -> tuple[str, str, list[str]] | None:
         return None
     group, wanted = absent.groups()
     names = [entry.name for entry in entries(group, conf)]
-    beside = [name for name in names if name.rpartition("/")[0] == wanted.rpartition("/")[0]]
-    return group, wanted, beside or names
+    siblings = [name for name in names if name.rpartition("/")[0] == wanted.rpartition("/")[0]]
+    return group, wanted, siblings or names

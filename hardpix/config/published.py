@@ -128,7 +128,7 @@ class Layout:
         return [f"{self.table.name}/{row.id}/{column}" for row in self.rows for column in ids]
 
     def published(self, row: LayoutRow, column: LayoutColumn) -> Value:
-        """The printed number; of an ``of`` column the gain printed beside the row's."""
+        """The printed number; of an ``of`` column the gain printed next to the row's."""
         if column.of:
             gain = row.facts.get("printed_gain")
             return gain.get(column.of) if isinstance(gain, dict) else gain
