@@ -270,13 +270,8 @@ def add_hn_labels(commands: Any) -> None:
         metavar="M",
         help="start of each height bin, in metres from 0",
     )
-    parser.add_argument(
-        "--normals",
-        type=int,
-        choices=(1, 2),
-        default=2,
-        help="2: tell horizontal from vertical (default); 1: do not",
-    )
+    separate = "2: separate horizontal from vertical (default); 1: do not"
+    parser.add_argument("--normals", type=int, choices=(1, 2), default=2, help=separate)
     parser.add_argument("--up", choices=("gravity", "manhattan"), default="gravity", help="default: gravity")
     parser.add_argument(
         "--radius", type=int, default=RADIUS, metavar="R", help=f"of the windows of normals ({RADIUS})"
